@@ -1,0 +1,188 @@
+"""False claims made from true ones: change one number or one name of a summary.
+
+A reward model that only ever sees claims paired with the wrong document learns to compare topics.
+These alterations keep the topic, so that the model has to read the claim. The paper does not build
+negatives (it uses a ready-made entailment model); the rules below are chosen because they need no
+tagger and keep the altered claim grammatical.
+
+Both functions take the claim, its evidence and a `random.Random`, return the altered claim, or
+None where no alteration is possible, and are deterministic given the generator's state.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+NUMBER_WORDS = (
+    "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # "one" is left out: it is a pronoun as often as a number
+DAYS = frozenset("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
+MONTHS = frozenset(
+    "January February March April May June July August September October November December".split()
+)
+# Capitalised at the start of a sentence without being a name.
+FUNCTION_WORDS = frozenset(
+    """a about according after all also although an and another any are as at because been before both but by
+    can could did do does during each even every for former from had has have he her here his how
+    however i if in into is it its just last many more most mr mrs ms my new next no nor not now of
+    on once officers one only or other our out over people police several she since so some such than that the their them
+    then there these they this those three through to today two under until up very was we were what when
+    where which while who whose why will with would yesterday you your""".split()
+)
+
+_NUMBER = re.compile(
+    rf"(?<![\w.,])(?<![A-Za-z]-)\d+(?:,\d{{3}})*(?:\.\d+)?(?:(?:st|nd|rd|th)\b)?|\b(?:{'|'.join(NUMBER_WORDS)})\b",
+    re.IGNORECASE,
+)
+_UPPER = "A-ZÀ-ÖØ-Þ"
+_NAME_WORD = rf"[{_UPPER}]\w*(?:['’-][{_UPPER}]\w*)*"
+_NAME = re.compile(rf"\b{_NAME_WORD}(?: (?:(?:of|de|van|von|al|bin) )?{_NAME_WORD})*")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'“”‘’(]*$|[\"“‘(]$")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a text: the characters `start` to `end`, and its kind; unlike kinds never swap."""
+
+    text: str
+    start: int
+    end: int
+    kind: str
+
+
+def swap_numbers(claim: str, evidence: str, rng: random.Random) -> str | None:
+    """Replace one number of the claim by another number of the same kind from the evidence.
+
+    Kinds are years, ordinals ("12th"), number words and other numerals. Where the evidence has no
+    other number of that kind, a nearby different number is made up. The new number always differs
+    from the old one in value, not only in spelling. None when the claim has no number.
+    """
+    numbers = number_spans(claim)
+    if not numbers:
+        return None
+    old = rng.choice(numbers)
+    candidates = sorted({
+        span.text for span in number_spans(evidence)
+        if span.kind == old.kind and _value(span.text) != _value(old.text)
+    })
+    new = rng.choice(candidates) if candidates else _nearby(old, rng)
+    return claim[: old.start] + _match_case(new, old.text) + claim[old.end :]
+
+
+def swap_entities(claim: str, evidence: str, rng: random.Random) -> str | None:
+    """Replace a name of the claim that occurs in the evidence by another name from the evidence.
+
+    A name is a run of capitalised words; days swap with days, months with months. The new name
+    shares no word with the claim ("Cameron" for "David Cameron" would leave the claim true), and
+    names of as many words are preferred, since they are likelier to be of the same sort.
+    Every occurrence of the old name changes. None when the claim has no such name or the evidence
+    no other one.
+    """
+    names = [found for span in name_spans(claim) if (found := _known_part(span, evidence))]
+    others = name_spans(evidence)
+    rng.shuffle(names)
+    for old in names:
+        new = _other_name(old, claim, others, rng)
+        if new is not None:
+            return re.sub(rf"(?<!\w){re.escape(old.text)}(?!\w)", new, claim)
+    return None
+
+
+def number_spans(text: str) -> list[Span]:
+    """The numbers of a text in order: numerals, ordinals ("12th"), years, "two" to "twelve"."""
+    return [
+        Span(match[0], match.start(), match.end(), _number_kind(match[0]))
+        for match in _NUMBER.finditer(text)
+    ]
+
+
+def name_spans(text: str) -> list[Span]:
+    """The capitalised name spans of a text in order, without words that only start a sentence."""
+    lower_words = set(re.findall(r"\b[a-z]\w*", text))
+    spans = []
+    for match in _NAME.finditer(text):
+        words, start = match[0].split(" "), match.start()
+        if _SENTENCE_START.search(text[max(0, start - 8) : start]):
+            spare = words[0].lower() in FUNCTION_WORDS or words[0].lower() in lower_words
+        else:
+            spare = words[0].lower() in FUNCTION_WORDS
+        if spare:
+            start += len(words.pop(0)) + 1
+        if words and words[0][0].islower():  # a connective left over: "Many of England"
+            start += len(words.pop(0)) + 1
+        name = " ".join(words)
+        if len(name) > 1:
+            spans.append(Span(name, start, start + len(name), _name_kind(name)))
+    return spans
+
+
+def _number_kind(text: str) -> str:
+    if text[0].isalpha():
+        return "word"
+    if text[-1].isalpha():
+        return "ordinal"
+    return "year" if re.fullmatch(r"(?:1[5-9]|20)\d\d", text) else "numeral"
+
+
+def _value(text: str) -> Decimal:
+    """The number a span stands for; "1,000" and "1000" are equal, so are "7" and "seven"."""
+    if text[0].isalpha():
+        return Decimal(NUMBER_WORDS.index(text.lower()) + 2)
+    return Decimal(re.sub(r"[^\d.]", "", text))
+
+
+def _nearby(old: Span, rng: random.Random) -> str:
+    """A different number of the same kind within a fifth of the old one, or one to three away."""
+    value = _value(old.text)
+    if old.kind == "word":
+        return rng.choice([w for w in NUMBER_WORDS if 0 < abs(_value(w) - value) <= 3])
+    unit = Decimal(1).scaleb(value.as_tuple().exponent)  # 0.1 for "3.5": keeps the decimals
+    reach = 3 if old.kind == "year" else max(3, int(value / unit / 5))
+    step = unit * rng.randint(1, reach)
+    changed = value - step if rng.random() < 0.5 and value > step else value + step
+    text = f"{changed:,}" if "," in old.text else f"{changed}"
+    return text + _ordinal_suffix(int(changed)) if old.kind == "ordinal" else text
+
+
+def _ordinal_suffix(value: int) -> str:
+    if value % 100 in (11, 12, 13):
+        return "th"
+    return {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
+
+
+def _match_case(new: str, old: str) -> str:
+    return new.lower().capitalize() if old[0].isupper() else new.lower()
+
+
+def _name_kind(name: str) -> str:
+    if name in DAYS:
+        return "day"
+    return "month" if name in MONTHS else "name"
+
+
+def _known_part(span: Span, evidence: str) -> Span | None:
+    """The longest run of the span's words that the evidence contains, or None."""
+    words = span.text.split(" ")
+    for size in range(len(words), 0, -1):
+        for first in range(len(words) - size + 1):
+            part = words[first : first + size]
+            text = " ".join(part)
+            proper = part[0][0].isupper() and part[-1][0].isupper()
+            if proper and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", evidence):
+                start = span.start + len(" ".join(words[:first])) + (first > 0)
+                return Span(text, start, start + len(text), _name_kind(text))
+    return None
+
+
+def _other_name(old: Span, claim: str, others: list[Span], rng: random.Random) -> str | None:
+    taken = set(re.findall(r"\w+", claim.lower()))
+    fitting = sorted({
+        span.text for span in others
+        if span.kind == old.kind and not taken & set(re.findall(r"\w+", span.text.lower()))
+    })
+    alike = [name for name in fitting if name.count(" ") == old.text.count(" ")]
+    pool = alike or fitting
+    return rng.choice(pool) if pool else None

@@ -1,0 +1,118 @@
+"""Altered claims are false in a known way, never the claim itself, and reproducible."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bondlab.alterations import name_spans, number_spans, swap_entities, swap_numbers
+
+EVIDENCE = (
+    "Police said 1,250 people met Angela Merkel in Berlin on Monday 12 March 2014. "
+    "Mr Cameron will fly to Paris on Thursday, his 3rd visit since 2012. "
+    "Three of the seven plans failed, the Bank of England said."
+)
+WORDS = ["Angela", "Merkel", "Berlin", "Monday", "March", "2014", "12", "1,250", "3rd", "seven"]
+WORDS += ["Three", "the", "The", "police", "Police", "of", "3.5", "0", "Paris", "Cameron", "and"]
+
+
+def draws(swap, claim: str, evidence: str = EVIDENCE, count: int = 40) -> set[str | None]:
+    return {swap(claim, evidence, random.Random(seed)) for seed in range(count)}
+
+
+def test_number_spans_know_their_kind():
+    spans = number_spans("On 12 May 2014 two of 3.5m won a 1st.")
+    assert [span.text for span in spans] == ["12", "2014", "two", "3.5", "1st"]
+    assert [span.kind for span in spans] == ["numeral", "year", "word", "numeral", "ordinal"]
+
+
+def test_numbers_inside_names_are_not_numbers():
+    assert number_spans("COVID-19 and the G20 met U2.") == []
+
+
+def test_a_number_swaps_with_the_other_numbers_of_its_kind():
+    """The evidence's numerals are 1,250 and 12, its years 2014 and 2012, its words three, seven."""
+    assert draws(swap_numbers, "It took 12 days.") == {"It took 1,250 days."}
+    assert draws(swap_numbers, "It was in 2014.") == {"It was in 2012."}
+    assert draws(swap_numbers, "Two fell.") == {"Three fell.", "Seven fell."}
+
+
+def test_equal_values_in_another_spelling_are_no_alteration():
+    """1,250 equals 1250, so only a made-up number within a fifth (1000 to 1500) is left."""
+    for altered in draws(swap_numbers, "We saw 1250 birds.", "They saw 1,250 birds."):
+        value = int(altered.split()[2])
+        assert value != 1250 and 1000 <= value <= 1500
+
+
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        ("a 2nd", {"a 1st", "a 3rd", "a 4th", "a 5th"}),  # stays above zero
+        ("at 0.2%", {"at 0.1%", "at 0.3%", "at 0.4%", "at 0.5%"}),
+        ("only two", {"only three", "only four", "only five"}),
+    ],
+)
+def test_a_made_up_number_is_one_to_three_units_away(claim, expected):
+    assert draws(swap_numbers, claim, "no number here", count=200) == expected
+
+
+def test_names_skip_words_that_only_start_a_sentence():
+    """"Doctors" also occurs in lower case, so it is no name; "Mr" and "The" never are."""
+    text = "Doctors met Mr Cameron. The Bank of England told doctors so."
+    assert [span.text for span in name_spans(text)] == ["Cameron", "Bank of England"]
+
+
+def test_a_name_swaps_with_one_of_as_many_words():
+    """One-word names of the evidence outside the claim: Cameron and Paris."""
+    altered = draws(swap_entities, "He was in Berlin.")
+    assert altered == {"He was in Cameron.", "He was in Paris."}
+
+
+def test_days_swap_with_days():
+    assert draws(swap_entities, "It rained on Monday.") == {"It rained on Thursday."}
+    assert draws(swap_entities, "It rained in March.") == {None}
+
+
+def test_a_name_never_becomes_a_part_of_itself():
+    """David Cameron is Cameron: swapping the two would leave the claim true, so nothing is left."""
+    assert draws(swap_entities, "I met Cameron.", "David Cameron won.") == {None}
+
+
+def test_only_the_part_known_to_the_evidence_changes():
+    evidence = "Angela Merkel met Theresa May."
+    altered = draws(swap_entities, "Chancellor Angela Merkel spoke.", evidence)
+    assert altered == {"Chancellor Theresa May spoke."}
+
+
+def test_every_occurrence_of_the_name_changes():
+    altered = draws(swap_entities, "Berlin is Berlin.", "In Berlin and in Paris.")
+    assert altered == {"Paris is Paris."}
+
+
+@pytest.mark.parametrize("swap", [swap_numbers, swap_entities])
+def test_nothing_to_swap_gives_none(swap):
+    assert swap("nothing of that kind here", EVIDENCE, random.Random(0)) is None
+    assert swap("", "", random.Random(0)) is None
+
+
+@pytest.mark.parametrize("swap", [swap_numbers, swap_entities])
+@settings(max_examples=150, deadline=None)
+@given(
+    claim=st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join),
+    evidence=st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join),
+    seed=st.integers(0, 2**32),
+)
+def test_never_the_claim_itself_and_reproducible(swap, claim, evidence, seed):
+    altered = swap(claim, evidence, random.Random(seed))
+    assert altered is None or altered.casefold() != claim.casefold()
+    assert altered == swap(claim, evidence, random.Random(seed))
+
+
+@given(value=st.decimals(0, 5000, places=1), seed=st.integers(0, 2**32))
+def test_a_made_up_number_stays_positive_and_differs(value, seed):
+    altered = swap_numbers(f"{value}", "none", random.Random(seed))
+    assert Decimal(altered) != value and Decimal(altered) > 0
