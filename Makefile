@@ -1,0 +1,39 @@
+# make study   the paper's figures at the scale PROFILE, from nothing
+# make test    the tests, and the committed notebooks against what they show
+#
+# Both create .venv when it is missing or out of date. PYTHON names the interpreter (3.11 or newer).
+# Python 3.11 gets the exact versions of requirements.lock; newer ones get the ranges of pyproject.toml.
+
+PYTHON  ?= python3
+PROFILE ?= laptop
+VENV    := .venv
+
+# What decides the environment is in the stamp's name: as long as it is unchanged, nothing is done.
+KEY   := $(shell { pwd; cat pyproject.toml requirements.lock; } | cksum | cut -d' ' -f1)
+READY := $(VENV)/ready-$(KEY)
+
+.PHONY: help study test environment
+
+help:
+	@sed -n 's/^# //p' Makefile | head -n 4
+
+study: environment
+	@$(VENV)/bin/python -m bondlab study --profile $(PROFILE)
+
+test: environment
+	@$(VENV)/bin/python -m pytest --nbval --nbval-current-env
+
+environment: $(READY)
+
+# `unfinished` marks an environment whose installation never ended: it is replaced, not repaired.
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    f"bondlab needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11")'
+	@if [ -e $(VENV)/unfinished ]; then rm -rf $(VENV); fi
+	@mkdir -p $(VENV) && rm -f $(VENV)/ready-* && touch $(VENV)/unfinished
+	@echo "Installing bondlab and its dependencies into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
+	    then lock="--constraint requirements.lock"; else lock=""; fi; \
+	    $(VENV)/bin/python -m pip install --disable-pip-version-check $$lock --editable '.[test]'
+	@mv $(VENV)/unfinished $@
