@@ -25,12 +25,13 @@ MONTHS = frozenset(
 )
 # Capitalised at the start of a sentence without being a name.
 FUNCTION_WORDS = frozenset(
-    """a about according after all also although an and another any are as at because been before both but by
-    can could did do does during each even every for former from had has have he her here his how
-    however i if in into is it its just last many more most mr mrs ms my new next no nor not now of
-    on once officers one only or other our out over people police several she since so some such than that the their them
-    then there these they this those three through to today two under until up very was we were what when
-    where which while who whose why will with would yesterday you your""".split()
+    """a about according after all also although an and another any are as at because been
+    before both but by can could did do does during each even every for former from had has
+    have he her here his how however i if in into is it its just last many more most mr mrs
+    ms my new next no nor not now of on once officers one only or other our out over people
+    police several she since so some such than that the their them then there these they
+    this those three through to today two under until up very was we were what when where
+    which while who whose why will with would yesterday you your""".split()
 )
 
 _NUMBER = re.compile(
