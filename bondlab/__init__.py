@@ -1,0 +1,1 @@
+"""BOND: distilling Best-of-N sampling into one-sample policies."""

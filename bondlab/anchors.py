@@ -1,0 +1,85 @@
+"""How the anchor follows the policy: never, every so many steps, or a little at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Anchor(Protocol):
+    """What the training loop asks of an anchor.
+
+    `update(anchor, policy, step)` changes the anchor's tensors in place. `anchor` and `policy`
+    are matching sequences of parameters; `step` counts finished updates of the policy from 1.
+    """
+
+    def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The anchor stays the reference policy: BOND without iterations (section 4)."""
+
+    def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
+        """Leave the anchor as it is."""
+        _check(anchor, policy, step)
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """The anchor becomes the policy every `every` steps: iterative BOND (Algorithm 1).
+
+    Raises:
+        ValueError: `every` is not a positive integer.
+    """
+
+    every: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"every must be a positive integer of steps, got {self.every!r}.")
+
+    @torch.no_grad()
+    def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
+        """Copy the policy into the anchor when `step` is a multiple of `every`."""
+        _check(anchor, policy, step)
+        if step % self.every == 0 and anchor:
+            torch._foreach_copy_(list(anchor), list(policy))
+
+
+@dataclass(frozen=True)
+class MovingAverage:
+    """anchor = (1 - rate) anchor + rate policy after every step: J-BOND (eq. 18, eta).
+
+    Rate 0 keeps the anchor, rate 1 copies the policy. Keep the anchor in float32: at the paper's
+    rates a bfloat16 anchor would round most of each update away.
+
+    Raises:
+        ValueError: `rate` is outside [0, 1].
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate must lie between 0 (keep) and 1 (copy), got {self.rate!r}.")
+
+    @torch.no_grad()
+    def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
+        """Move every anchor tensor by `rate` towards the policy."""
+        _check(anchor, policy, step)
+        if anchor:
+            torch._foreach_lerp_(list(anchor), list(policy), self.rate)
+
+
+def _check(anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
+    if len(anchor) != len(policy):
+        raise ValueError(
+            f"anchor has {len(anchor)} tensors and policy {len(policy)}: give matching parameters."
+        )
+    if step < 1:
+        raise ValueError(f"step counts finished updates from 1, got {step}.")
