@@ -34,7 +34,7 @@ FUNCTION_WORDS = frozenset(
     which while who whose why will with would yesterday you your""".split()
 )
 
-_NUMBER = re.compile(
+_NUMBER = re.compile(  # not inside a name such as "G20" or "COVID-19"
     rf"(?<![\w.,])(?<![A-Za-z]-)\d+(?:,\d{{3}})*(?:\.\d+)?(?:(?:st|nd|rd|th)\b)?|\b(?:{'|'.join(NUMBER_WORDS)})\b",
     re.IGNORECASE,
 )
