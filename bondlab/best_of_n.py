@@ -111,7 +111,7 @@ def order_weights(k: int, n: int) -> Tensor:
     """
     n = _draws(n)
     if n > k:
-        raise ValueError(f"Best-of-{n} needs at least {n} draws, got k = {k}: draw more or lower n.")
+        raise ValueError(f"Best-of-{n} needs {n} draws or more, got k = {k}: draw more or lower n.")
     counts = [0] * (n - 1) + [1]
     for j in range(n + 1, k + 1):
         counts.append(counts[-1] * (j - 1) // (j - n))

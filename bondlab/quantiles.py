@@ -38,8 +38,7 @@ def empirical(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
             f"{tuple(reference_rewards.shape)} must have the same prompts."
         )
     beaten = reference_rewards.unsqueeze(-2) <= rewards.unsqueeze(-1)
-    dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
-    return beaten.to(dtype).mean(dim=-1).clamp(min=1 / (2 * m))
+    return beaten.to(torch.result_type(rewards, 1.0)).mean(dim=-1).clamp(min=1 / (2 * m))
 
 
 def log_order_quantiles(k: int) -> Tensor:

@@ -126,7 +126,8 @@ def j_bond_reward(policy_rewards: Tensor, anchor_rewards: Tensor) -> Tensor:
             f"J-BOND compares with 2 anchor completions, got {anchor_rewards.shape[-1]}."
         )
     worst = anchor_rewards.amin(dim=-1, keepdim=True)
-    return (policy_rewards < worst).to(policy_rewards.dtype) * J_BOND_PENALTY
+    dtype = torch.result_type(policy_rewards, 1.0)
+    return (policy_rewards < worst).to(dtype) * J_BOND_PENALTY
 
 
 @torch.no_grad()
