@@ -16,8 +16,8 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-NUMBER_WORDS = (
-    "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+NUMBER_WORDS = tuple(
+    "two three four five six seven eight nine ten eleven twelve".split()
 )  # "one" is left out: it is a pronoun as often as a number
 DAYS = frozenset("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 MONTHS = frozenset(
@@ -35,7 +35,8 @@ FUNCTION_WORDS = frozenset(
 )
 
 _NUMBER = re.compile(  # not inside a name such as "G20" or "COVID-19"
-    rf"(?<![\w.,])(?<![A-Za-z]-)\d+(?:,\d{{3}})*(?:\.\d+)?(?:(?:st|nd|rd|th)\b)?|\b(?:{'|'.join(NUMBER_WORDS)})\b",
+    r"(?<![\w.,])(?<![A-Za-z]-)\d+(?:,\d{3})*(?:\.\d+)?(?:(?:st|nd|rd|th)\b)?"
+    rf"|\b(?:{'|'.join(NUMBER_WORDS)})\b",
     re.IGNORECASE,
 )
 _UPPER = "A-ZÀ-ÖØ-Þ"
@@ -65,10 +66,13 @@ def swap_numbers(claim: str, evidence: str, rng: random.Random) -> str | None:
     if not numbers:
         return None
     old = rng.choice(numbers)
-    candidates = sorted({
-        span.text for span in number_spans(evidence)
-        if span.kind == old.kind and _value(span.text) != _value(old.text)
-    })
+    candidates = sorted(
+        {
+            span.text
+            for span in number_spans(evidence)
+            if span.kind == old.kind and number_value(span.text) != number_value(old.text)
+        }
+    )
     new = rng.choice(candidates) if candidates else _nearby(old, rng)
     return claim[: old.start] + _match_case(new, old.text) + claim[old.end :]
 
@@ -100,6 +104,13 @@ def number_spans(text: str) -> list[Span]:
     ]
 
 
+def number_value(text: str) -> Decimal:
+    """The number a span stands for; "1,000" and "1000" are equal, so are "7" and "seven"."""
+    if text[0].isalpha():
+        return Decimal(NUMBER_WORDS.index(text.lower()) + 2)
+    return Decimal(re.sub(r"[^\d.]", "", text))
+
+
 def name_spans(text: str) -> list[Span]:
     """The capitalised name spans of a text in order, without words that only start a sentence."""
     lower_words = set(re.findall(r"\b[a-z]\w*", text))
@@ -128,18 +139,11 @@ def _number_kind(text: str) -> str:
     return "year" if re.fullmatch(r"(?:1[5-9]|20)\d\d", text) else "numeral"
 
 
-def _value(text: str) -> Decimal:
-    """The number a span stands for; "1,000" and "1000" are equal, so are "7" and "seven"."""
-    if text[0].isalpha():
-        return Decimal(NUMBER_WORDS.index(text.lower()) + 2)
-    return Decimal(re.sub(r"[^\d.]", "", text))
-
-
 def _nearby(old: Span, rng: random.Random) -> str:
     """A different number of the same kind within a fifth of the old one, or one to three away."""
-    value = _value(old.text)
+    value = number_value(old.text)
     if old.kind == "word":
-        return rng.choice([w for w in NUMBER_WORDS if 0 < abs(_value(w) - value) <= 3])
+        return rng.choice([w for w in NUMBER_WORDS if 0 < abs(number_value(w) - value) <= 3])
     unit = Decimal(1).scaleb(value.as_tuple().exponent)  # 0.1 for "3.5": keeps the decimals
     reach = 3 if old.kind == "year" else max(3, int(value / unit / 5))
     step = unit * rng.randint(1, reach)
@@ -180,10 +184,13 @@ def _known_part(span: Span, evidence: str) -> Span | None:
 
 def _other_name(old: Span, claim: str, others: list[Span], rng: random.Random) -> str | None:
     taken = set(re.findall(r"\w+", claim.lower()))
-    fitting = sorted({
-        span.text for span in others
-        if span.kind == old.kind and not taken & set(re.findall(r"\w+", span.text.lower()))
-    })
+    fitting = sorted(
+        {
+            span.text
+            for span in others
+            if span.kind == old.kind and not taken & set(re.findall(r"\w+", span.text.lower()))
+        }
+    )
     alike = [name for name in fitting if name.count(" ") == old.text.count(" ")]
     pool = alike or fitting
     return rng.choice(pool) if pool else None
