@@ -9,3 +9,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `assets(names)` unless all of them are in the cache and intact."""
+    from bondlab import assets
+
+    for mark in item.iter_markers("assets"):
+        absent = [name for name in mark.args if assets.state(name) != "ready"]
+        if absent:
+            pytest.skip(f"not in the cache: {', '.join(absent)} (python -m bondlab fetch)")

@@ -1,0 +1,97 @@
+"""Every notebook runs from nothing at profile smoke, and refuses wrong parameters before it works.
+
+The notebooks are found, not listed: a new one is tested as soon as it lies in notebooks/. That the
+committed ones still print what they show is nbval's part (`make test` runs both).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from bondlab.notebook import declared
+from bondlab.paths import repository_root
+
+NOTEBOOKS = sorted((repository_root() / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def run(notebook: Path, folder: Path, **parameters: object) -> None:
+    """Run a notebook as a batch user does, with figures and runs below `folder`."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BONDLAB_FIGURES", str(folder / "figures"))
+        environment.setenv("BONDLAB_RUNS", str(folder / "runs"))
+        papermill.execute_notebook(
+            notebook,
+            folder / "executed.ipynb",
+            parameters=parameters,
+            cwd=notebook.parent,
+            progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],
+        )
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def smoke(request, tmp_path_factory) -> Path:
+    """The folder that one notebook's smoke run left."""
+    folder = tmp_path_factory.mktemp(request.param.stem)
+    run(request.param, folder, profile="smoke")
+    return folder
+
+
+def test_a_figure_comes_with_its_numbers_and_its_provenance(smoke):
+    """Four files a figure: picture twice, a table with rows, a record that names the figure."""
+    records = sorted((smoke / "figures").rglob("*_smoke.json"))
+    assert records, "the notebook wrote no figure"
+    for path in records:
+        assert all(path.with_suffix(end).stat().st_size for end in (".svg", ".png"))
+        assert len(pd.read_csv(path.with_suffix(".csv"))) > 0
+        assert json.loads(path.read_text())["paper_figure"]
+
+
+def test_every_headline_number_lies_in_its_interval(smoke):
+    for path in (smoke / "figures").rglob("*_smoke.json"):
+        for number in json.loads(path.read_text())["headline"]:
+            assert number["what"] and number["unit"] is not None
+            if number.get("low") is not None:
+                assert number["low"] <= number["value"] <= number["high"]
+
+
+def test_every_run_is_finished_and_its_tables_read(smoke):
+    """A notebook of exact mathematics leaves no run; what there is has to be whole."""
+    for path in (smoke / "runs").glob("*/*/config.json"):
+        assert json.loads((path.parent / "manifest.json").read_text())["status"] == "finished"
+        evaluation = pd.read_parquet(path.parent / "evaluation.parquet")
+        record = pd.read_json(path.parent / "record.jsonl", lines=True)
+        assert evaluation["step"].max() == record["step"].max()
+
+
+@each_notebook
+def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path):
+    """papermill only warns of the first and passes the second on; the second cell refuses both."""
+    with pytest.raises(PapermillExecutionError) as caught:
+        run(notebook, tmp_path, profil="smoke", profile=3)
+    error = caught.value
+    assert error.ename == "ParameterError"
+    assert "did you mean `profile`" in error.evalue and "`profile` is 3" in error.evalue
+    assert not (tmp_path / "figures").exists() and not (tmp_path / "runs").exists()
+
+
+@each_notebook
+def test_the_committed_notebook_shows_the_shipped_results(notebook):
+    """So that it opens, and passes nbval, without computing anything."""
+    assert declared(notebook).model_fields["profile"].default == "shipped"
+
+
+@each_notebook
+def test_every_parameter_is_explained(notebook):
+    """papermill reads a parameter's help from the comment on its line."""
+    unexplained = [
+        name for name, line in papermill.inspect_notebook(str(notebook)).items() if not line["help"]
+    ]
+    assert unexplained == []

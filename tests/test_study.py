@@ -1,0 +1,185 @@
+"""The study does its stages in order, keeps what is finished, and says what failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from bondlab import paths, study
+from bondlab.notebook import ParameterError
+
+PARAMETERS = 'profile: str = "shipped"\n'
+DRAW = """\
+import json, os, pathlib
+folder = pathlib.Path(os.environ["BONDLAB_FIGURES"]) / "{name}"
+folder.mkdir(parents=True, exist_ok=True)
+number = dict(what="gain", value=1.23456, low=1, high=1.5, unit="nats", samples=48, seeds=2)
+record = dict(paper_figure="{name}", headline=[number])
+(folder / f"fig_{{profile}}.json").write_text(json.dumps(record))
+"""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    notebook: str
+    title: str
+
+
+class Lab:
+    """Stand-ins for the experiments, with their notebooks in a folder of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ran: list[tuple] = []
+        self.EXPERIMENTS = {
+            "two": Experiment("02_two", "the second figure"),
+            "four": Experiment("04_four", "the fourth figure"),
+        }
+        for name, experiment in self.EXPERIMENTS.items():
+            self.write(experiment.notebook, DRAW.format(name=name))
+
+    def write(self, stem: str, code: str, cell: str = PARAMETERS) -> None:
+        cells = [nbformat.v4.new_code_cell(cell), nbformat.v4.new_code_cell(code)]
+        cells[0].metadata["tags"] = ["parameters"]
+        book = nbformat.v4.new_notebook(cells=cells)
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "x", "language": "python"}
+        nbformat.write(book, self.folder / "notebooks" / f"{stem}.ipynb")
+
+    def run(self, name: str, profile: str, workers: int | None = None) -> None:
+        self.ran.append((name, profile, workers))
+        table = paths.runs_folder() / name / "run" / "record.jsonl"
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text('{"step": 1}\n')
+
+    def executed(self, profile: str = "smoke") -> dict[str, int]:
+        """When each notebook was last executed, in nanoseconds."""
+        folder = paths.runs_folder() / "notebooks" / profile
+        return {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.ipynb")}
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch) -> Lab:
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
+    stand_in = Lab(tmp_path)
+    module = types.ModuleType("bondlab.experiments")
+    module.EXPERIMENTS, module.run = stand_in.EXPERIMENTS, stand_in.run
+    monkeypatch.setitem(sys.modules, "bondlab.experiments", module)
+    monkeypatch.setattr("bondlab.experiments", module, raising=False)
+    return stand_in
+
+
+def test_a_study_runs_executes_and_sums_up(lab, capsys):
+    assert study.study("smoke", workers=3) == 0
+    assert lab.ran == [("two", "smoke", 3), ("four", "smoke", 3)]
+    assert set(lab.executed()) == {"02_two", "04_four"}
+    out = capsys.readouterr().out
+    assert "stage 1 of 2: the second figure (left: the fourth figure)" in out
+    assert "Figure two: figures/two/fig_smoke.png" in out
+    assert "1.23 [1, 1.5] nats" in out
+    assert "GB in the largest process" in out
+
+
+def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
+    """Results, the notebook itself, its figures and the profile decide; each is changed in turn."""
+    study.study("smoke")
+    first = lab.executed()
+    study.study("smoke")
+    assert lab.executed() == first
+
+    (paths.runs_folder() / "two" / "more.parquet").write_bytes(b"new")
+    study.study("smoke")
+    second = lab.executed()
+    assert second["02_two"] > first["02_two"] and second["04_four"] == first["04_four"]
+
+    lab.write("04_four", DRAW.format(name="four") + "# edited")
+    study.study("smoke")
+    third = lab.executed()
+    assert third["04_four"] > second["04_four"] and third["02_two"] == second["02_two"]
+
+    (paths.figures_folder("two") / "fig_smoke.json").unlink()
+    study.study("smoke", only=["two"])
+    assert lab.executed()["02_two"] > third["02_two"]
+
+    study.study("paper", only=["two"])
+    assert set(lab.executed("paper")) == {"02_two"}
+
+
+def test_a_failing_notebook_is_reported_and_the_rest_goes_on(lab, capsys):
+    lab.write("02_two", "1 / 0")
+    assert study.study("smoke") == 1
+    assert "In [3]: ZeroDivisionError: division by zero" in capsys.readouterr().err
+    assert set(lab.executed()) == {"02_two", "04_four"}
+    lab.write("02_two", DRAW.format(name="two"))
+    assert study.study("smoke") == 0
+
+
+def test_failing_runs_fail_the_study(lab, capsys):
+    def run(name, profile, workers):
+        raise RuntimeError("out of memory")
+
+    sys.modules["bondlab.experiments"].run = run
+    assert study.study("smoke", only=["two"]) == 1
+    err = capsys.readouterr().err
+    assert "out of memory" in err and "Failed: the second figure" in err
+
+
+def test_a_notebook_that_cannot_take_the_profile_stops_it_before_any_run(lab):
+    lab.write("04_four", "", cell="profil: str = 'shipped'")
+    with pytest.raises(ParameterError, match="04_four.ipynb: `profile` is no parameter"):
+        study.study("smoke")
+    assert lab.ran == []
+
+
+def test_only_takes_names_and_first_letters_and_keeps_the_order(lab):
+    assert list(study.select(lab.EXPERIMENTS, ["04", "two"])) == ["two", "four"]
+    assert list(study.select(lab.EXPERIMENTS, [])) == ["two", "four"]
+    with pytest.raises(ParameterError, match="no experiment is called '03'; there are 02_two"):
+        study.select(lab.EXPERIMENTS, ["04", "03"])
+
+
+def test_an_interrupt_is_not_taken_for_a_failing_stage():
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.run_stages([study.Stage("a", stop), study.Stage("b", lambda: None)])
+
+
+@pytest.mark.parametrize(("profile", "fetches"), [("laptop", 1), ("study", 1), ("paper", 0)])
+def test_the_profiles_of_the_embedded_models_fetch_them_first(lab, monkeypatch, profile, fetches):
+    fetched = []
+    monkeypatch.setattr("bondlab.assets.fetch", lambda: fetched.append(len(lab.ran)))
+    study.study(profile, only=["two"])
+    assert fetched == [0] * fetches
+
+
+def test_headlines_show_a_figure_without_numbers_too(lab):
+    folder = paths.figures_folder("two")
+    folder.mkdir(parents=True)
+    (folder / "law_smoke.json").write_text(json.dumps({"paper_figure": "8"}))
+    (folder / "law_paper.json").write_text("{}")
+    table = study.headlines(["two", "four"], "smoke")
+    assert table["figure"].tolist() == ["8"]
+    assert table["value [95 %]"].tolist() == ["-"]
+
+
+def test_a_summary_without_figures_says_so(lab):
+    assert study.summary(["two"], "smoke") == "No figure of profile smoke yet."
+
+
+def test_the_folders_follow_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("BONDLAB_RUNS", "there")
+    monkeypatch.setenv("BONDLAB_FIGURES", "")
+    monkeypatch.chdir(tmp_path)
+    assert paths.runs_folder() == tmp_path / "there"
+    assert paths.figures_folder("two") == paths.repository_root() / "figures" / "two"
+    assert (paths.repository_root() / "bondlab" / "paths.py").exists()
