@@ -115,7 +115,8 @@ def order_weights(k: int, n: int) -> Tensor:
     counts = [0] * (n - 1) + [1]
     for j in range(n + 1, k + 1):
         counts.append(counts[-1] * (j - 1) // (j - n))
-    return torch.tensor([count / math.comb(k, n) for count in counts], dtype=torch.float64)
+    subsets = math.comb(k, n)
+    return torch.tensor([count / subsets for count in counts], dtype=torch.float64)
 
 
 def kl_bound(n: int) -> float:

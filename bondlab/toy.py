@@ -4,13 +4,12 @@ A bigram softmax model over a tiny vocabulary. Few enough sequences to list, so 
 law and the objectives of every algorithm are finite sums, and autograd gives their gradients. It
 is the test bed of the rules and the subject of notebook 00. Everything is float64, logs natural.
 
-Legend: B prompts, V sequences, T tokens, N anchor and K policy completions a prompt, M reference
-samples behind a quantile.
+Legend: B prompts, V sequences, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -18,7 +17,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from bondlab import best_of_n, quantiles, rules
+from bondlab import best_of_n, rules
 
 END = 0  # ends a sequence; also stands before its first token
 
@@ -55,7 +54,10 @@ class ToyPolicy(nn.Module):
 
     def log_probs(self) -> Tensor:
         """Exact log-probability of every sequence: [B, V], nats; differentiable."""
-        table = self.logits.log_softmax(dim=-1)
+        return self.sum_pairs(self.logits.log_softmax(dim=-1))
+
+    def sum_pairs(self, table: Tensor) -> Tensor:
+        """Sum of table[b, previous token, token] over each sequence's tokens: [B, V]."""
         previous = nn.functional.pad(self.sequences[:, :-1], (1, 0), value=END)
         return (table[:, previous, self.sequences] * self.mask).sum(dim=-1)
 
@@ -74,8 +76,22 @@ def _complete(vocabulary: int, length: int) -> Iterator[tuple[int, ...]]:
 
 
 def draw(log_probs: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Indices [B, k] of independent draws from laws [B, V]."""
+    """Indices [B, k] of independent draws from laws [B, V]; k may be 0."""
+    if k == 0:
+        return torch.empty(len(log_probs), 0, dtype=torch.long)
     return torch.multinomial(log_probs.exp(), k, replacement=True, generator=generator)
+
+
+def draw_rewards(policy: ToyPolicy, noise: float, seed: int) -> Tensor:
+    """A normal score a token pair, summed over the sequence, plus normal noise: [B, V].
+
+    The pairs are what a bigram policy can learn; the noise is what it cannot.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pairs = torch.randn(policy.logits.shape, dtype=torch.float64, generator=generator)
+    shape = (len(pairs), len(policy.sequences))
+    extra = torch.randn(shape, dtype=torch.float64, generator=generator)
+    return policy.sum_pairs(pairs) + noise * extra
 
 
 @dataclass(frozen=True)
@@ -164,128 +180,3 @@ def mean_log_quantile(log_policy: Tensor, problem: Problem) -> Tensor:
 def entropy(log_policy: Tensor) -> Tensor:
     """Entropy of the policy in nats, the mean over prompts."""
     return -(log_policy.exp() * log_policy).sum(dim=-1).mean()
-
-
-# The rules on the toy. A rule here is scores -> weights, its hyperparameters bound.
-
-Rule = Callable[[rules.Scores], Tensor]
-
-
-def surrogate(
-    rule: Rule,
-    log_policy: Tensor,
-    problem: Problem,
-    anchor_draws: Tensor,
-    policy_draws: Tensor,
-    log_quantiles: Tensor,
-) -> Tensor:
-    """The loss -(1/B) sum w log pi of given draws [B, N] and [B, K], scalar.
-
-    Args:
-        log_quantiles: what the rule takes for log p_hat, of every sequence [B, V].
-    """
-    log_ratio = (log_policy - problem.log_anchor).detach()
-    scores = rules.Scores(
-        anchor_rewards=problem.rewards.gather(1, anchor_draws),
-        policy_rewards=problem.rewards.gather(1, policy_draws),
-        quantiles=log_quantiles.gather(1, policy_draws).exp(),
-        log_ratio=log_ratio.gather(1, policy_draws),
-    )
-    draws = torch.cat([anchor_draws, policy_draws], dim=1)
-    return -(rule(scores) * log_policy.gather(1, draws)).sum() / len(draws)
-
-
-def expected_surrogate(
-    rule: Rule, log_policy: Tensor, problem: Problem, n: int, k: int, log_quantiles: Tensor
-) -> Tensor:
-    """Its expectation over all joint draws of n anchor and k policy completions a prompt.
-
-    Its gradient is the rule's expected update. Enumerates V^((n+k) B) draws: for tiny toys.
-    """
-    prompts, outcomes = log_policy.shape
-    rows = torch.arange(prompts).unsqueeze(1)
-    total = log_policy.new_zeros(())
-    for indices in product(range(outcomes), repeat=(n + k) * prompts):
-        draws = torch.tensor(indices).view(prompts, n + k)
-        anchor_draws, policy_draws = draws[:, :n], draws[:, n:]
-        log_chance = problem.log_anchor[rows, anchor_draws].sum()
-        log_chance = log_chance + log_policy.detach()[rows, policy_draws].sum()
-        loss = surrogate(rule, log_policy, problem, anchor_draws, policy_draws, log_quantiles)
-        total = total + log_chance.exp() * loss
-    return total
-
-
-def sampled_surrogate(
-    rule: Rule,
-    log_policy: Tensor,
-    problem: Problem,
-    n: int,
-    k: int,
-    m: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """The loss of one batch of fresh draws, as in training; m reference samples a quantile.
-
-    m = 0 takes the exact p_<= instead of an estimate.
-    """
-    log_quantiles = problem.log_quantiles
-    if m > 0:
-        references = problem.rewards.gather(1, draw(problem.log_anchor, m, generator))
-        log_quantiles = quantiles.empirical(problem.rewards, references).log()
-    anchor_draws = draw(problem.log_anchor, n, generator)
-    policy_draws = draw(log_policy.detach(), k, generator)
-    return surrogate(rule, log_policy, problem, anchor_draws, policy_draws, log_quantiles)
-
-
-@dataclass(frozen=True)
-class Record:
-    """Exact measures of a toy policy after `step` updates; nats, means over prompts."""
-
-    step: int
-    backward_kl: float
-    forward_kl: float
-    mean_log_quantile: float
-    kl_to_reference: float
-    entropy: float
-
-
-@torch.no_grad()
-def measure(policy: ToyPolicy, problem: Problem, step: int) -> Record:
-    """Measure the policy against the problem's target and anchor, by enumeration."""
-    log_policy = policy.log_probs()
-    return Record(
-        step=step,
-        backward_kl=backward_kl(log_policy, problem).item(),
-        forward_kl=forward_kl(log_policy, problem).item(),
-        mean_log_quantile=mean_log_quantile(log_policy, problem).item(),
-        kl_to_reference=kl(log_policy, problem.log_anchor).item(),
-        entropy=entropy(log_policy).item(),
-    )
-
-
-def descend(
-    policy: ToyPolicy,
-    problem: Problem,
-    loss: Callable[[Tensor], Tensor],
-    steps: int,
-    lr: float,
-    every: int = 1,
-) -> list[Record]:
-    """Train the policy in place with Adam and measure it exactly every `every` steps.
-
-    Args:
-        loss: from log_policy [B, V] to a scalar: an exact objective, or `sampled_surrogate` with
-            its draws bound.
-
-    Returns:
-        Records from step 0 on; the last step is always among them.
-    """
-    optimizer = torch.optim.Adam(policy.parameters(), lr=lr)
-    records = [measure(policy, problem, step=0)]
-    for step in range(1, steps + 1):
-        optimizer.zero_grad()
-        loss(policy.log_probs()).backward()
-        optimizer.step()
-        if step % every == 0 or step == steps:
-            records.append(measure(policy, problem, step))
-    return records

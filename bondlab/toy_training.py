@@ -1,0 +1,149 @@
+"""Training the enumerable policy: by exact gradients, or by the rules from sampled draws.
+
+Legend: B prompts, V sequences, N anchor and K policy completions a prompt, M reference samples
+behind a quantile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from bondlab import quantiles, rules
+from bondlab.toy import (
+    Problem,
+    ToyPolicy,
+    backward_kl,
+    draw,
+    entropy,
+    forward_kl,
+    kl,
+    mean_log_quantile,
+)
+
+# A rule with its hyperparameters bound.
+Rule = Callable[[rules.Scores], Tensor]
+
+
+def surrogate(
+    rule: Rule,
+    log_policy: Tensor,
+    problem: Problem,
+    anchor_draws: Tensor,
+    policy_draws: Tensor,
+    log_quantiles: Tensor,
+) -> Tensor:
+    """The loss -(1/B) sum w log pi of given draws [B, N] and [B, K], scalar.
+
+    Args:
+        log_quantiles: what the rule takes for log p_hat, of every sequence [B, V].
+    """
+    log_ratio = (log_policy - problem.log_anchor).detach()
+    scores = rules.Scores(
+        anchor_rewards=problem.rewards.gather(1, anchor_draws),
+        policy_rewards=problem.rewards.gather(1, policy_draws),
+        quantiles=log_quantiles.gather(1, policy_draws).exp(),
+        log_ratio=log_ratio.gather(1, policy_draws),
+    )
+    draws = torch.cat([anchor_draws, policy_draws], dim=1)
+    return -(rule(scores) * log_policy.gather(1, draws)).sum() / len(draws)
+
+
+def expected_surrogate(
+    rule: Rule, log_policy: Tensor, problem: Problem, n: int, k: int, log_quantiles: Tensor
+) -> Tensor:
+    """Its expectation over all joint draws of n anchor and k policy completions a prompt.
+
+    Its gradient is the rule's expected update. Enumerates V^((n+k) B) draws: for tiny toys.
+    """
+    prompts, outcomes = log_policy.shape
+    rows = torch.arange(prompts).unsqueeze(1)
+    total = log_policy.new_zeros(())
+    for indices in product(range(outcomes), repeat=(n + k) * prompts):
+        draws = torch.tensor(indices).view(prompts, n + k)
+        anchor_draws, policy_draws = draws[:, :n], draws[:, n:]
+        log_chance = problem.log_anchor[rows, anchor_draws].sum()
+        log_chance = log_chance + log_policy.detach()[rows, policy_draws].sum()
+        loss = surrogate(rule, log_policy, problem, anchor_draws, policy_draws, log_quantiles)
+        total = total + log_chance.exp() * loss
+    return total
+
+
+def sampled_surrogate(
+    rule: Rule,
+    log_policy: Tensor,
+    problem: Problem,
+    n: int,
+    k: int,
+    m: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The loss of one batch of fresh draws, as in training; m reference samples a quantile.
+
+    m = 0 takes the exact p_<= instead of an estimate.
+    """
+    log_quantiles = problem.log_quantiles
+    if m > 0:
+        references = problem.rewards.gather(1, draw(problem.log_anchor, m, generator))
+        log_quantiles = quantiles.empirical(problem.rewards, references).log()
+    anchor_draws = draw(problem.log_anchor, n, generator)
+    policy_draws = draw(log_policy.detach(), k, generator)
+    return surrogate(rule, log_policy, problem, anchor_draws, policy_draws, log_quantiles)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Exact measures of a toy policy after `step` updates; nats, means over prompts."""
+
+    step: int
+    backward_kl: float
+    forward_kl: float
+    mean_log_quantile: float
+    kl_to_reference: float
+    entropy: float
+
+
+@torch.no_grad()
+def measure(policy: ToyPolicy, problem: Problem, step: int) -> Record:
+    """Measure the policy against the problem's target and anchor, by enumeration."""
+    log_policy = policy.log_probs()
+    return Record(
+        step=step,
+        backward_kl=backward_kl(log_policy, problem).item(),
+        forward_kl=forward_kl(log_policy, problem).item(),
+        mean_log_quantile=mean_log_quantile(log_policy, problem).item(),
+        kl_to_reference=kl(log_policy, problem.log_anchor).item(),
+        entropy=entropy(log_policy).item(),
+    )
+
+
+def descend(
+    policy: ToyPolicy,
+    problem: Problem,
+    loss: Callable[[Tensor], Tensor],
+    steps: int,
+    lr: float,
+    every: int = 1,
+) -> list[Record]:
+    """Train the policy in place with Adam and measure it exactly every `every` steps.
+
+    Args:
+        loss: from log_policy [B, V] to a scalar: an exact objective, or `sampled_surrogate` with
+            its draws bound.
+
+    Returns:
+        Records from step 0 on; the last step is always among them.
+    """
+    optimizer = torch.optim.Adam(policy.parameters(), lr=lr)
+    records = [measure(policy, problem, step=0)]
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss(policy.log_probs()).backward()
+        optimizer.step()
+        if step % every == 0 or step == steps:
+            records.append(measure(policy, problem, step))
+    return records

@@ -1,0 +1,104 @@
+"""Anchors against the formulas of their updates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bondlab.anchors import Frozen, MovingAverage, Periodic
+
+
+def parameters(seed: int) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 4), (5,)]]
+
+
+def equal(left, right) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_frozen_never_moves():
+    """The reference stays the reference."""
+    anchor, policy = parameters(0), parameters(1)
+    for step in range(1, 5):
+        Frozen().update(anchor, policy, step)
+    assert equal(anchor, parameters(0))
+
+
+def test_periodic_copies_on_multiples_only():
+    """every = 3: the anchor changes after updates 3 and 6, and is the policy then."""
+    anchor, policy = parameters(0), parameters(1)
+    copied = []
+    for step in range(1, 8):
+        with torch.no_grad():
+            policy[0] += 1
+        before = [p.detach().clone() for p in anchor]
+        Periodic(3).update(anchor, policy, step)
+        if not equal(anchor, before):
+            assert equal(anchor, policy)
+            copied.append(step)
+    assert copied == [3, 6]
+
+
+def test_a_copy_does_not_follow_the_policy():
+    """The anchor holds values, not the policy's memory."""
+    anchor, policy = parameters(0), parameters(1)
+    Periodic(1).update(anchor, policy, 1)
+    with torch.no_grad():
+        policy[0] += 1
+    assert equal(anchor, parameters(1))
+
+
+@pytest.mark.parametrize(("rate", "seed"), [(0.0, 0), (1.0, 1)])
+def test_moving_average_at_its_ends(rate, seed):
+    """Rate 0 keeps the anchor and rate 1 copies the policy, bit for bit."""
+    anchor = parameters(0)
+    MovingAverage(rate).update(anchor, parameters(1), 1)
+    assert equal(anchor, parameters(seed))
+
+
+def test_moving_average_forgets_geometrically():
+    """With a policy that stands still, anchor_s = policy + (1-rate)^s (anchor_0 - policy)."""
+    anchor, policy, rate = parameters(0), parameters(1), 0.02
+    for step in range(1, 51):
+        MovingAverage(rate).update(anchor, policy, step)
+    for a, start, p in zip(anchor, parameters(0), policy, strict=True):
+        torch.testing.assert_close(a.data, p.data + 0.98**50 * (start.data - p.data))
+
+
+def test_anchors_keep_parameters_and_policy():
+    """Updates are in place, leave the policy alone and record no gradient."""
+    for anchor_rule in (Frozen(), Periodic(1), MovingAverage(0.5)):
+        anchor, policy = parameters(0), parameters(1)
+        places = [p.data_ptr() for p in anchor]
+        anchor_rule.update(anchor, policy, 1)
+        assert [p.data_ptr() for p in anchor] == places
+        assert all(p.is_leaf and p.grad_fn is None for p in anchor)
+        assert equal(policy, parameters(1))
+
+
+def test_nothing_to_update_is_no_error():
+    """A policy may have no trainable tensor on this rank."""
+    for anchor_rule in (Frozen(), Periodic(1), MovingAverage(0.5)):
+        anchor_rule.update([], [], 1)
+
+
+@pytest.mark.parametrize("every", [0, -2, 1.5])
+def test_periodic_needs_a_positive_integer(every):
+    with pytest.raises(ValueError, match="every must be"):
+        Periodic(every)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_moving_average_needs_a_share(rate):
+    with pytest.raises(ValueError, match="rate must lie"):
+        MovingAverage(rate)
+
+
+def test_updates_check_what_they_are_given():
+    """Unmatched tensors or a step before the first update would go wrong silently."""
+    for anchor_rule in (Frozen(), Periodic(2), MovingAverage(0.5)):
+        with pytest.raises(ValueError, match="matching parameters"):
+            anchor_rule.update(parameters(0), parameters(1)[:1], 1)
+        with pytest.raises(ValueError, match="from 1"):
+            anchor_rule.update(parameters(0), parameters(1), 0)

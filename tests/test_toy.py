@@ -1,0 +1,326 @@
+"""Rules and estimators on policies whose every sequence is listed, against exact gradients."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from bondlab import best_of_n, rules, toy, toy_training
+
+F64 = torch.float64
+BETA, GAMMA, BETA_RL = 0.3, 0.7, 0.2
+
+
+def rewards_of(policy: toy.ToyPolicy, seed: int, ties: bool = False) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(policy.logits), len(policy.sequences))
+    rewards = torch.randn(shape, dtype=F64, generator=generator)
+    return rewards.round() if ties else rewards
+
+
+def case(prompts: int, vocabulary: int, length: int, n: int, ties: bool = False):
+    """A policy that has left its anchor, and the problem it is learning."""
+    anchor = toy.ToyPolicy(prompts, vocabulary, length, seed=1)
+    policy = toy.ToyPolicy(prompts, vocabulary, length, seed=2)
+    problem = toy.Problem(anchor.log_probs().detach(), rewards_of(anchor, 3, ties), n)
+    return policy, problem
+
+
+def gradient(policy: toy.ToyPolicy, objective: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(objective, policy.logits)[0]
+
+
+def complete(problem: toy.Problem) -> torch.Tensor:
+    """r_BOND with both its terms, in the place of log p_hat."""
+    return best_of_n.bond_reward(problem.log_anchor.exp(), problem.rewards, problem.n)
+
+
+# rule, exact objective, what the rule takes for log p_hat; the rules of Best-of-n for its n.
+IDENTITIES = {
+    "forward_kl": lambda n: (rules.forward_kl, toy.forward_kl, complete),
+    "backward_kl": lambda n: (partial(rules.backward_kl, n=n), toy.backward_kl, complete),
+    "backward_kl_continuous": lambda n: (
+        partial(rules.backward_kl, n=n),
+        toy.backward_kl_continuous,
+        lambda problem: problem.log_quantiles,
+    ),
+    "jeffreys": lambda n: (
+        partial(rules.jeffreys, n=n, beta=BETA),
+        partial(toy.jeffreys, beta=BETA),
+        complete,
+    ),
+    "j_bond": lambda n: (
+        partial(rules.j_bond, beta=BETA, gamma=GAMMA),
+        partial(toy.j_bond, beta=BETA, gamma=GAMMA),
+        complete,
+    ),
+    "reinforce": lambda n: (
+        partial(rules.reinforce, beta_rl=BETA_RL),
+        partial(toy.reinforce, beta_rl=BETA_RL),
+        complete,
+    ),
+}
+
+
+def test_sequences_are_all_and_each_once():
+    """7 tokens, at most 3: END after 0, 1 or 2 of 6 tokens, or 3 tokens: 1+6+36+216 = 259. The
+    mask counts the ending token and nothing behind it."""
+    policy = toy.ToyPolicy(1, 7, 3)
+    rows = [tuple(row) for row in policy.sequences.tolist()]
+    assert len(rows) == len(set(rows)) == 259
+    lengths = {
+        (0, 0, 0): 1,
+        (4, 0, 0): 2,
+        (4, 5, 0): 3,
+        (4, 5, 6): 3,
+    }
+    for row, length in lengths.items():
+        assert policy.mask[rows.index(row)].tolist() == [t < length for t in range(3)]
+
+
+def test_log_probs_multiply_token_probabilities():
+    """One sequence by hand, 4 then END: log p(4 | start) + log p(END | 4); all sum to 1."""
+    policy = toy.ToyPolicy(2, 7, 3, scale=2.0, seed=5)
+    log_probs = policy.log_probs()
+    index = policy.sequences.tolist().index([4, 0, 0])
+    table = policy.logits.detach().softmax(-1)
+    for b in range(2):
+        expected = math.log(table[b, 0, 4]) + math.log(table[b, 4, 0])
+        assert log_probs[b, index].item() == pytest.approx(expected, rel=1e-12)
+    torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(2, dtype=F64))
+
+
+def test_samples_follow_the_policy():
+    """10^5 samples: every share within 5 standard errors."""
+    policy = toy.ToyPolicy(1, 4, 2, seed=3)
+    count = 100_000
+    draws = policy.sample(count, torch.Generator().manual_seed(0))[0]
+    probs = policy.log_probs().exp()[0]
+    shares = torch.bincount(draws, minlength=len(probs)) / count
+    assert ((shares - probs).abs() < 5 * (probs * (1 - probs) / count).sqrt() + 1e-9).all()
+
+
+def test_gradients_of_objectives_equal_differences():
+    """Autograd against central differences, step 1e-6: truncation and rounding below 1e-8."""
+    policy, problem = case(2, 3, 2, n=4, ties=True)
+    for objective in (
+        toy.backward_kl,
+        toy.forward_kl,
+        partial(toy.jeffreys, beta=BETA),
+        partial(toy.j_bond, beta=BETA, gamma=GAMMA),
+        partial(toy.reinforce, beta_rl=BETA_RL),
+        toy.mean_log_quantile,
+        toy.backward_kl_continuous,
+    ):
+        exact = gradient(policy, objective(policy.log_probs(), problem))
+        differences = torch.zeros_like(exact)
+        for index in range(exact.numel()):
+            values = []
+            for step in (1e-6, -2e-6):
+                with torch.no_grad():
+                    policy.logits.view(-1)[index] += step
+                values.append(objective(policy.log_probs(), problem).item())
+            with torch.no_grad():
+                policy.logits.view(-1)[index] += 1e-6
+            differences.view(-1)[index] = (values[0] - values[1]) / 2e-6
+        torch.testing.assert_close(exact, differences, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("prompts", "k"), [(1, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_expected_update_is_the_exact_gradient(name, prompts, k, ties):
+    """Over all joint draws of 2 anchor and k policy completions for all prompts at once (up to
+    3^6 = 729), the mean gradient of the weighted loss is autograd's gradient of the objective.
+    Baselines vanish in the mean, since a return and another draw are independent."""
+    policy, problem = case(prompts, vocabulary=2, length=2, n=2, ties=ties)
+    rule, objective, log_quantiles = IDENTITIES[name](problem.n)
+    log_policy = policy.log_probs()
+    loss = toy_training.expected_surrogate(rule, log_policy, problem, 2, k, log_quantiles(problem))
+    exact = gradient(policy, objective(policy.log_probs(), problem))
+    assert exact.abs().max() > 1e-3
+    torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "backward_kl", "jeffreys"])
+def test_expected_update_with_a_larger_n(name):
+    """The factor n-1 and Best-of-n of the anchor: n = 4 draws of 3 sequences."""
+    policy, problem = case(1, vocabulary=2, length=2, n=4, ties=True)
+    rule, objective, log_quantiles = IDENTITIES[name](problem.n)
+    loss = toy_training.expected_surrogate(
+        rule, policy.log_probs(), problem, 4, 1, log_quantiles(problem)
+    )
+    exact = gradient(policy, objective(policy.log_probs(), problem))
+    torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
+
+
+def test_dropping_the_collision_term_is_a_different_gradient():
+    """With few sequences (B) varies, so the two identities above are really two: the gradients
+    of the exact and the continuous backward KL differ by more than their tolerance."""
+    policy, problem = case(1, vocabulary=2, length=2, n=2)
+    exact = gradient(policy, toy.backward_kl(policy.log_probs(), problem))
+    limit = gradient(policy, toy.backward_kl_continuous(policy.log_probs(), problem))
+    assert (exact - limit).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_sampled_update_converges_to_the_exact_gradient(name):
+    """On 259 sequences, 40,000 independent batches of one prompt: the mean of the updates lies
+    within 5 of its own standard errors of the exact gradient, in each of 49 coordinates."""
+    n, k, copies = (2 if name == "j_bond" else 4), 2, 40_000
+    policy, problem = case(1, vocabulary=7, length=3, n=n)
+    rule, objective, log_quantiles = IDENTITIES[name](n)
+    log_policy = policy.log_probs()
+    exact = gradient(policy, objective(log_policy, problem)).flatten()
+    per_sequence = torch.stack(  # gradient of each log pi(y): [V, parameters]
+        [
+            torch.autograd.grad(one, policy.logits, retain_graph=True)[0].flatten()
+            for one in policy.log_probs()[0]
+        ]
+    )
+    generator = torch.Generator().manual_seed(4)
+    wide = toy.Problem(problem.log_anchor.expand(copies, -1), problem.rewards, n)
+    anchor_draws = toy.draw(wide.log_anchor, n, generator)
+    policy_draws = toy.draw(log_policy.detach().expand(copies, -1), k, generator)
+    scores = rules.Scores(
+        problem.rewards[0][anchor_draws],
+        problem.rewards[0][policy_draws],
+        log_quantiles(problem)[0][policy_draws].exp(),
+        (log_policy.detach() - problem.log_anchor)[0][policy_draws],
+    )
+    draws = torch.cat([anchor_draws, policy_draws], dim=1)
+    updates = -(rule(scores).unsqueeze(-1) * per_sequence[draws]).sum(dim=1)
+    error = updates.std(dim=0) / copies**0.5
+    assert error.max() < 0.02
+    assert ((updates.mean(dim=0) - exact).abs() < 5 * error + 1e-12).all()
+
+
+def mean_log_estimate(problem: toy.Problem, m: int) -> torch.Tensor:
+    """E[log p_hat] of m references, floored at 1/(2m): a binomial sum for every sequence."""
+    p = problem.log_quantiles.exp().unsqueeze(-1)
+    count = torch.arange(m + 1, dtype=F64)
+    chance = torch.distributions.Binomial(m, p.clamp(max=1.0)).log_prob(count).exp()
+    return (chance * (count / m).clamp(min=1 / (2 * m)).log()).sum(dim=-1)
+
+
+@pytest.mark.parametrize("m", [0, 16])
+def test_sampled_surrogate_has_the_gradient_of_its_draws(m):
+    """The loss of one batch, averaged over 2000 batches. Returns are linear in log p_hat, so the
+    exact gradient is that of E_pi[(n-1) E[log p_hat] - log ratio], by a binomial sum for m
+    references and log p_<= itself for m = 0: 5 standard errors."""
+    policy, problem = case(3, vocabulary=4, length=2, n=3)
+    rule = partial(rules.jeffreys, n=3, beta=0.5)
+    generator = torch.Generator().manual_seed(5)
+    log_policy = policy.log_probs()
+    log_p = mean_log_estimate(problem, m) if m else problem.log_quantiles
+    backward = toy.kl(log_policy, problem.log_anchor + 2 * log_p)
+    exact = gradient(policy, (toy.forward_kl(log_policy, problem) + backward) / 2)
+    log_policy = policy.log_probs()
+    updates = torch.stack(
+        [
+            torch.autograd.grad(
+                toy_training.sampled_surrogate(rule, log_policy, problem, 3, 2, m, generator),
+                policy.logits,
+                retain_graph=True,
+            )[0]
+            for _ in range(2000)
+        ]
+    )
+    error = updates.std(dim=0) / 2000**0.5
+    assert ((updates.mean(dim=0) - exact).abs() < 5 * error + 1e-12).all()
+
+
+def test_sampling_one_side_only():
+    """beta = 1 draws nothing from the anchor, and no NaN comes of the empty side."""
+    policy, problem = case(2, vocabulary=3, length=2, n=3)
+    rule = partial(rules.jeffreys, n=3, beta=1)
+    generator = torch.Generator().manual_seed(6)
+    loss = toy_training.sampled_surrogate(rule, policy.log_probs(), problem, 0, 2, 4, generator)
+    assert loss.isfinite()
+
+
+def test_rewards_without_noise_add_up_pairs():
+    """With s(a, b) the score of b after a, r(x, 4, 4) - r(x, 4, END) = s(4, 4) - s(4, END)
+    whatever x. Noise of scale 2 adds that scale over 259 sequences, to 5 standard errors."""
+    policy = toy.ToyPolicy(1, 7, 3)
+    rewards = toy.draw_rewards(policy, noise=0.0, seed=1)[0]
+    rows = policy.sequences.tolist()
+
+    def r(*tokens: int) -> float:
+        return rewards[rows.index(list(tokens))].item()
+
+    assert r(4, 4, 4) - r(4, 4, 0) == pytest.approx(r(3, 4, 4) - r(3, 4, 0), rel=1e-12)
+    noisy = toy.draw_rewards(policy, noise=2.0, seed=1)[0] - rewards
+    assert noisy.std().item() == pytest.approx(2, abs=5 * 2 / (2 * 259) ** 0.5)
+
+
+def test_order_weights_estimate_best_of_n_without_bias():
+    """Re-weighting 8 sorted draws to Best-of-4, averaged over 20,000 sets, gives the exact mean
+    reward of Best-of-4 within 5 standard errors; ties do not matter."""
+    _, problem = case(1, vocabulary=5, length=3, n=4, ties=True)
+    exact = (problem.log_target.exp() * problem.rewards).sum().item()
+    generator = torch.Generator().manual_seed(7)
+    draws = toy.draw(problem.log_anchor.expand(20_000, -1), 8, generator)
+    rewards = problem.rewards[0][draws].sort(dim=1).values
+    estimates = rewards @ best_of_n.order_weights(8, 4)
+    error = estimates.std() / 20_000**0.5
+    assert abs(estimates.mean().item() - exact) < 5 * error.item()
+
+
+def test_training_starts_near_the_constants_of_a_continuous_reward():
+    """At pi = pi_ref and N = 8: backward KL below 7 - log 8 = 4.92, forward KL below log 8 - 7/8
+    = 1.204, mean log quantile above -1, each near it: 259 sequences are nearly continuous."""
+    reference = toy.ToyPolicy(8, 7, 3, scale=0.5, seed=1)
+    problem = toy.Problem(reference.log_probs().detach(), rewards_of(reference, 2), 8)
+    start = toy_training.measure(reference, problem, step=0)
+    assert best_of_n.reverse_kl(8) - 0.3 < start.backward_kl < best_of_n.reverse_kl(8)
+    assert best_of_n.kl_bound(8) - 0.02 < start.forward_kl < best_of_n.kl_bound(8)
+    assert -1 < start.mean_log_quantile < -0.9
+    assert start.kl_to_reference == 0
+
+
+def test_descend_shows_what_each_divergence_does():
+    """Figure 2 on the toy: each objective ends lowest in itself, the pure ones above Jeffreys in
+    the other divergence, and the forward KL lags in log quantile."""
+    ends = {}
+    for beta in (0.0, 0.5, 1.0):
+        policy = toy.ToyPolicy(2, 6, 3, seed=1)
+        problem = toy.Problem(policy.log_probs().detach(), toy.draw_rewards(policy, 0.5, 2), 8)
+        loss = partial(toy.jeffreys, problem=problem, beta=beta)
+        records = toy_training.descend(policy, problem, loss, steps=300, lr=0.05, every=300)
+        assert [r.step for r in records] == [0, 300]
+        assert records[0].kl_to_reference == 0
+        ends[beta] = records[1]
+    assert ends[1.0].backward_kl < ends[0.5].backward_kl < ends[0.0].backward_kl
+    assert ends[0.0].forward_kl < ends[0.5].forward_kl < ends[1.0].forward_kl
+    mixed = {beta: end.backward_kl + end.forward_kl for beta, end in ends.items()}
+    assert mixed[0.5] < min(mixed[0.0], mixed[1.0])
+    assert ends[0.0].mean_log_quantile < ends[0.5].mean_log_quantile
+
+
+def test_descend_by_samples_approaches_the_exact_optimum():
+    """The rule with 8 + 8 draws a step ends within 10 % of exact descent's Jeffreys divergence."""
+    values = []
+    for sampled in (False, True):
+        policy = toy.ToyPolicy(4, 6, 3, seed=1)
+        problem = toy.Problem(policy.log_probs().detach(), rewards_of(policy, 2), 4)
+        loss = partial(toy.jeffreys, problem=problem, beta=0.5)
+        if sampled:
+            rule = partial(rules.jeffreys, n=4, beta=0.5)
+            generator = torch.Generator().manual_seed(8)
+            loss = partial(
+                toy_training.sampled_surrogate,
+                rule,
+                problem=problem,
+                n=4,
+                k=8,
+                m=0,
+                generator=generator,
+            )
+        end = toy_training.descend(policy, problem, loss, steps=400, lr=0.03, every=7)[-1]
+        assert end.step == 400
+        values.append((end.backward_kl + end.forward_kl) / 2)
+    assert values[0] < values[1] < 1.1 * values[0]
