@@ -61,7 +61,7 @@ def test_a_made_up_number_is_one_to_three_units_away(claim, expected):
 
 
 def test_names_skip_words_that_only_start_a_sentence():
-    """ "Doctors" also occurs in lower case, so it is no name; "Mr" and "The" never are."""
+    """Doctors also occurs in lower case, so it is no name; "Mr" and "The" never are."""
     text = "Doctors met Mr Cameron. The Bank of England told doctors so."
     assert [span.text for span in name_spans(text)] == ["Cameron", "Bank of England"]
 

@@ -56,7 +56,7 @@ def test_numbers_are_compared_by_value():
 
 
 def test_rouge_is_the_f1_of_stems():
-    """ "cats sat" against "the cat sat": stems match, 2 of 2 and 2 of 3 words, F1 = 0.8; the one
+    """cats sat against the cat sat: stems match, 2 of 2 and 2 of 3 words, F1 = 0.8; the one
     bigram of 1 and of 2: F1 = 2/3; the common subsequence has two words, F1 = 0.8."""
     scores = summaries.rouge("the cat sat", "cats sat")
     assert scores == pytest.approx({"rouge1": 0.8, "rouge2": 2 / 3, "rougeL": 0.8})
