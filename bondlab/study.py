@@ -23,6 +23,8 @@ from tqdm import tqdm
 from bondlab import notebook as notebooks
 from bondlab.paths import figures_folder, repository_root, runs_folder
 
+TABLES = (".parquet", ".jsonl")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -121,8 +123,8 @@ def _experiment(
     def work() -> None:
         from bondlab import experiments
 
-        experiments.run(name, profile, workers)
-        execute(source(experiment), name, profile)
+        runs = [folder.path for folder in experiments.run(name, profile, workers)]
+        execute(source(experiment), name, profile, runs)
 
     return work
 
@@ -132,18 +134,19 @@ def source(experiment: Any) -> Path:
     return repository_root() / "notebooks" / f"{experiment.notebook}.ipynb"
 
 
-def execute(notebook: Path, experiment: str, profile: str) -> Path:
+def execute(notebook: Path, experiment: str, profile: str, runs: Sequence[Path]) -> Path:
     """Execute a notebook into the runs folder, unless nothing that it depends on has changed.
 
-    Returns the executed notebook. Its manifest, written last, holds the digest of what the notebook
-    was made from and the figures it wrote; if both still hold, the notebook is not executed.
-    Raises PapermillExecutionError where a cell fails; the executed notebook shows it.
+    `runs` are the folders whose results it reads. Returns the executed notebook. Its manifest,
+    written last, holds the digest of what the notebook was made from and the figures it wrote; if
+    both still hold, the notebook is not executed. Raises PapermillExecutionError where a cell
+    fails; the executed notebook shows it.
     """
     import papermill
 
     output = runs_folder() / "notebooks" / profile / notebook.name
     manifest = output.with_suffix(".json")
-    inputs = digest(inputs_of(notebook, experiment), notebook.stem, profile)
+    inputs = digest(inputs_of(notebook, runs), profile, str(figures_folder(experiment)))
     if output.exists() and _holds(manifest, inputs):
         return output
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -162,11 +165,10 @@ def execute(notebook: Path, experiment: str, profile: str) -> Path:
     return output
 
 
-def inputs_of(notebook: Path, experiment: str) -> list[Path]:
+def inputs_of(notebook: Path, runs: Sequence[Path]) -> list[Path]:
     """The files that an executed notebook depends on: itself, this package, the runs' tables."""
     package = Path(__file__).parent
-    folder = runs_folder() / experiment
-    tables = [*folder.rglob("*.parquet"), *folder.rglob("*.jsonl")]
+    tables = [path for run in runs for path in run.iterdir() if path.suffix in TABLES]
     return [notebook, *sorted(package.glob("*.py")), *sorted(tables)]
 
 

@@ -15,9 +15,9 @@ import pytest
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test marked `assets(names)` unless all of them are in the cache and intact."""
-    from bondlab import assets
-
     for mark in item.iter_markers("assets"):
+        from bondlab import assets
+
         absent = [name for name in mark.args if assets.state(name) != "ready"]
         if absent:
             pytest.skip(f"not in the cache: {', '.join(absent)} (python -m bondlab fetch)")

@@ -14,6 +14,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from bondlab.experiments import EXPERIMENTS
 from bondlab.notebook import declared
 from bondlab.paths import repository_root
 
@@ -38,20 +39,29 @@ def run(notebook: Path, folder: Path, **parameters: object) -> None:
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def smoke(request, tmp_path_factory) -> Path:
-    """The folder that one notebook's smoke run left."""
-    folder = tmp_path_factory.mktemp(request.param.stem)
+    """The folder, named after its notebook, that one smoke run left."""
+    folder = tmp_path_factory.mktemp(request.param.stem, numbered=False)
     run(request.param, folder, profile="smoke")
     return folder
 
 
-def test_a_figure_comes_with_its_numbers_and_its_provenance(smoke):
+def test_the_promised_figures_come_with_their_numbers_and_provenance(smoke):
     """Four files a figure: picture twice, a table with rows, a record that names the figure."""
-    records = sorted((smoke / "figures").rglob("*_smoke.json"))
-    assert records, "the notebook wrote no figure"
-    for path in records:
+    promised = {
+        f"{name}/{figure}_smoke": paper_figure
+        for name, experiment in EXPERIMENTS.items()
+        if experiment.notebook == smoke.name
+        for figure, paper_figure in experiment.figures.items()
+    }
+    written = {
+        str(path.with_suffix("").relative_to(smoke / "figures")): path
+        for path in (smoke / "figures").rglob("*_smoke.json")
+    }
+    assert set(promised) <= set(written)
+    for name, path in written.items():
         assert all(path.with_suffix(end).stat().st_size for end in (".svg", ".png"))
         assert len(pd.read_csv(path.with_suffix(".csv"))) > 0
-        assert json.loads(path.read_text())["paper_figure"]
+        assert json.loads(path.read_text())["paper_figure"] == promised.get(name)
 
 
 def test_every_headline_number_lies_in_its_interval(smoke):

@@ -51,11 +51,12 @@ class Lab:
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "x", "language": "python"}
         nbformat.write(book, self.folder / "notebooks" / f"{stem}.ipynb")
 
-    def run(self, name: str, profile: str, workers: int | None = None) -> None:
+    def run(self, name: str, profile: str, workers: int | None = None) -> list:
         self.ran.append((name, profile, workers))
-        table = paths.runs_folder() / name / "run" / "record.jsonl"
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text('{"step": 1}\n')
+        folder = paths.runs_folder() / name / "abc"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "record.jsonl").write_text('{"step": 1}\n')
+        return [types.SimpleNamespace(path=folder)]
 
     def executed(self, profile: str = "smoke") -> dict[str, int]:
         """When each notebook was last executed, in nanoseconds."""
@@ -95,7 +96,7 @@ def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
     study.study("smoke")
     assert lab.executed() == first
 
-    (paths.runs_folder() / "two" / "more.parquet").write_bytes(b"new")
+    (paths.runs_folder() / "two" / "abc" / "evaluation.parquet").write_bytes(b"new")
     study.study("smoke")
     second = lab.executed()
     assert second["02_two"] > first["02_two"] and second["04_four"] == first["04_four"]
