@@ -1,0 +1,152 @@
+"""The bank: samples of the reference with their rewards, drawn once and used by every run.
+
+The reference does not move, so its completions of a prompt serve every N, beta and seed: Best-of-N
+draws and quantile draws are random subsets of the bank. Stored in parts of a few prompts each, so
+an interrupted bank goes on where it stopped, and several processes may fill one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from bondlab import checkpoints, results
+from bondlab.language_model import Completions, LanguageModel, concatenate
+from bondlab.rewards import Reward, score
+from bondlab.tasks import Task
+
+PROMPTS_A_PART = 8
+
+
+@dataclass(frozen=True)
+class Bank:
+    """M completions of each of B prompts and their rewards [B, M]."""
+
+    completions: Completions
+    rewards: Tensor
+
+    def subset(
+        self, prompts: Tensor, sizes: Sequence[int], generator: torch.Generator
+    ) -> list[tuple[Completions, Tensor]]:
+        """Disjoint random subsets of the bank for prompts [b]: one (completions, rewards) a size.
+
+        Raises:
+            ValueError: the sizes add up to more than the bank's M.
+        """
+        available = self.rewards.shape[1]
+        if sum(sizes) > available:
+            raise ValueError(
+                f"the bank holds {available} samples a prompt, the algorithm wants {sum(sizes)}: "
+                "raise bank_samples"
+            )
+        order = torch.rand(len(prompts), available, generator=generator).argsort(1)
+        completions = self.completions.rows(prompts)
+        parts = order[:, : sum(sizes)].split(list(sizes), 1)
+        return [(completions.take(p), self.rewards[prompts].gather(1, p)) for p in parts]
+
+
+@dataclass(frozen=True)
+class BankFolder:
+    """A bank on disk; `path` is named by a hash of what determines the samples."""
+
+    path: Path
+    prompts: Sequence[str]
+    samples: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls, parent: Path, task: Task, prompts: Sequence[str], samples: int, seed: int
+    ) -> BankFolder:
+        """The folder for `samples` completions a prompt of the task's reference."""
+        model = task.model
+        identity = {
+            "results_version": results.RESULTS_VERSION,
+            **task.identity,
+            "prompts": results.digest(list(prompts)),
+            "samples": samples,
+            "seed": seed,
+            "law": [model.template, model.max_prompt_tokens, model.max_new_tokens],
+            "temperature": model.temperature,
+            "weights": str(next(model.parameters()).dtype),
+        }
+        return cls(parent / results.digest(identity), list(prompts), samples, seed)
+
+    @property
+    def parts(self) -> range:
+        """Numbers of the parts."""
+        return range(-(-len(self.prompts) // PROMPTS_A_PART))
+
+    def missing(self) -> list[int]:
+        """The parts not yet drawn."""
+        return [part for part in self.parts if not self._digest_file(part).exists()]
+
+    def fill(self, task: Task, part: int, accelerator: Accelerator) -> None:
+        """Draw and score one part; the result depends on the part alone, not on who draws it."""
+        prompts = self.prompts[part * PROMPTS_A_PART : (part + 1) * PROMPTS_A_PART]
+        generator = seeded(self.seed, "bank", part, device=task.model.device)
+        with accelerator.autocast():
+            drawn, rewards = draw(task.model, task.reward, prompts, self.samples, generator)
+        tensors = {
+            "tokens": drawn.tokens.int(),
+            "mask": drawn.mask,
+            "log_probs": drawn.log_probs,
+            "rewards": rewards,
+        }
+        data = save_tensors({name: x.cpu().contiguous() for name, x in tensors.items()})
+        checkpoints.write_atomically(self._file(part), data)
+        text = hashlib.sha256(data).hexdigest()
+        checkpoints.write_atomically(self._digest_file(part), text.encode())
+
+    def load(self) -> Bank:
+        """The whole bank, verified.
+
+        Raises:
+            ValueError: a part is missing or damaged (a damaged one is removed, to be drawn again).
+        """
+        if missing := self.missing():
+            raise ValueError(f"{self.path} lacks {len(missing)} of {len(self.parts)} parts")
+        parts = [self._load(part) for part in self.parts]
+        completions = concatenate(
+            [Completions(p["tokens"].long(), p["mask"], p["log_probs"]) for p in parts], dim=0
+        )
+        return Bank(completions, torch.cat([p["rewards"] for p in parts]))
+
+    def _load(self, part: int) -> dict[str, Tensor]:
+        data = self._file(part).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self._digest_file(part).read_text():
+            self._digest_file(part).unlink()
+            raise ValueError(f"{self._file(part)} was damaged; start again and it is drawn anew")
+        return load_tensors(data)
+
+    def _file(self, part: int) -> Path:
+        return self.path / f"part-{part:04d}.safetensors"
+
+    def _digest_file(self, part: int) -> Path:
+        return self.path / f"part-{part:04d}.sha256"
+
+
+def draw(
+    model: LanguageModel, reward: Reward, prompts: Sequence[str], k: int, generator: torch.Generator
+) -> tuple[Completions, Tensor]:
+    """Sample k completions a prompt and score them: completions and rewards [B, k]."""
+    drawn = model.sample(model.encode(prompts), k, generator)
+    return drawn, score(reward, prompts, model.decode(drawn))
+
+
+def seeded(seed: int, *purpose: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose stream depends on the seed and the purpose alone.
+
+    Nothing of a generator needs saving: step 7 of a resumed run draws what step 7 always draws.
+    """
+    text = repr((seed, *purpose)).encode()
+    number = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+    return torch.Generator(device=device).manual_seed(number)

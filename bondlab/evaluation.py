@@ -1,0 +1,102 @@
+"""Measure a policy on held-out prompts: one row a completion, from which every measure is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bondlab import quantiles
+from bondlab.bank import Bank
+from bondlab.language_model import Completions, LanguageModel
+from bondlab.rewards import score
+from bondlab.tasks import Task
+
+
+def evaluate(
+    policy: LanguageModel,
+    reference: LanguageModel,
+    task: Task,
+    bank: Bank,
+    samples: int,
+    prompts_at_once: int,
+    generators: Callable[..., torch.Generator],
+) -> pd.DataFrame:
+    """Sample the policy on the held-out prompts and rescore the reference's samples.
+
+    Args:
+        policy, reference: the models; the law of both is the sampler's.
+        task: for its held-out prompts and its reward.
+        bank: k reference samples of each held-out prompt (section 6: k = 32).
+        samples: completions of the policy a prompt.
+        prompts_at_once: prompts passed through together.
+        generators: called with a batch's first prompt and `device=`, gives its generator.
+
+    Returns:
+        One row a completion: source ("policy" or "reference"), prompt, sample, reward, quantile (of
+        the policy's rows, under the bank), log_prob (of the policy, nats), reference_log_prob,
+        tokens, text (of the policy's rows). The reference's rows are the bank's samples scored by
+        the policy, which the forward KL needs.
+    """
+    total = len(task.eval_prompts)
+    tables = []
+    for start in tqdm(range(0, total, prompts_at_once), desc="evaluation", leave=False):
+        index = list(range(start, min(start + prompts_at_once, total)))
+        generator = generators(start, device=policy.device)
+        tables += _evaluate(policy, reference, task, bank, samples, index, generator)
+    return pd.concat(tables, ignore_index=True)
+
+
+@torch.no_grad()
+def _evaluate(
+    policy: LanguageModel,
+    reference: LanguageModel,
+    task: Task,
+    bank: Bank,
+    samples: int,
+    index: list[int],
+    generator: torch.Generator,
+) -> Iterator[pd.DataFrame]:
+    texts = [task.eval_prompts[i] for i in index]
+    prompts = policy.encode(texts)
+    drawn = policy.sample(prompts, samples, generator)
+    decoded = policy.decode(drawn)
+    rewards = score(task.reward, texts, decoded)
+    ranks = quantiles.empirical(rewards, bank.rewards[index])
+    reference_log_prob = reference(prompts, drawn).sum(-1)
+    yield _rows("policy", index, rewards, drawn, drawn.log_prob, reference_log_prob, ranks, decoded)
+    stored = bank.completions.rows(index)
+    rescored = policy(prompts, stored.to(policy.device)).sum(-1)
+    yield _rows("reference", index, bank.rewards[index], stored, rescored, stored.log_prob)
+
+
+def _rows(
+    source: str,
+    index: list[int],
+    rewards: Tensor,
+    completions: Completions,
+    log_prob: Tensor,
+    reference_log_prob: Tensor,
+    quantile: Tensor | None = None,
+    texts: list[list[str]] | None = None,
+) -> pd.DataFrame:
+    """A tidy table of [B, K] tensors."""
+    k = rewards.shape[1]
+    nothing = [None] * rewards.numel()
+    table = pd.DataFrame(
+        {
+            "source": source,
+            "prompt": [i for i in index for _ in range(k)],
+            "sample": list(range(k)) * len(index),
+            "reward": rewards.flatten().tolist(),
+            "quantile": nothing if quantile is None else quantile.flatten().tolist(),
+            "log_prob": log_prob.flatten().tolist(),
+            "reference_log_prob": reference_log_prob.flatten().tolist(),
+            "tokens": completions.lengths.flatten().tolist(),
+            "text": [text for row in texts for text in row] if texts else nothing,
+        }
+    )
+    return table.astype({"quantile": "float64", "text": "string"})

@@ -1,0 +1,364 @@
+"""One face for encoder-decoder and causal language models: sample completions, score completions.
+
+Both families are the same here: a *prefix* is computed once per prompt (the encoder's output and
+the decoder's start token, or the causal prompt) and its key-value cache is repeated for the K
+completions. Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, D hidden width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
+ADAPTER = "policy"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Token ids and mask of B prompts, [B, P] each; padding on the side the model wants."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Completions:
+    """K completions of B prompts.
+
+    tokens [B, K, T] int64, padded after the end token; mask [B, K, T] bool, true up to and with the
+    end token; log_probs [B, K, T] float32 in nats under the law that drew them, 0 where masked.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    log_probs: Tensor
+
+    @property
+    def log_prob(self) -> Tensor:
+        """Sequence log-probability [B, K], nats."""
+        return self.log_probs.sum(-1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each completion [B, K], the end token included."""
+        return self.mask.sum(-1)
+
+    def take(self, index: Tensor) -> Completions:
+        """The completions at `index` [B, M] of each prompt."""
+        wide = index[..., None].expand(*index.shape, self.tokens.shape[-1])
+        return Completions(*(x.gather(1, wide) for x in (self.tokens, self.mask, self.log_probs)))
+
+    def rows(self, index: object) -> Completions:
+        """The completions of some prompts: a slice, a list or a tensor of positions."""
+        return Completions(self.tokens[index], self.mask[index], self.log_probs[index])
+
+    def to(self, device: torch.device) -> Completions:
+        """The same completions on another device."""
+        return Completions(self.tokens.to(device), self.mask.to(device), self.log_probs.to(device))
+
+
+def concatenate(parts: Sequence[Completions], dim: int) -> Completions:
+    """Join completions along prompts (dim 0) or along completions (dim 1)."""
+    fields = ("tokens", "mask", "log_probs")
+    return Completions(*(torch.cat([getattr(part, f) for part in parts], dim) for f in fields))
+
+
+@dataclass
+class _Prefix:
+    """What all completions of a prompt share: last hidden state [R, D], cache, key-word inputs."""
+
+    hidden: Tensor
+    cache: object
+    inputs: dict[str, Tensor]
+    lengths: Tensor  # [R] tokens of the decoder's prefix, for positions
+
+    def repeat(self, k: int) -> _Prefix:
+        if k > 1:
+            self.cache.batch_repeat_interleave(k)
+        inputs = {name: x.repeat_interleave(k, 0) for name, x in self.inputs.items()}
+        lengths = self.lengths.repeat_interleave(k)
+        return _Prefix(self.hidden.repeat_interleave(k, 0), self.cache, inputs, lengths)
+
+
+class LanguageModel(nn.Module):
+    """A transformers model with its tokenizer, a prompt template, a length limit and a temperature.
+
+    The temperature belongs to the law: `sample` draws from it and `forward` scores under it, so
+    both agree on pi(y|x). Dropout stays off for the same reason.
+
+    Args:
+        model: a transformers encoder-decoder or causal model.
+        tokenizer: its tokenizer.
+        template: Python format string with `{prompt}`.
+        max_prompt_tokens: the template's prompt is cut to this many tokens.
+        max_new_tokens: T, the longest completion; a longer one is cut without its end token.
+        temperature: divides the logits (1.0: the model's own law).
+
+    Raises:
+        ValueError: a limit below 1, a temperature not above 0, or a template without `{prompt}`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        template: str = "{prompt}",
+        max_prompt_tokens: int = 512,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if max_prompt_tokens < 1 or max_new_tokens < 1:
+            raise ValueError("max_prompt_tokens and max_new_tokens must be at least 1")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        if "{prompt}" not in template:
+            raise ValueError(f"the template must contain {{prompt}}; got {template!r}")
+        self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
+        self.max_prompt_tokens, self.max_new_tokens = max_prompt_tokens, max_new_tokens
+        self.temperature = temperature
+        self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
+        ends = model.generation_config.eos_token_id if model.generation_config else None
+        ends = model.config.eos_token_id if ends is None else ends
+        self.register_buffer("end_tokens", torch.tensor(ends).reshape(-1), persistent=False)
+        self.pad_token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    # -- weights ----------------------------------------------------------------------------------
+
+    def trainable_copy(self, rank: int | None, seed: int = 0) -> LanguageModel:
+        """A policy that starts as this model; this model stays behind, frozen, as its reference.
+
+        With a LoRA rank both share the frozen weights in memory and only the adapter is new; with
+        None every weight is copied in float32 and trained.
+        """
+        self.requires_grad_(False)
+        kept = [self.tokenizer, *(self.parameters() if rank else ())]
+        policy = copy.deepcopy(self, {id(x): x for x in kept})
+        if rank:
+            policy.add_adapter(rank, seed)
+        else:
+            policy.float().requires_grad_(True)
+        return policy
+
+    def add_adapter(self, rank: int, seed: int = 0) -> None:
+        """Freeze the weights and add a trainable LoRA adapter to every linear layer but the head.
+
+        The adapter starts as the identity: the law is unchanged until it is trained.
+        """
+        from peft import LoraConfig
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=self._linear_names())
+            self.model.add_adapter(config, adapter_name=ADAPTER)
+        self._float32_adapter()
+
+    def load_adapter(self, folder: Path) -> None:
+        """Load a LoRA adapter saved in peft's format and make it active and trainable."""
+        self.model.load_adapter(str(folder), adapter_name=ADAPTER, is_trainable=True)
+        self._float32_adapter()
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in peft's format, in bfloat16: half the size, below training noise."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: tensor.bfloat16().contiguous() for name, tensor in state.items()},
+            folder / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
+        self.model.peft_config[ADAPTER].save_pretrained(folder)
+
+    def merge_adapter(self) -> None:
+        """Fold the adapter into the weights for good."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for module in list(self.model.modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+                parent, _, name = _path_of(self.model, module).rpartition(".")
+                setattr(self.model.get_submodule(parent), name, module.get_base_layer())
+        self.model.peft_config, self.model._hf_peft_config_loaded = {}, False
+
+    def _linear_names(self) -> list[str]:
+        linear = (n for n, m in self.model.named_modules() if isinstance(m, nn.Linear))
+        return sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
+
+    def _float32_adapter(self) -> None:
+        # Adam's small updates would be rounded away in bfloat16.
+        for parameter in self.trainable():
+            parameter.data = parameter.data.float()
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that training changes, in a fixed order."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    # -- text -------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.end_tokens.device
+
+    def encode(self, prompts: Sequence[str]) -> Prompts:
+        """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
+
+        Raises:
+            ValueError: no prompts, or an empty one (its position is named).
+        """
+        if not prompts:
+            raise ValueError("no prompts were given")
+        for position, prompt in enumerate(prompts):
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
+        texts = [self.template.format(prompt=prompt) for prompt in prompts]
+        batch = self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.max_prompt_tokens,
+            padding=True,
+            padding_side="right" if self.is_encoder_decoder else "left",
+            return_tensors="pt",
+        )
+        return Prompts(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+
+    def encode_completions(self, texts: Sequence[str]) -> Completions:
+        """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""
+        limit, end = self.max_new_tokens, int(self.end_tokens[0])
+        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ids = [(row + [end])[:limit] for row in ids]
+        width = max(map(len, ids))
+        tokens = torch.tensor([row + [self.pad_token] * (width - len(row)) for row in ids])
+        mask = torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]
+        tokens, mask = tokens[:, None].to(self.device), mask[:, None].to(self.device)
+        return Completions(tokens, mask, torch.zeros(tokens.shape, device=self.device))
+
+    def decode(self, completions: Completions) -> list[list[str]]:
+        """Texts, B lists of K, special tokens left out."""
+        tokens = completions.tokens.masked_fill(~completions.mask, self.pad_token).cpu()
+        k = tokens.shape[1]
+        texts = self.tokenizer.batch_decode(tokens.flatten(0, 1), skip_special_tokens=True)
+        return [texts[i : i + k] for i in range(0, len(texts), k)]
+
+    # -- the law ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, prompts: Prompts, k: int, generator: torch.Generator) -> Completions:
+        """Draw k completions a prompt; always T decoding steps, so nothing waits for the device."""
+        prefix = self._prefix(prompts).repeat(k)
+        hidden, rows = prefix.hidden, len(prefix.hidden)
+        running = torch.ones(rows, dtype=torch.bool, device=self.device)
+        tokens, masks, log_probs = [], [], []
+        for step in range(self.max_new_tokens):
+            token, log_prob = draw(self._logits(hidden), generator)
+            tokens.append(token.masked_fill(~running, self.pad_token))
+            masks.append(running)
+            log_probs.append(log_prob.masked_fill(~running, 0.0))
+            running = running & ~torch.isin(token, self.end_tokens)
+            if step + 1 < self.max_new_tokens:
+                hidden = self._extend(prefix, tokens[-1][:, None], step)[:, -1]
+        shape = (len(prompts.ids), k, self.max_new_tokens)
+        return Completions(*(torch.stack(x, 1).view(shape) for x in (tokens, masks, log_probs)))
+
+    def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
+        """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""
+        b, k, t = completions.tokens.shape
+        tokens = completions.tokens.view(b * k, t)
+        prefix = self._prefix(prompts).repeat(k)
+        hidden = prefix.hidden[:, None]
+        if t > 1:
+            hidden = torch.cat([hidden, self._extend(prefix, tokens[:, :-1], 0)], 1)
+        log_probs = self._token_log_probs(hidden.flatten(0, 1), tokens.flatten()).view(b, k, t)
+        return log_probs.masked_fill(~completions.mask, 0.0)
+
+    def _prefix(self, prompts: Prompts) -> _Prefix:
+        decoder, b = self.model.get_decoder(), len(prompts.ids)
+        if self.is_encoder_decoder:
+            encoder = self.model.get_encoder()
+            states = encoder(input_ids=prompts.ids, attention_mask=prompts.mask).last_hidden_state
+            inputs = {"encoder_hidden_states": states, "encoder_attention_mask": prompts.mask}
+            start = self.model.config.decoder_start_token_id
+            ids = prompts.ids.new_full((b, 1), start)
+            lengths = torch.ones_like(prompts.mask[:, 0])
+            out = decoder(input_ids=ids, use_cache=True, **inputs)
+        else:
+            inputs, ids = {"attention_mask": prompts.mask}, prompts.ids
+            lengths = prompts.mask.sum(1)
+            positions = (prompts.mask.cumsum(1) - 1).clamp(min=0)
+            out = decoder(input_ids=ids, position_ids=positions, use_cache=True, **inputs)
+        return _Prefix(out.last_hidden_state[:, -1], out.past_key_values, inputs, lengths)
+
+    def _extend(self, prefix: _Prefix, tokens: Tensor, done: int) -> Tensor:
+        """Hidden states [R, t, D] of t more tokens after the prefix and `done` earlier ones."""
+        inputs = dict(prefix.inputs)
+        if not self.is_encoder_decoder:
+            # Tokens after an end are masked from the loss and cannot be seen by earlier ones.
+            past, (rows, t) = inputs["attention_mask"], tokens.shape
+            inputs["attention_mask"] = torch.cat([past, past.new_ones(rows, done + t)], 1)
+            steps = torch.arange(done, done + t, device=tokens.device)
+            inputs["position_ids"] = prefix.lengths[:, None] + steps
+        decoder = self.model.get_decoder()
+        out = decoder(input_ids=tokens, past_key_values=prefix.cache, use_cache=True, **inputs)
+        return out.last_hidden_state
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits [..., V] over the temperature.
+
+        The head runs in float32 also under autocast: bfloat16 logits would round each token's
+        log-probability by up to 0.03 nat.
+        """
+        head, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
+        if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+            hidden = hidden * config.d_model**-0.5
+        with torch.autocast(hidden.device.type, enabled=False):
+            bias = None if head.bias is None else head.bias.float()
+            logits = nn.functional.linear(hidden.float(), head.weight.float(), bias)
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        return logits if self.temperature == 1.0 else logits / self.temperature
+
+    def _token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities [R*T] of tokens; no more than LOGITS_AT_ONCE logits live at a time."""
+        size = max(1, LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.shape[0])
+        pieces = list(zip(hidden.split(size), tokens.split(size), strict=True))
+        if len(pieces) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._score(h, y) for h, y in pieces])
+        return torch.cat([checkpoint(self._score, h, y, use_reentrant=False) for h, y in pieces])
+
+    def _score(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        logits = self._logits(hidden)
+        return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face folder: the adapter merged in, the tokenizer beside."""
+        whole = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer})
+        whole.merge_adapter()
+        whole.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def draw(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One token a row from softmax(logits [R, V]): tokens [R] and their log-probabilities [R].
+
+    By inversion of the cumulative law with one uniform a row: V times fewer random numbers than
+    the exponential race of `torch.multinomial`, which costs more than the model's step on a CPU.
+    """
+    log_norm = logits.logsumexp(-1, keepdim=True)
+    cumulative = (logits - log_norm).exp().cumsum(-1)
+    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
+    token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    token = token.clamp(max=logits.shape[-1] - 1)
+    return token[:, 0], (logits.gather(-1, token) - log_norm)[:, 0]
+
+
+def _path_of(root: nn.Module, target: nn.Module) -> str:
+    return next(name for name, module in root.named_modules() if module is target)

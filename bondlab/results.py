@@ -1,0 +1,178 @@
+"""What a run leaves: a folder named by a hash of everything that determines its result.
+
+    config.json  record.jsonl (a line a step)  evaluation.parquet  checkpoints/  manifest.json
+
+A finished run is never computed twice, an unfinished one continues, a changed setting is another
+run. Evaluations hold one row a completion, so every measure can be taken from them later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from bondlab import checkpoints, device
+from bondlab.paths import repository_root
+
+RESULTS_VERSION = 1  # raise when the code's numbers change: old runs then no longer match
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "pandas")
+
+
+def digest(identity: Any) -> str:
+    """Twelve hex digits that name a JSON-able value."""
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: the folder; its name is the run id.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, parent: Path, identity: Mapping[str, Any]) -> RunFolder:
+        """The folder of the run with this identity, made and described if new."""
+        whole = {"results_version": RESULTS_VERSION, **identity}
+        folder = cls(parent / digest(whole))
+        if not (folder.path / "config.json").exists():
+            folder._write("config.json", whole)
+        return folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that determines the result."""
+        return json.loads((self.path / "config.json").read_text())
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Seed, config hash, commit, versions, machine, wall time and status; {} before a start."""
+        path = self.path / "manifest.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest.get("status") == "finished"
+
+    def lock(self) -> FileLock:
+        """Held while a process computes this run.
+
+        Raises:
+            RuntimeError: another process computes it now.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RuntimeError(f"another process is computing {self.path}") from None
+        return lock
+
+    # -- the record -------------------------------------------------------------------------------
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add one step's line to the record."""
+        with (self.path / "record.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+    def record(self) -> pd.DataFrame:
+        """The record as a table, one row a step; a line cut short by a kill is left out."""
+        rows = [row for line in self._lines() if (row := _parsed(line)) is not None]
+        return pd.DataFrame(rows)
+
+    def rewind(self, step: int) -> None:
+        """Forget record lines and evaluations past `step`, which the checkpoint has not seen."""
+        rows = [row for line in self._lines() if (row := _parsed(line)) and row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        checkpoints.write_atomically(self.path / "record.jsonl", text.encode())
+        evaluation = self.evaluation()
+        if len(evaluation) and evaluation["step"].max() > step:
+            self._write_evaluation(evaluation[evaluation["step"] <= step])
+
+    def _lines(self) -> list[str]:
+        path = self.path / "record.jsonl"
+        return path.read_text().splitlines() if path.exists() else []
+
+    # -- evaluations ------------------------------------------------------------------------------
+
+    def evaluation(self) -> pd.DataFrame:
+        """All evaluations, one row a (step, source, prompt, sample); empty before the first."""
+        path = self.path / "evaluation.parquet"
+        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+
+    def add_evaluation(self, table: pd.DataFrame) -> None:
+        """Add one step's evaluation; the file is replaced whole."""
+        self._write_evaluation(pd.concat([self.evaluation(), table], ignore_index=True))
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the evaluation after `step` updates is there."""
+        table = self.evaluation()
+        return len(table) > 0 and bool((table["step"] == step).any())
+
+    def _write_evaluation(self, table: pd.DataFrame) -> None:
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        checkpoints.write_atomically(self.path / "evaluation.parquet", buffer.getvalue())
+
+    # -- the manifest -----------------------------------------------------------------------------
+
+    def mark(self, status: str, seconds: float) -> None:
+        """Write the manifest; `seconds` of this process's work are added to earlier ones."""
+        earlier = self.manifest
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write(
+            "manifest.json",
+            {
+                "status": status,
+                "run": self.path.name,
+                "config": self.config,
+                "started": earlier.get("started", now),
+                "written": now,
+                "seconds": round(earlier.get("seconds", 0.0) + seconds, 2),
+                "starts": earlier.get("starts", 0) + (status == "running"),
+                "process": os.getpid(),
+                "machine": device.describe(),
+                "packages": {name: version(name) for name in PACKAGES},
+                **commit(),
+            },
+        )
+
+    def _write(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        checkpoints.write_atomically(self.path / name, text.encode())
+
+
+def commit() -> dict[str, Any]:
+    """The source's commit and whether it was changed since; nulls outside a clone."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(repository_root()), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None

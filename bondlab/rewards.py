@@ -1,0 +1,117 @@
+"""Rewards: how good is a completion of a prompt?
+
+Any callable with the signature of `Reward` will do; rules use ranks, so its scale does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Tensor]
+"""(B prompts, B lists of K completions) -> rewards [B, K], higher is better."""
+
+QUESTION = "Premise: {premise} Hypothesis: {claim} Entailed? yes or no:"
+NO_CLAIM = -30.0  # the logit of a completion without a word: below every real score
+
+
+def score(reward: Reward, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
+    """Rewards [B, K] in float32 on the processor, checked.
+
+    Raises:
+        ValueError: the reward returned another shape, or a value that is not finite (the first
+            such completion is quoted).
+    """
+    values = torch.as_tensor(reward(prompts, completions)).detach().float().cpu()
+    expected = (len(prompts), len(completions[0]))
+    if tuple(values.shape) != expected:
+        raise ValueError(f"the reward returned shape {tuple(values.shape)}, expected {expected}")
+    bad = (~values.isfinite()).nonzero()
+    if len(bad):
+        b, k = bad[0].tolist()
+        raise ValueError(
+            f"the reward returned {values[b, k].item()} for completion {k} of prompt {b}: "
+            f"{completions[b][k]!r}; make it return a finite number for every text"
+        )
+    return values
+
+
+@dataclass
+class EntailmentReward:
+    """log-odds that a document entails its summary, from a T5 that answers "yes" or "no".
+
+    The paper's reward is a T5 entailment model (section 6; Roit et al. 2023). Only the first
+    decoder position and two rows of the output head are computed.
+
+    Args:
+        model: T5 encoder-decoder; tokenizer: its tokenizer.
+        max_premise_tokens: documents are cut to this many tokens; the claim is never cut.
+        pairs_at_once: pairs scored together, sorted by length to save padding.
+        question: what the model reads, with {premise} and then {claim}.
+        answers: what it says for entailed and for not entailed; their first tokens count.
+    """
+
+    model: nn.Module
+    tokenizer: object
+    max_premise_tokens: int = 160
+    max_claim_tokens: int = 64
+    pairs_at_once: int = 64
+    question: str = QUESTION
+    answers: tuple[str, str] = ("yes", "no")
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
+        k = len(completions[0])
+        documents = [prompt for prompt in prompts for _ in range(k)]
+        claims = [text for texts in completions for text in texts]
+        return self.log_odds(documents, claims).view(len(prompts), k)
+
+    @torch.no_grad()
+    def log_odds(self, premises: Sequence[str], claims: Sequence[str]) -> Tensor:
+        """Log-odds [n] of entailment of n pairs, float32 on the processor."""
+        rows = self.encode(premises, claims)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        values = torch.empty(len(rows))
+        for start in range(0, len(rows), self.pairs_at_once):
+            chosen = order[start : start + self.pairs_at_once]
+            values[chosen] = self.forward([rows[i] for i in chosen]).float().cpu()
+        wordless = torch.tensor([not any(c.isalnum() for c in claim) for claim in claims])
+        return values.masked_fill(wordless, NO_CLAIM)
+
+    def encode(self, premises: Sequence[str], claims: Sequence[str]) -> list[list[int]]:
+        """Token ids of each pair; the premise is cut, then the claim and the question follow."""
+
+        def ids(texts: list[str], limit: int) -> list[list[int]]:
+            return self.tokenizer(
+                texts, add_special_tokens=False, truncation=True, max_length=limit
+            )["input_ids"]
+
+        opening, rest = self.question.split("{premise}")
+        middle, closing = rest.split("{claim}")
+        before = ids([opening + text for text in premises], self.max_premise_tokens)
+        claim = ids([middle + text for text in claims], self.max_claim_tokens)
+        after = ids([closing], self.max_claim_tokens)[0] + [self.tokenizer.eos_token_id]
+        return [a + b + after for a, b in zip(before, claim, strict=True)]
+
+    def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Log-odds [n] of encoded pairs, differentiable; float32 at the end (logits are large)."""
+        model, device = self.model, self.model.device
+        width = max(map(len, rows))
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
+        start = ids.new_full((len(rows), 1), model.config.decoder_start_token_id)
+        states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = model.get_decoder()(
+            input_ids=start, encoder_hidden_states=states, encoder_attention_mask=mask
+        ).last_hidden_state[:, 0]
+        yes, no = model.get_output_embeddings().weight[self._answers].float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return hidden.float() @ (yes - no)
+
+    @property
+    def _answers(self) -> list[int]:
+        encode = self.tokenizer.encode
+        return [encode(word, add_special_tokens=False)[0] for word in self.answers]

@@ -1,0 +1,179 @@
+"""Run many runs: the finished are skipped, the unfinished go on, several at a time.
+
+Each worker is a process with its share of the processor's threads: two processes with two threads
+each on two cores would fight over them. joblib starts the workers, so its backend is a setting.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from joblib import Parallel, delayed, parallel_config
+from tqdm.auto import tqdm
+
+from bondlab import device, tasks
+from bondlab.algorithms import Algorithm
+from bondlab.bank import Bank
+from bondlab.results import RunFolder
+from bondlab.tasks import TaskSettings
+from bondlab.training import Config, bank_folders, identity, train
+
+MOST_WORKERS = 4  # each holds about 1.5 GB; more are there for the asking
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run to be: what to train, and the labels that tell it from its siblings in tables."""
+
+    task: TaskSettings
+    algorithm: Algorithm
+    config: Config
+    labels: Mapping[str, float]
+
+    def build(self) -> tasks.Task:
+        """Load the task; sibling runs of one process share it."""
+        return tasks.build(self.task, device.resolve(self.config.precision))
+
+    def folder(self, parent: Path) -> RunFolder:
+        """Where this run's results are or will be."""
+        return RunFolder.of(parent, identity(self.build(), self.algorithm, self.config))
+
+
+def default_workers(runs: int) -> int:
+    """One run at a time on a GPU; else one a core, up to `MOST_WORKERS`."""
+    return 1 if torch.cuda.is_available() else max(1, min(device.cores(), MOST_WORKERS, runs))
+
+
+def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> list[RunFolder]:
+    """Compute all runs that are not finished; returns every run's folder, in order.
+
+    Args:
+        specs: the runs.
+        parent: folder of their folders.
+        workers: runs at a time; None takes `default_workers`.
+
+    Raises:
+        ValueError: fewer than one worker; or what a run raises (the others' results are kept).
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    folders = [spec.folder(parent) for spec in specs]
+    left = [i for i, folder in enumerate(folders) if not folder.finished]
+    if left:
+        workers = min(workers or default_workers(len(left)), len(left))
+        parts = _missing_parts([specs[i] for i in left])
+        _spread([delayed(_fill)(*part) for part in parts], workers, "reference samples")
+        jobs = [delayed(_train)(specs[i], parent) for i in left]
+        with _watch([folders[i] for i in left], [specs[i].config.steps for i in left]):
+            _spread(jobs, workers, "")
+    return folders
+
+
+def held_out_bank(spec: Spec) -> Bank:
+    """The reference's samples of the held-out prompts that a finished run was measured with."""
+    return bank_folders(spec.build(), spec.config)[1].load()
+
+
+def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
+    """Every bank part still to be drawn once: (a spec that needs it, which bank, part)."""
+    wanted: dict[tuple[Path, int], tuple[Spec, int, int]] = {}
+    for spec in specs:
+        for which, folder in enumerate(bank_folders(spec.build(), spec.config)):
+            for part in folder.missing():
+                wanted.setdefault((folder.path, part), (spec, which, part))
+    return list(wanted.values())
+
+
+def _fill(spec: Spec, which: int, part: int) -> None:
+    task = spec.build()
+    folder = bank_folders(task, spec.config)[which]
+    folder.fill(task, part, device.accelerator(spec.config.precision))
+
+
+def _train(spec: Spec, parent: Path) -> None:
+    train(spec.build(), spec.algorithm, spec.config, parent)
+
+
+def _spread(jobs: list, workers: int, title: str) -> None:
+    """Do the jobs, here if one at a time, else in processes with their share of threads each."""
+    if workers == 1:
+        # One after the other in this process: its own bars tell more than ours would.
+        for function, positional, named in jobs:
+            function(*positional, **named)
+        return
+    threads = max(1, device.cores() // workers)
+    jobs = [delayed(_in_worker)(os.getpid(), threads, job) for job in jobs]
+    with parallel_config(n_jobs=workers, inner_max_num_threads=threads), _quiet_children():
+        done = Parallel(return_as="generator_unordered", batch_size=1)(jobs)
+        list(tqdm(done, desc=title, total=len(jobs), leave=False, disable=not title))
+
+
+def _in_worker(parent: int, threads: int, job: tuple) -> None:
+    torch.set_num_threads(threads)
+    watched = any(thread.name == "orphan watch" for thread in threading.enumerate())
+    if not watched:
+        threading.Thread(target=_die_with, args=[parent], name="orphan watch", daemon=True).start()
+    function, positional, named = job
+    function(*positional, **named)
+
+
+def _die_with(parent: int) -> None:
+    """A worker whose sweep was killed must not go on beside the sweep that replaces it."""
+    while _alive(parent):
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def _quiet_children():
+    """Workers draw no bars of their own into the terminal they share."""
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TQDM_DISABLE"]
+        if before is not None:
+            os.environ["TQDM_DISABLE"] = before
+
+
+@contextmanager
+def _watch(folders: Sequence[RunFolder], steps: Sequence[int]):
+    """A bar over the steps of all runs, read off their records."""
+    stop = threading.Event()
+
+    def count() -> int:
+        return sum(_lines(folder.path / "record.jsonl") for folder in folders)
+
+    def follow() -> None:
+        with tqdm(total=sum(steps), initial=count(), desc="training", unit="step") as bar:
+            while not stop.wait(1.0):
+                bar.update(count() - bar.n)
+            bar.update(count() - bar.n)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0

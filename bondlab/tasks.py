@@ -1,0 +1,180 @@
+"""A task: prompts, a reference model and a reward. The XSum task, and its tiny stand-in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from bondlab import assets, device, prepare, tiny
+from bondlab.language_model import LanguageModel
+from bondlab.prepare import DOCUMENT_TOKENS, SUMMARY_TOKENS, WEIGHTS
+from bondlab.rewards import EntailmentReward, Reward
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run trains on and is measured on.
+
+    Args:
+        model: the reference policy; training copies it and leaves it as it is.
+        reward: scores completions; see `rewards.Reward`.
+        train_prompts, eval_prompts: texts; evaluation prompts are only ever measured on.
+        eval_references: human completions of the evaluation prompts, if there are any.
+        identity: whatever else determines results (model digests, versions): part of the run id.
+
+    Raises:
+        ValueError: a prompt is empty, or is in both lists.
+    """
+
+    model: LanguageModel
+    reward: Reward
+    train_prompts: Sequence[str]
+    eval_prompts: Sequence[str]
+    eval_references: Sequence[str] | None = None
+    identity: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("train_prompts", "eval_prompts"):
+            texts = getattr(self, name)
+            empty = [i for i, text in enumerate(texts) if not text.strip()]
+            if not texts or empty:
+                raise ValueError(f"{name} has no prompts or an empty one: positions {empty}")
+        if shared := set(self.train_prompts) & set(self.eval_prompts):
+            raise ValueError(f"{len(shared)} prompts are in train_prompts and in eval_prompts")
+
+
+class TaskSettings(BaseModel):
+    """Which task, at which size. None takes the models and data that the study embeds.
+
+    `policy` and `reward` name models by hub name or local folder; `data` names a data set with the
+    splits train and test and the columns document and summary (and id).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Literal["xsum", "tiny"]
+    train: Annotated[int, Field(ge=1)]
+    evaluate: Annotated[int, Field(ge=1)]
+    policy: str | None = None
+    reward: str | None = None
+    data: str | None = None
+    document_tokens: Annotated[int, Field(ge=1)] = DOCUMENT_TOKENS
+    summary_tokens: Annotated[int, Field(ge=1)] = SUMMARY_TOKENS
+
+
+@lru_cache(maxsize=1)
+def build(settings: TaskSettings, precision: str) -> Task:
+    """The task with its first training and held-out prompts.
+
+    Raises:
+        ValueError: more prompts asked for than there are.
+    """
+    return {"xsum": _xsum, "tiny": _tiny}[settings.name](settings, precision)
+
+
+def xsum_documents(data: str | None = None) -> tuple[list[dict], list[dict]]:
+    """Training rows and held-out test rows, each with document and summary.
+
+    The embedded data are XSum articles, and for training BBC News too, mixed in a fixed order.
+    """
+    xsum = assets.dataset(data or "xsum")
+    train = list(xsum["train"])
+    if data is None:
+        train += list(assets.dataset("bbc")["train"])
+        train.sort(key=lambda row: row["id"])  # ids are digests of the text, so this mixes
+    return train, list(xsum["test"])
+
+
+def xsum_reference(
+    precision: device.Precision = "auto", policy: str | None = None, **limits
+) -> LanguageModel:
+    """The summariser: the small T5 fine-tuned on XSum's training split and BBC News."""
+    if policy is None:
+        return _prepared("xsum_reference", precision, **limits)
+    return _placed(prepare.summariser(*prepare.load(policy), **limits), precision)
+
+
+def xsum_reward(
+    precision: device.Precision = "auto", reward: str | None = None
+) -> EntailmentReward:
+    """The entailment reward: the small T5 trained on VitaminC, or an entailment T5 by name.
+
+    T5 entailment models of the hub read "premise: ... hypothesis: ..." and answer 1 or 0.
+    """
+    if reward is None:
+        reader = _prepared("xsum_reward", precision)
+        return EntailmentReward(reader.model, reader.tokenizer)
+    reader = _placed(LanguageModel(*prepare.load(reward)), precision)
+    return EntailmentReward(
+        reader.model, reader.tokenizer, question="premise: {premise} hypothesis: {claim}",
+        answers=("1", "0"), max_premise_tokens=448,
+    )  # fmt: skip
+
+
+def _prepared(name: str, precision: device.Precision, **limits) -> LanguageModel:
+    """The base model with a shipped adapter folded in, in float32, then stored as asked."""
+    folder = WEIGHTS / name
+    if not (folder / "adapter_model.safetensors").exists():
+        raise FileNotFoundError(
+            f"{folder} has no adapter: run `python -m bondlab prepare --retrain` to train it"
+        )
+    model = prepare.summariser(*prepare.load(prepare.BASE), **limits)
+    model.load_adapter(folder)
+    model.merge_adapter()
+    return _placed(model, precision)
+
+
+def _placed(model: LanguageModel, precision: device.Precision) -> LanguageModel:
+    target = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(target, device.dtype(precision)).requires_grad_(False)
+
+
+def _xsum(settings: TaskSettings, precision: str) -> Task:
+    train_rows, eval_rows = xsum_documents(settings.data)
+    if settings.train > len(train_rows) or settings.evaluate > len(eval_rows):
+        raise ValueError(
+            f"asked for {settings.train} training and {settings.evaluate} held-out prompts; "
+            f"there are {len(train_rows)} and {len(eval_rows)}"
+        )
+    train_rows, eval_rows = train_rows[: settings.train], eval_rows[: settings.evaluate]
+    limits = {
+        "max_prompt_tokens": settings.document_tokens,
+        "max_new_tokens": settings.summary_tokens,
+    }
+    model = xsum_reference(precision, settings.policy, **limits)
+    return Task(
+        model=model,
+        reward=xsum_reward(precision, settings.reward),
+        train_prompts=[row["document"] for row in train_rows],
+        eval_prompts=[row["document"] for row in eval_rows],
+        eval_references=[row["summary"] for row in eval_rows],
+        identity={
+            "policy": settings.policy or _digest("xsum_reference"),
+            "reward": settings.reward or _digest("xsum_reward"),
+        },
+    )
+
+
+def _tiny(settings: TaskSettings, precision: str) -> Task:
+    texts = tiny.documents(settings.train + settings.evaluate)
+    model = tiny.language_model("t5").requires_grad_(False).to(device.dtype(precision))
+    held_out = texts[settings.train :]
+    return Task(
+        model=model,
+        reward=tiny.reward,
+        train_prompts=texts[: settings.train],
+        eval_prompts=held_out,
+        eval_references=[" ".join(text.split()[:5]) for text in held_out],
+        identity={"policy": "tiny", "reward": "tiny"},
+    )
+
+
+def _digest(adapter: str) -> str:
+    data = (WEIGHTS / adapter / "adapter_model.safetensors").read_bytes()
+    return hashlib.sha256(data).hexdigest()[:12]
