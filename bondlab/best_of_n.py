@@ -154,15 +154,12 @@ def _log_leq(tails: _Tails) -> Tensor:
 def _log_collisions(tails: _Tails, n: int) -> Tensor:
     """log (B), B = sum_i q^(i-1) = (1 - q^n) / t, with q = p_</p_<= and t = 1 - q = tie/p_<=.
 
-    q and t are both formed without a difference and the smaller one yields the other's log.
+    Neither q nor t is formed as a difference; where t is the smaller, log q comes from it.
     """
     massless = tails.tie == -math.inf
     log_t = torch.where(massless, -math.inf, tails.tie - tails.leq).clamp(max=0.0)
     log_q = torch.where(massless, 0.0, tails.less - tails.leq).clamp(max=0.0)
-    log_t, log_q = (
-        torch.where(log_q < LOG_HALF, torch.log1p(-log_q.exp()), log_t),
-        torch.where(log_t < LOG_HALF, torch.log1p(-log_t.exp()), log_q),
-    )
+    log_q = torch.where(log_t < LOG_HALF, torch.log1p(-log_t.exp()), log_q)
     power = n * log_q
     log_rest = torch.where(
         power < LOG_HALF, torch.log1p(-power.exp()), torch.log(-torch.expm1(power))

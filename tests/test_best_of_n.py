@@ -107,6 +107,29 @@ def test_pmf_of_many_outcomes_keeps_its_digits(n):
         assert_relative(best_of_n.pmf(probs, rewards, n)[kept], [exact[i] for i in kept])
 
 
+@pytest.mark.parametrize("exponent", range(-24, 0))
+def test_collision_term_between_its_limits(exponent):
+    """(B) runs from n for a rare outcome to 1: masses (1/2 - t, 1/2, t), the rare one best, for
+    t from 1e-24 to 0.1 and n = 10^4, against 800-digit decimals."""
+    t = 10.0**exponent
+    probs, rewards = tensor([0.5 - t, 0.5, t]), [0, 1, 2]
+    with localcontext() as context:
+        context.prec = 800
+        exact = closed_form(probs.tolist(), rewards, 10_000, Decimal)
+        law = best_of_n.pmf(probs, tensor(rewards), 10_000)
+        kept = [i for i, e in enumerate(exact) if e > Decimal("1e-290")]
+        assert_relative(law[kept], [exact[i] for i in kept])
+
+
+def test_log_pmf_of_a_mass_that_is_no_float():
+    """A mass e^-800 above 1/2 and below 1/2: p_<= = 1/2, (B) = n, so log pi_BoN = -800 +
+    (n-1) log(1/2) + log n."""
+    log_probs = torch.tensor([math.log(0.5), -800.0, math.log(0.5)], dtype=F64)
+    log_law = best_of_n.log_pmf(log_probs, tensor([0, 1, 2]), 5)
+    expected = -800 + 4 * math.log(0.5) + math.log(5)
+    assert log_law[1].item() == pytest.approx(expected, rel=1e-14)
+
+
 def test_log_pmf_is_finite_where_the_pmf_underflows():
     """Two outcomes, the worse with mass e^-1000: pi_BoN of it is its n-th power, so its log is
     -1000 n, and the better one's log is log(1 - e^-1000n) = 0."""
