@@ -166,10 +166,11 @@ def execute(notebook: Path, experiment: str, profile: str, runs: Sequence[Path])
 
 
 def inputs_of(notebook: Path, runs: Sequence[Path]) -> list[Path]:
-    """The files that an executed notebook depends on: itself, this package, the runs' tables."""
+    """What an executed notebook depends on: itself, the package with its weights, the runs."""
     package = Path(__file__).parent
     tables = [path for run in runs for path in run.iterdir() if path.suffix in TABLES]
-    return [notebook, *sorted(package.glob("*.py")), *sorted(tables)]
+    weights = [path for path in package.glob("weights/**/*") if path.is_file()]
+    return [notebook, *sorted([*package.glob("*.py"), *weights]), *sorted(tables)]
 
 
 def digest(files: Iterable[Path], *words: str) -> str:

@@ -73,12 +73,14 @@ def test_every_headline_number_lies_in_its_interval(smoke):
 
 
 def test_every_run_is_finished_and_its_tables_read(smoke):
-    """A notebook of exact mathematics leaves no run; what there is has to be whole."""
-    for path in (smoke / "runs").glob("*/*/config.json"):
-        assert json.loads((path.parent / "manifest.json").read_text())["status"] == "finished"
-        evaluation = pd.read_parquet(path.parent / "evaluation.parquet")
-        record = pd.read_json(path.parent / "record.jsonl", lines=True)
-        assert evaluation["step"].max() == record["step"].max()
+    """Training leaves a record, measuring alone does not, exact mathematics leaves no run."""
+    for folder in (path.parent for path in (smoke / "runs").glob("*/*/config.json")):
+        assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
+        evaluation = pd.read_parquet(folder / "evaluation.parquet")
+        assert len(evaluation) > 0
+        if (folder / "record.jsonl").exists():
+            record = pd.read_json(folder / "record.jsonl", lines=True)
+            assert evaluation["step"].max() == record["step"].max()
 
 
 @each_notebook
