@@ -193,6 +193,19 @@ def test_bond_reward_tilts_to_best_of_n(law, n):
     torch.testing.assert_close(tilted, best_of_n.pmf(probs, rewards, n), rtol=1e-11, atol=1e-300)
 
 
+def test_laws_in_float32_are_normalised():
+    """A float32 law sums to 1 but for some 1e-8, which the power 10^4 would blow up to 1e-4: the
+    result is that of the law divided by its sum, from masses and from logs."""
+    probs = torch.tensor([0.1, 0.2, 0.7], dtype=torch.float32) * (1 + 1e-6)
+    rewards = torch.tensor([2, 2, 1])
+    exact = closed_form(probs.double().tolist(), rewards.tolist(), 10_000, Fraction)
+    law = best_of_n.pmf(probs, rewards, 10_000)
+    assert_relative(law[:2], exact[:2])
+    logs = best_of_n.log_pmf(probs.double().log(), rewards, 10_000)
+    assert_relative(logs.exp()[:2], exact[:2])
+    assert law.sum().item() == pytest.approx(1, rel=1e-12)
+
+
 def test_leading_axes_are_independent_problems():
     """A batch of laws gives the same bits as each law alone, and rewards broadcast."""
     generator = torch.Generator().manual_seed(1)
