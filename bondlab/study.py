@@ -23,6 +23,7 @@ from tqdm import tqdm
 from bondlab import notebook as notebooks
 from bondlab.paths import figures_folder, repository_root, runs_folder
 
+PACKAGE = Path(__file__).parent
 TABLES = (".parquet", ".jsonl")
 
 
@@ -167,10 +168,9 @@ def execute(notebook: Path, experiment: str, profile: str, runs: Sequence[Path])
 
 def inputs_of(notebook: Path, runs: Sequence[Path]) -> list[Path]:
     """What an executed notebook depends on: itself, the package with its weights, the runs."""
-    package = Path(__file__).parent
     tables = [path for run in runs for path in run.iterdir() if path.suffix in TABLES]
-    weights = [path for path in package.glob("weights/**/*") if path.is_file()]
-    return [notebook, *sorted([*package.glob("*.py"), *weights]), *sorted(tables)]
+    weights = [path for path in PACKAGE.glob("weights/**/*") if path.is_file()]
+    return [notebook, *sorted([*PACKAGE.glob("*.py"), *weights]), *sorted(tables)]
 
 
 def digest(files: Iterable[Path], *words: str) -> str:

@@ -70,6 +70,8 @@ def lab(tmp_path, monkeypatch) -> Lab:
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
+    (tmp_path / "package" / "weights" / "adapter").mkdir(parents=True)
+    monkeypatch.setattr(study, "PACKAGE", tmp_path / "package")
     stand_in = Lab(tmp_path)
     module = types.ModuleType("bondlab.experiments")
     module.EXPERIMENTS, module.run = stand_in.EXPERIMENTS, stand_in.run
@@ -90,7 +92,7 @@ def test_a_study_runs_executes_and_sums_up(lab, capsys):
 
 
 def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
-    """Results, the notebook itself, its figures and the profile decide; each is changed in turn."""
+    """Results, code, weights, the notebook, its figures, the profile: each is changed in turn."""
     study.study("smoke")
     first = lab.executed()
     study.study("smoke")
@@ -108,7 +110,14 @@ def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
 
     (paths.figures_folder("two") / "fig_smoke.json").unlink()
     study.study("smoke", only=["two"])
-    assert lab.executed()["02_two"] > third["02_two"]
+    last = lab.executed()["02_two"]
+    assert last > third["02_two"]
+
+    for file in ("rules.py", "weights/adapter/model.safetensors"):
+        (study.PACKAGE / file).write_text("x = 1")
+        study.study("smoke", only=["two"])
+        assert lab.executed()["02_two"] > last
+        last = lab.executed()["02_two"]
 
     study.study("paper", only=["two"])
     assert set(lab.executed("paper")) == {"02_two"}
