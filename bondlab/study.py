@@ -202,7 +202,7 @@ def headlines(experiments: Iterable[str], profile: str) -> pd.DataFrame:
         for number in record.get("headline") or [{}]:
             rows.append(
                 {
-                    "figure": record.get("paper_figure") or "-",
+                    "figure": _label(record.get("paper_figure")),
                     "file": _short(path.with_suffix(".png")),
                     "what": number.get("what", "-"),
                     "value [95 %]": _interval(number),
@@ -222,6 +222,10 @@ def _interval(number: dict[str, Any]) -> str:
     return f"{number['value']:.3g}{bounds} {number.get('unit') or ''}".strip()
 
 
+def _label(paper_figure: str | None) -> str:
+    return f"Figure {paper_figure} of the paper" if paper_figure else "A figure of ours"
+
+
 def _short(path: Path) -> str:
     root = repository_root()
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
@@ -236,7 +240,7 @@ def summary(experiments: Iterable[str], profile: str) -> str:
     lines = []
     for (figure, file), rows in table.groupby(["figure", "file"], sort=False):
         numbers = rows.drop(columns=["figure", "file"]).to_string(index=False)
-        lines += [f"Figure {figure}: {file}", "    " + numbers.replace("\n", "\n    ")]
+        lines += [f"{figure}: {file}", "    " + numbers.replace("\n", "\n    ")]
     return "\n".join(lines)
 
 

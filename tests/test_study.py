@@ -86,7 +86,7 @@ def test_a_study_runs_executes_and_sums_up(lab, capsys):
     assert set(lab.executed()) == {"02_two", "04_four"}
     out = capsys.readouterr().out
     assert "stage 1 of 2: the second figure (left: the fourth figure)" in out
-    assert "Figure two: figures/two/fig_smoke.png" in out
+    assert "Figure two of the paper: figures/two/fig_smoke.png" in out
     assert "1.23 [1, 1.5] nats" in out
     assert "GB in the largest process" in out
 
@@ -177,9 +177,10 @@ def test_headlines_show_a_figure_without_numbers_too(lab):
     folder.mkdir(parents=True)
     (folder / "law_smoke.json").write_text(json.dumps({"paper_figure": "8"}))
     (folder / "law_paper.json").write_text("{}")
+    (folder / "toy_smoke.json").write_text(json.dumps({"paper_figure": None, "headline": []}))
     table = study.headlines(["two", "four"], "smoke")
-    assert table["figure"].tolist() == ["8"]
-    assert table["value [95 %]"].tolist() == ["-"]
+    assert table["figure"].tolist() == ["Figure 8 of the paper", "A figure of ours"]
+    assert table["value [95 %]"].tolist() == ["-", "-"]
 
 
 def test_a_summary_without_figures_says_so(lab):
