@@ -19,8 +19,19 @@ from torch import Tensor
 
 from bondlab import best_of_n, paths, plots, quantiles, rules, toy
 from bondlab.measures import Interval, accuracy_interval, mean_interval
+from bondlab.plots import Panel
 
 EQUAL = 8  # equally likely values of the coarse reward
+LAWS = (
+    Panel("strict", "All rewards differ", "probability"),
+    Panel("tied", "B and C are tied", "probability"),
+)
+DIVERGENCES = (
+    Panel("forward", r"KL($\pi_{BoN}$ || $\pi$)", "nats"),
+    Panel("reverse", r"KL($\pi$ || $\pi_{BoN}$)", "nats"),
+    Panel("win", "Win rate against one draw", "share, ties half"),
+)
+REWARD = Panel("reward", "Two rewards of one answer", "expected reward (nats)")
 QUANTILE_SAMPLES = 16  # section 6: k = 16 in training
 
 
@@ -87,6 +98,28 @@ def headline(what: str, found: Interval, unit: str) -> dict[str, Any]:
     return {"what": what, **ends, "unit": unit, "samples": found.count, "seeds": 1}
 
 
+def simulated(table: pd.DataFrame, settings: Settings, **where: Any) -> Interval:
+    """The simulated value in the one row whose columns have the given values."""
+    chosen = table[table["low"].notna()]
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    (row,) = chosen[["mean", "low", "high"]].to_dict("records")
+    return Interval(**row, standard_error=math.nan, count=settings.draws)
+
+
+def beside(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Each simulated value beside the exact one of equal keys: exact, simulated, low, high, inside.
+
+    `inside` says whether the exact value lies in the simulation's interval.
+    """
+    drawn = table["low"].notna()
+    exact = table[~drawn & (table["series"] != "one draw")]
+    both = exact[[*keys, "mean"]].merge(table[drawn], on=[*keys], suffixes=(None, "_drawn"))
+    both = both.rename(columns={"mean": "exact", "mean_drawn": "simulated"})
+    both["inside"] = both["exact"].between(both["low"], both["high"])
+    return both[[*keys, "exact", "simulated", "low", "high", "inside"]]
+
+
 def law(
     panel: str, probs: Sequence[float], rewards: Sequence[int], n: int, settings: Settings
 ) -> pd.DataFrame:
@@ -150,8 +183,10 @@ def _coarse_law(n: int) -> list[float]:
 
 def _three(series: str, kind: str, n: int, values: Sequence[Any]) -> list[dict[str, Any]]:
     place = {"series": series, "kind": kind, "x": n}
-    panels = ("forward", "reverse", "win")
-    return [{"panel": p, **place, **entry(v)} for p, v in zip(panels, values, strict=True)]
+    return [
+        {"panel": panel.name, **place, **entry(value)}
+        for panel, value in zip(DIVERGENCES, values, strict=True)
+    ]
 
 
 def j_bond_reward(settings: Settings) -> pd.DataFrame:
@@ -161,7 +196,7 @@ def j_bond_reward(settings: Settings) -> pd.DataFrame:
     reference samples, floored at 1/32.
     """
     generator, rows = settings.generator(), []
-    names = ("J-BOND's reward", "BOND's log quantile")
+    names = ("J-BOND reward", "log quantile")
     for p in (i / 100 for i in range(1, 101)):
         closed = rules.J_BOND_PENALTY * (1 - p) ** 2, math.log(p)  # Eq. 23
         rows += [_point(name, "formula", p, v) for name, v in zip(names, closed, strict=True)]
@@ -177,7 +212,7 @@ def j_bond_reward(settings: Settings) -> pd.DataFrame:
 
 
 def _point(series: str, kind: str, x: float, value: float | Interval) -> dict[str, Any]:
-    return {"panel": "reward", "series": series, "kind": kind, "x": x, **entry(value)}
+    return {"panel": REWARD.name, "series": series, "kind": kind, "x": x, **entry(value)}
 
 
 def penalised_share(settings: Settings) -> Interval:

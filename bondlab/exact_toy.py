@@ -15,14 +15,20 @@ import torch
 from bondlab import best_of_n, rules, toy, toy_training
 from bondlab.exact import QUANTILE_SAMPLES, Settings, entry
 from bondlab.measures import Interval, mean_interval, paired_difference
+from bondlab.plots import Level, Panel
 
 BETAS = {
     0.0: "beta = 0 (forward KL)",
     0.5: "beta = 0.5 (Jeffreys)",
     1.0: "beta = 1 (backward KL)",
 }
-ROWS = ("exact gradients", "sampled updates")
-MEASURES = ("backward_kl", "forward_kl", "mean_log_quantile")
+ROWS = ("exact", "sampled")
+PANELS = (
+    Panel("backward_kl", r"Backward KL($\pi$ || $\pi_{BoN}$)", "nats"),
+    Panel("forward_kl", r"Forward KL($\pi_{BoN}$ || $\pi$)", "nats"),
+    Panel("mean_log_quantile", "Reward log quantile", "mean log quantile (nats)"),
+)
+MEASURES = tuple(panel.name for panel in PANELS)
 # The paper has no toy. Chosen so that the optima are reached and the curves differ visibly.
 PROMPTS, VOCABULARY, LENGTH, NOISE = 4, 6, 3, 0.5
 LEARNING_RATE, COMPLETIONS = 0.05, 4
@@ -53,6 +59,15 @@ def curves_of(records: pd.DataFrame) -> pd.DataFrame:
         for key, part in long.groupby(keys, sort=False)["value"]
     ]
     return pd.DataFrame(rows)
+
+
+def formulas(settings: Settings) -> list[Level]:
+    """Where each panel would start for a continuous reward."""
+    values = best_of_n.reverse_kl(settings.n), best_of_n.kl_bound(settings.n), -1.0
+    return [
+        Level(panel, value, "start, continuous reward")
+        for panel, value in zip(MEASURES, values, strict=True)
+    ]
 
 
 def gaps(records: pd.DataFrame) -> dict[tuple[str, str], Interval]:

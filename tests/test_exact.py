@@ -66,10 +66,25 @@ def test_divergences_hold_the_formulas_and_the_bound():
             assert formula == pytest.approx(0.5 if panel == "win" else 0, abs=1e-12)
 
 
+def test_values_are_read_beside_their_simulation():
+    """One row for each simulated value, with the exact one from its own row of the table."""
+    chosen = settings(draws=20_000)
+    table = exact.divergences(chosen)
+    both = exact.beside(table, ["panel", "series", "x"])
+    assert len(both) == 3 * 2 * 3
+    row = both[(both["panel"] == "win") & (both["series"] == "continuous reward")].iloc[-1]
+    assert row["exact"] == pytest.approx(8 / 9)
+    assert row["inside"] == (row["low"] <= 8 / 9 <= row["high"])
+    found = exact.simulated(table, chosen, panel="win", series="continuous reward", x=8)
+    assert (found.mean, found.low, found.count) == (row["simulated"], row["low"], 20_000)
+    law = exact.law("a", [0.5, 0.3, 0.2], [1, 2, 3], 2, chosen)
+    assert exact.beside(law, ["group"])["exact"].tolist() == pytest.approx([0.25, 0.39, 0.36])
+
+
 def test_j_bond_reward_follows_its_parabola():
     """-log 16 (1-p)^2 at every simulated p, 5 standard errors of a binary reward."""
     table = exact.j_bond_reward(settings(draws=20_000))
-    binary = table[(table["series"] == "J-BOND's reward") & (table["kind"] == "simulated")]
+    binary = table[(table["series"] == "J-BOND reward") & (table["kind"] == "simulated")]
     for p, mean in zip(binary["x"], binary["mean"], strict=True):
         share = (1 - p) ** 2
         error = math.log(16) * (share * (1 - share) / 20_000) ** 0.5
@@ -97,6 +112,20 @@ def test_starts_are_near_the_formulas():
     for _, row in exact_toy.starts(settings()).iterrows():
         assert 0.9 * row["backward, formula"] < row["backward, toy"] < row["backward, formula"]
         assert 0.9 * row["forward, formula"] < row["forward, toy"] < row["forward, formula"]
+
+
+def test_formulas_are_where_each_panel_starts():
+    """N = 4: 3 - log 4, log 4 - 3/4, -1; the toy's exact start is within a tenth of each."""
+    start = exact_toy.starts(settings(sizes=[4])).iloc[0]
+    levels = {level.panel: level.value for level in exact_toy.formulas(settings())}
+    assert levels == pytest.approx(
+        {
+            "backward_kl": 3 - math.log(4),
+            "forward_kl": math.log(4) - 0.75,
+            "mean_log_quantile": -1,
+        }
+    )
+    assert start["log quantile, toy"] == pytest.approx(levels["mean_log_quantile"], rel=0.1)
 
 
 def test_descents_start_at_the_reference_and_pair_problems():
