@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import pandas as pd
+from pydantic import BaseModel, Field
 
 from bondlab import measures, paths
 from bondlab.algorithms import bond
@@ -56,6 +57,15 @@ class Experiment:
     claims: Sequence[Claim] = ()
 
 
+class DivergenceSettings(BaseModel):
+    """The parameters of the notebook of Figures 2 and 10."""
+
+    profile: Profile
+    sizes_of_figure_2: Annotated[list[int], Field(min_length=1)]
+    sizes_of_figure_10: Annotated[list[int], Field(min_length=1)]
+    workers: Annotated[int, Field(ge=1)] | None
+
+
 # -- forward vs. backward vs. Jeffreys on XSum (Figures 2 and 10) ----------------------------------
 
 BETAS = (0.0, 0.5, 1.0)  # section 6, Fig. 2
@@ -73,23 +83,34 @@ def divergence_specs(
     ]  # fmt: skip
 
 
-def last(table: pd.DataFrame, beta: float, column: str) -> pd.DataFrame:
-    """A measure after the last step, seeds down and prompts across."""
-    chosen = table[(table["beta"] == beta) & (table["step"] == table["step"].max())]
+def _at(table: pd.DataFrame, beta: float, column: str, step: int) -> pd.DataFrame:
+    """A measure after `step` updates, seeds down and prompts across."""
+    chosen = table[(table["beta"] == beta) & (table["step"] == step)]
     return chosen.pivot(index="seed", columns="prompt", values=column)
 
 
-def first(table: pd.DataFrame, beta: float, column: str) -> pd.DataFrame:
-    """A measure before the first step, seeds down and prompts across."""
-    return last(table[table["step"] == 0], beta, column)
+def difference(
+    table: pd.DataFrame,
+    beta: float,
+    column: str,
+    step: int,
+    other_step: int,
+    other_beta: float | None = None,
+) -> Interval:
+    """Interval of the mean difference of a measure, over the same seeds and prompts.
 
-
-def _difference(above: pd.DataFrame, below: pd.DataFrame) -> Interval:
-    """Interval of the mean of above - below over the same seeds and prompts."""
-    grids = above.to_numpy(), below.to_numpy()
+    Between a beta at a step and (the same beta or another) at another step.
+    """
+    above = _at(table, beta, column, step).to_numpy()
+    below = _at(table, beta if other_beta is None else other_beta, column, other_step).to_numpy()
     if len(above) == 1:
-        return measures.paired_difference(grids[0][0], grids[1][0])
-    return measures.paired_difference(*grids)
+        return measures.paired_difference(above[0], below[0])
+    return measures.paired_difference(above, below)
+
+
+def _gap(table: pd.DataFrame, beta: float, other_beta: float, column: str) -> Interval:
+    end = table["step"].max()
+    return difference(table, beta, column, end, end, other_beta)
 
 
 def _all_above_zero(found: dict[str, Interval]) -> Verdict:
@@ -100,9 +121,7 @@ def _all_above_zero(found: dict[str, Interval]) -> Verdict:
 
 def _both_fall(table: pd.DataFrame) -> tuple[Verdict, dict[str, Interval]]:
     found = {
-        f"{name} before - after, beta 0.5": _difference(
-            first(table, 0.5, name), last(table, 0.5, name)
-        )
+        f"{name} before - after, beta 0.5": difference(table, 0.5, name, 0, table["step"].max())
         for name in ("backward_kl", "forward_kl")
     }
     return _all_above_zero(found), found
@@ -110,9 +129,7 @@ def _both_fall(table: pd.DataFrame) -> tuple[Verdict, dict[str, Interval]]:
 
 def _each_worse_on_the_other(table: pd.DataFrame) -> tuple[Verdict, dict[str, Interval]]:
     found = {
-        f"{name}, beta {beta:g} - beta 0.5": _difference(
-            last(table, beta, name), last(table, 0.5, name)
-        )
+        f"{name}, beta {beta:g} - beta 0.5": _gap(table, beta, 0.5, name)
         for beta, name in ((0.0, "backward_kl"), (1.0, "forward_kl"))
     }
     return _all_above_zero(found), found
@@ -122,9 +139,8 @@ AS_GOOD = 0.1  # nats of mean log quantile, a tenth of the way from the referenc
 
 
 def _quantiles_rank(table: pd.DataFrame) -> tuple[Verdict, dict[str, Interval]]:
-    middle = last(table, 0.5, "log_quantile")
-    lead = _difference(middle, last(table, 0.0, "log_quantile"))
-    gap = _difference(middle, last(table, 1.0, "log_quantile"))
+    lead = _gap(table, 0.5, 0.0, "log_quantile")
+    gap = _gap(table, 0.5, 1.0, "log_quantile")
     found = {"log quantile, beta 0.5 - beta 0": lead, "log quantile, beta 0.5 - beta 1": gap}
     if lead.low > 0 and gap.low > -AS_GOOD:
         return "reproduced", found

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bondlab.attention import use_shared_prompts
+
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 ADAPTER = "policy"
 
@@ -81,7 +83,8 @@ class _Prefix:
 
     def repeat(self, k: int) -> _Prefix:
         if k > 1:
-            self.cache.batch_repeat_interleave(k)
+            # An encoder-decoder's cross-attention cache stays one row a prompt: see `attention`.
+            getattr(self.cache, "self_attention_cache", self.cache).batch_repeat_interleave(k)
         inputs = {name: x.repeat_interleave(k, 0) for name, x in self.inputs.items()}
         lengths = self.lengths.repeat_interleave(k)
         return _Prefix(self.hidden.repeat_interleave(k, 0), self.cache, inputs, lengths)
@@ -124,7 +127,10 @@ class LanguageModel(nn.Module):
         self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
         self.max_prompt_tokens, self.max_new_tokens = max_prompt_tokens, max_new_tokens
         self.temperature = temperature
+        self._head_copy: tuple[Tensor, Tensor] | None = None
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
+        if self.is_encoder_decoder:
+            use_shared_prompts(model)
         ends = model.generation_config.eos_token_id if model.generation_config else None
         ends = model.config.eos_token_id if ends is None else ends
         self.register_buffer("end_tokens", torch.tensor(ends).reshape(-1), persistent=False)
@@ -140,6 +146,7 @@ class LanguageModel(nn.Module):
         """
         self.requires_grad_(False)
         kept = [self.tokenizer, *(self.parameters() if rank else ())]
+        kept += self._head_copy or ()
         policy = copy.deepcopy(self, {id(x): x for x in kept})
         if rank:
             policy.add_adapter(rank, seed)
@@ -213,8 +220,10 @@ class LanguageModel(nn.Module):
         """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
 
         Raises:
-            ValueError: no prompts, or an empty one (its position is named).
+            ValueError: no prompts, an empty one (its position is named), or one string alone.
         """
+        if isinstance(prompts, str):
+            raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
         if not prompts:
             raise ValueError("no prompts were given")
         for position, prompt in enumerate(prompts):
@@ -321,10 +330,18 @@ class LanguageModel(nn.Module):
             hidden = hidden * config.d_model**-0.5
         with torch.autocast(hidden.device.type, enabled=False):
             bias = None if head.bias is None else head.bias.float()
-            logits = nn.functional.linear(hidden.float(), head.weight.float(), bias)
+            logits = nn.functional.linear(hidden.float(), self._head(head.weight), bias)
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         logits = logits if cap is None else cap * torch.tanh(logits / cap)
         return logits if self.temperature == 1.0 else logits / self.temperature
+
+    def _head(self, weight: Tensor) -> Tensor:
+        """The head's weight in float32; of a frozen one the copy is made once and shared."""
+        if weight.dtype == torch.float32 or weight.requires_grad:
+            return weight.float()
+        if self._head_copy is None or self._head_copy[0] is not weight:
+            self._head_copy = (weight, weight.float())
+        return self._head_copy[1]
 
     def _token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities [R*T] of tokens; no more than LOGITS_AT_ONCE logits live at a time."""

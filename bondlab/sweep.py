@@ -23,7 +23,7 @@ from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank
 from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
-from bondlab.training import Config, bank_folders, identity, train
+from bondlab.training import Config, bank_folders, identity, train, wanted_banks
 
 MOST_WORKERS = 4  # each holds about 1.5 GB; more are there for the asking
 
@@ -85,7 +85,7 @@ def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
     """Every bank part still to be drawn once: (a spec that needs it, which bank, part)."""
     wanted: dict[tuple[Path, int], tuple[Spec, int, int]] = {}
     for spec in specs:
-        for which, folder in enumerate(bank_folders(spec.build(), spec.config)):
+        for which, folder in enumerate(wanted_banks(spec.build(), spec.config)):
             for part in folder.missing():
                 wanted.setdefault((folder.path, part), (spec, which, part))
     return list(wanted.values())
@@ -93,7 +93,7 @@ def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
 
 def _fill(spec: Spec, which: int, part: int) -> None:
     task = spec.build()
-    folder = bank_folders(task, spec.config)[which]
+    folder = wanted_banks(task, spec.config)[which]
     folder.fill(task, part, device.accelerator(spec.config.precision))
 
 
@@ -110,7 +110,8 @@ def _spread(jobs: list, workers: int, title: str) -> None:
         return
     threads = max(1, device.cores() // workers)
     jobs = [delayed(_in_worker)(os.getpid(), threads, job) for job in jobs]
-    with parallel_config(n_jobs=workers, inner_max_num_threads=threads), _quiet_children():
+    backend = parallel_config("loky", n_jobs=workers, inner_max_num_threads=threads)
+    with backend, _quiet_children():
         done = Parallel(return_as="generator_unordered", batch_size=1)(jobs)
         list(tqdm(done, desc=title, total=len(jobs), leave=False, disable=not title))
 
