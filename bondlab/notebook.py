@@ -39,7 +39,8 @@ def parameters(namespace: dict[str, Any], model: type[Model]) -> Model:
 
     Args:
         namespace: the notebook's globals. Every public name with a plain value (number, text,
-            list, dict, None) is taken for a parameter.
+            list, dict, None) is taken for a parameter, but not a constant in capitals, unless it
+            is a parameter's name in capitals.
         model: declares the parameters, one field each. Types are strict: text is no number.
     Raises:
         ParameterError: an unknown or missing name, or an ill-typed value; names all of them.
@@ -51,6 +52,7 @@ def parameters(namespace: dict[str, Any], model: type[Model]) -> Model:
         name: value
         for name, value in namespace.items()
         if isinstance(value, _SIMPLE) and not name.startswith("_") and name not in _IPYTHON
+        if not name.isupper() or name.lower() in model.model_fields
     }
     if namespace.get(_CHECKED):
         values = {name: values[name] for name in values if name in model.model_fields}
@@ -148,7 +150,7 @@ def _validate(values: dict[str, Any], model: type[Model], missing: list[str]) ->
 
 
 def _unknown(name: str, model: type[BaseModel]) -> str:
-    close = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), model.model_fields, n=1, cutoff=0.5)
     guess = f": did you mean `{close[0]}`?" if close else "."
     return (
         f"`{name}` is no parameter of this notebook{guess} "

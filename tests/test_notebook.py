@@ -44,8 +44,8 @@ def write(folder: Path, *cells: str, tagged: int = 1) -> Path:
 
 
 def test_a_full_set_passes_and_what_is_no_parameter_is_left_alone():
-    """Modules, functions, classes and IPython's own names are no parameters."""
-    namespace = {**GOOD, "pd": pd, "show": show, "Parameters": Parameters}
+    """Modules, functions, classes, constants and IPython's own names are no parameters."""
+    namespace = {**GOOD, "pd": pd, "show": show, "Parameters": Parameters, "SIZES": [4, 8]}
     namespace |= {"In": ["x"], "Out": {}, "_": 3, "_i1": "x", "__name__": "__main__"}
     assert parameters(namespace, Parameters).model_dump() == GOOD
 
@@ -95,6 +95,11 @@ def test_an_ill_typed_item_is_named_by_its_place():
 def test_a_misspelt_name_is_refused_with_a_guess():
     with pytest.raises(ParameterError, match="`learning_rat` .*did you mean `learning_rate`"):
         parameters({**GOOD, "learning_rat": 1.0}, Parameters)
+
+
+def test_a_parameter_in_capitals_is_not_taken_for_a_constant():
+    with pytest.raises(ParameterError, match="`STEPS` .*did you mean `steps`"):
+        parameters({**GOOD, "STEPS": 9}, Parameters)
 
 
 def test_a_parameter_that_the_cell_does_not_assign_is_missing():
