@@ -121,10 +121,11 @@ class BankFolder:
         return Bank(completions, torch.cat([p["rewards"] for p in parts]))
 
     def _load(self, part: int) -> dict[str, Tensor]:
-        data = self._file(part).read_bytes()
+        path = self._file(part)
+        data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != self._digest_file(part).read_text():
             self._digest_file(part).unlink()
-            raise ValueError(f"{self._file(part)} was damaged; start again and it is drawn anew")
+            raise ValueError(f"{path} was damaged; start again and it is drawn anew")
         return load_tensors(data)
 
     def _file(self, part: int) -> Path:

@@ -191,15 +191,26 @@ def auc_interval(
     return Interval(area, max(area - reach, 0.0), min(area + reach, 1.0), error, len(scores))
 
 
-def accuracy_interval(correct: ArrayLike, level: float = 0.95) -> Interval:
-    """Share of True among independent items with Wilson's score interval; also for win rates."""
+def accuracy_interval(
+    correct: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95
+) -> Interval:
+    """Share of True among items with Wilson's score interval; also for win rates.
+
+    Items are independent, or, given the cluster of each, count as fewer: as many as would give the
+    variance between clusters (Rao and Scott 1992), never more. `count` stays the number of items.
+    """
     correct = _finite(correct, dimensions=1)
-    count, share = len(correct), float(correct.mean())
+    share, spread = float(correct.mean()), float(correct.var())
+    count = len(correct)
+    if clusters is not None and spread > 0:
+        sums = np.bincount(np.unique(clusters, return_inverse=True)[1], correct - share)
+        variance = _inflate(len(sums)) * float(sums @ sums) / count**2
+        count = spread / max(variance, spread / count)
     z = float(stats.norm.ppf((1 + level) / 2))
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    spread = share * (1 - share) / count
-    reach = z * math.sqrt(spread + z * z / (4 * count**2)) / (1 + z * z / count)
-    return Interval(share, centre - reach, centre + reach, math.sqrt(spread), count)
+    reach = z * math.sqrt(spread / count + z * z / (4 * count**2)) / (1 + z * z / count)
+    error = math.sqrt(spread / count)
+    return Interval(share, centre - reach, centre + reach, error, len(correct))
 
 
 def correlation_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:

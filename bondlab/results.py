@@ -159,14 +159,14 @@ class RunFolder:
 
 
 def commit() -> dict[str, Any]:
-    """The source's commit and whether it was changed since; nulls outside a clone."""
+    """The source's commit and whether the package was changed since; nulls outside a clone."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(repository_root()), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "bondlab"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 

@@ -57,7 +57,6 @@ class EntailmentReward:
     model: nn.Module
     tokenizer: object
     max_premise_tokens: int = 160
-    max_claim_tokens: int = 64
     pairs_at_once: int = 64
     question: str = QUESTION
     answers: tuple[str, str] = ("yes", "no")
@@ -83,17 +82,16 @@ class EntailmentReward:
     def encode(self, premises: Sequence[str], claims: Sequence[str]) -> list[list[int]]:
         """Token ids of each pair; the premise is cut, then the claim and the question follow."""
 
-        def ids(texts: list[str], limit: int) -> list[list[int]]:
-            return self.tokenizer(
-                texts, add_special_tokens=False, truncation=True, max_length=limit
-            )["input_ids"]
+        def ids(texts: list[str]) -> list[list[int]]:
+            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
         opening, rest = self.question.split("{premise}")
         middle, closing = rest.split("{claim}")
-        before = ids([opening + text for text in premises], self.max_premise_tokens)
-        claim = ids([middle + text for text in claims], self.max_claim_tokens)
-        after = ids([closing], self.max_claim_tokens)[0] + [self.tokenizer.eos_token_id]
-        return [a + b + after for a, b in zip(before, claim, strict=True)]
+        limit = self.max_premise_tokens
+        before = ids([opening + text for text in premises])
+        claim = ids([middle + text for text in claims])
+        after = ids([closing])[0] + [self.tokenizer.eos_token_id]
+        return [a[:limit] + b + after for a, b in zip(before, claim, strict=True)]
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Log-odds [n] of encoded pairs, differentiable; float32 at the end (logits are large)."""
@@ -107,6 +105,8 @@ class EntailmentReward:
         hidden = model.get_decoder()(
             input_ids=start, encoder_hidden_states=states, encoder_attention_mask=mask
         ).last_hidden_state[:, 0]
+        if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+            hidden = hidden * model.config.d_model**-0.5
         yes, no = model.get_output_embeddings().weight[self._answers].float()
         with torch.autocast(hidden.device.type, enabled=False):
             return hidden.float() @ (yes - no)

@@ -23,7 +23,7 @@ from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank
 from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
-from bondlab.training import Config, bank_folders, identity, train, wanted_banks
+from bondlab.training import Config, identity, train, wanted_banks
 
 MOST_WORKERS = 4  # each holds about 1.5 GB; more are there for the asking
 
@@ -78,7 +78,7 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
 
 def held_out_bank(spec: Spec) -> Bank:
     """The reference's samples of the held-out prompts that a finished run was measured with."""
-    return bank_folders(spec.build(), spec.config)[1].load()
+    return wanted_banks(spec.build(), spec.config)[-1].load()
 
 
 def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
@@ -127,17 +127,9 @@ def _in_worker(parent: int, threads: int, job: tuple) -> None:
 
 def _die_with(parent: int) -> None:
     """A worker whose sweep was killed must not go on beside the sweep that replaces it."""
-    while _alive(parent):
+    while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @contextmanager

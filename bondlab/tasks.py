@@ -155,8 +155,8 @@ def _xsum(settings: TaskSettings, precision: str) -> Task:
         eval_prompts=[row["document"] for row in eval_rows],
         eval_references=[row["summary"] for row in eval_rows],
         identity={
-            "policy": settings.policy or _digest("xsum_reference"),
-            "reward": settings.reward or _digest("xsum_reward"),
+            "policy": _identity(settings.policy, "xsum_reference"),
+            "reward": _identity(settings.reward, "xsum_reward"),
         },
     )
 
@@ -175,6 +175,14 @@ def _tiny(settings: TaskSettings, precision: str) -> Task:
     )
 
 
-def _digest(adapter: str) -> str:
-    data = (WEIGHTS / adapter / "adapter_model.safetensors").read_bytes()
-    return hashlib.sha256(data).hexdigest()[:12]
+def _identity(name: str | None, adapter: str) -> str:
+    """Digest of a model's weights and tokenizer: a name does not say what its folder holds now."""
+    if name is None:
+        return assets.file_digest(WEIGHTS / adapter / "adapter_model.safetensors")[:12]
+    kinds = (".safetensors", ".bin", ".model")
+    files = sorted(
+        path for path in assets.model_path(name).iterdir()
+        if path.suffix in kinds or path.name in ("config.json", "tokenizer.json")
+    )  # fmt: skip
+    digests = [f"{path.name} {assets.file_digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]

@@ -95,15 +95,20 @@ def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
     }
 
 
-def fill_banks(task: Task, config: Config) -> tuple[Bank, Bank]:
-    """The training and the held-out bank, drawing what is missing."""
+def fill_banks(task: Task, config: Config) -> tuple[Bank | None, Bank]:
+    """The training bank (None with `fresh`) and the held-out bank, drawing what is missing."""
     accelerator = device.accelerator(config.precision)
     loaded = []
-    for folder in bank_folders(task, config):
+    for folder in wanted_banks(task, config):
         for part in tqdm(folder.missing(), desc="reference samples", leave=False):
             folder.fill(task, part, accelerator)
         loaded.append(folder.load())
-    return loaded[0], loaded[1]
+    return None if config.fresh else loaded[0], loaded[-1]
+
+
+def wanted_banks(task: Task, config: Config) -> list[BankFolder]:
+    """The banks that a run reads: with `fresh` the held-out one alone."""
+    return bank_folders(task, config)[1 if config.fresh else 0 :]
 
 
 def bank_folders(task: Task, config: Config) -> list[BankFolder]:
@@ -139,7 +144,7 @@ def train(
     lock = run.lock()
     try:
         trainer = Trainer(task, algorithm, config, run)
-        if not run.finished:
+        if not run.finished or trainer.step < config.steps:  # its last checkpoint may be gone
             _loop(trainer, run, config)
         return Run(run, trainer.policy)
     finally:
@@ -197,7 +202,7 @@ class Trainer:
                 self.task,
                 self.held_out,
                 self.config.evaluation_samples,
-                self.config.micro_batch,
+                banks.PROMPTS_A_PART,  # not micro_batch: the draws of a batch share a generator
                 generators,
             )
         table.insert(0, "step", self.step)
