@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Before anything imports torch or transformers: both read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,3 +22,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         absent = [name for name in mark.args if assets.state(name) != "ready"]
         if absent:
             pytest.skip(f"not in the cache: {', '.join(absent)} (python -m bondlab fetch)")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Path:
+    """The folder of all runs and banks, moved into the test's temporary folder."""
+    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"

@@ -304,6 +304,23 @@ def test_accuracy_interval_inverts_the_score_test(hits, count):
     assert interval.mean == share
 
 
+def test_accuracy_interval_counts_copies_of_an_item_once():
+    """Ten items, six right, each five times as a cluster of its own.
+
+    Variance between clusters: 10/9 * sum((5 (x - 0.6))^2) / 50^2 = 0.24 / 9, that of nine items,
+    so Wilson's interval is that of nine: z = 1.96, z^2/9 = 0.4268, centre
+    (0.6 + 0.2134) / 1.4268, reach 1.96 sqrt(0.24/9 + 0.4268/36) / 1.4268.
+    """
+    correct, clusters = np.repeat([1] * 6 + [0] * 4, 5), np.repeat(np.arange(10), 5)
+    interval = measures.accuracy_interval(correct, clusters)
+    centre, reach = 0.8134 / 1.4268, 1.96 * math.sqrt(0.24 / 9 + 0.4268 / 36) / 1.4268
+    assert interval.low == pytest.approx(centre - reach, abs=1e-3)
+    assert interval.high == pytest.approx(centre + reach, abs=1e-3)
+    assert interval.count == 50
+    alone = measures.accuracy_interval(correct)
+    assert alone.high - alone.low < 0.5 * (interval.high - interval.low)
+
+
 def test_correlation_interval_is_fishers():
     """28 pairs give 1/sqrt(25) = 0.2 on the atanh scale, so the ends are tanh(z -+ 0.392)."""
     world = np.random.default_rng(6)
