@@ -36,7 +36,7 @@ QUANTILE_SAMPLES = 16  # section 6: k = 16 in training
 
 
 class Settings(BaseModel):
-    """Parameters of notebook 00. A count left out (None) follows from the profile.
+    """Parameters of notebook 00. A count of 0 follows from the profile.
 
     Args:
         seed: of every random draw.
@@ -51,14 +51,16 @@ class Settings(BaseModel):
     seed: int = Field(ge=0)
     n: int = Field(ge=2)
     sizes: list[int] = Field(min_length=1)
-    draws: int | None = Field(ge=2)
-    problems: int | None = Field(ge=2)
-    steps: int | None = Field(ge=1)
+    draws: int = Field(ge=0)
+    problems: int = Field(ge=0)
+    steps: int = Field(ge=0)
 
     @model_validator(mode="after")
     def _fill(self) -> Self:
         if min(self.sizes) < 1:
             raise ValueError("`sizes` holds the N of Best-of-N: each must be 1 or more")
+        if 1 in (self.draws, self.problems):
+            raise ValueError("an interval needs 2 or more: raise `draws` and `problems`, or 0")
         smoke = self.profile == "smoke"
         self.draws = self.draws or (500 if smoke else 200_000)
         self.problems = self.problems or (2 if smoke else 8)

@@ -63,7 +63,7 @@ class DivergenceSettings(BaseModel):
     profile: Profile
     sizes_of_figure_2: Annotated[list[int], Field(min_length=1)]
     sizes_of_figure_10: Annotated[list[int], Field(min_length=1)]
-    workers: Annotated[int, Field(ge=1)] | None
+    workers: Annotated[int, Field(ge=0)]
 
 
 # -- forward vs. backward vs. Jeffreys on XSum (Figures 2 and 10) ----------------------------------
@@ -199,7 +199,12 @@ EXPERIMENTS = {
     "exact": Experiment(
         "Best-of-N and BOND in exact numbers",
         "00_best_of_n_in_exact_numbers",
-        {"fig08_j_bond_reward": "8"},
+        {
+            "fig08_j_bond_reward": "8",
+            "fig_bestofn_law": None,
+            "fig_bestofn_divergences": None,
+            "fig_toy_objectives": None,
+        },
     ),
     "xsum_task": Experiment(
         "The XSum task: reference policy and reward", "01_xsum_reference_and_reward", {}
@@ -207,7 +212,12 @@ EXPERIMENTS = {
     "xsum_divergences": Experiment(
         "Forward vs. backward vs. Jeffreys on XSum",
         "02_forward_backward_jeffreys",
-        {"fig02_divergences": "2", "fig10_divergences": "10"},
+        {
+            "fig02_divergences": "2",
+            "fig10_divergences": "10",
+            "reward_and_distance": None,
+            "text": None,
+        },
         {
             "smoke": divergence_specs(TINY, SMOKE, SIZES, [0]),
             "laptop": divergence_specs(

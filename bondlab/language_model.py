@@ -8,11 +8,13 @@ completions. Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -169,7 +171,8 @@ class LanguageModel(nn.Module):
 
     def load_adapter(self, folder: Path) -> None:
         """Load a LoRA adapter saved in peft's format and make it active and trainable."""
-        self.model.load_adapter(str(folder), adapter_name=ADAPTER, is_trainable=True)
+        with quiet():
+            self.model.load_adapter(str(folder), adapter_name=ADAPTER, is_trainable=True)
         self._float32_adapter()
 
     def save_adapter(self, folder: Path) -> None:
@@ -195,7 +198,8 @@ class LanguageModel(nn.Module):
                 module.merge()
                 parent, _, name = _path_of(self.model, module).rpartition(".")
                 setattr(self.model.get_submodule(parent), name, module.get_base_layer())
-        self.model.peft_config, self.model._hf_peft_config_loaded = {}, False
+        del self.model.peft_config
+        self.model._hf_peft_config_loaded = False
 
     def _linear_names(self) -> list[str]:
         linear = (n for n, m in self.model.named_modules() if isinstance(m, nn.Linear))
@@ -375,6 +379,19 @@ def draw(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     token = token.clamp(max=logits.shape[-1] - 1)
     return token[:, 0], (logits.gather(-1, token) - log_norm)[:, 0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars of transformers' own and no advice on tied weights, which are as they should be."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
 
 
 def _path_of(root: nn.Module, target: nn.Module) -> str:

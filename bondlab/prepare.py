@@ -26,7 +26,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bondlab import assets, device
 from bondlab.alterations import swap_entities, swap_numbers
-from bondlab.language_model import LanguageModel
+from bondlab.language_model import LanguageModel, quiet
 from bondlab.rewards import EntailmentReward
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -67,8 +67,9 @@ class Claim:
 def load(name: str = BASE) -> tuple[nn.Module, object]:
     """An encoder-decoder in float32 and its tokenizer, by asset name, hub name or local folder."""
     folder = assets.model_path(name)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-    return model, AutoTokenizer.from_pretrained(folder)
+    with quiet():
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        return model, AutoTokenizer.from_pretrained(folder)
 
 
 def summariser(model: nn.Module, tokenizer: object, **limits) -> LanguageModel:

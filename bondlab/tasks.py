@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -176,7 +177,7 @@ def _tiny(settings: TaskSettings, precision: str) -> Task:
 
 
 def _identity(name: str | None, adapter: str) -> str:
-    """Digest of a model's weights and tokenizer: a name does not say what its folder holds now."""
+    """Name and digest of a model's files: the name alone does not say what they hold now."""
     if name is None:
         return assets.file_digest(WEIGHTS / adapter / "adapter_model.safetensors")[:12]
     kinds = (".safetensors", ".bin", ".model")
@@ -185,4 +186,5 @@ def _identity(name: str | None, adapter: str) -> str:
         if path.suffix in kinds or path.name in ("config.json", "tokenizer.json")
     )  # fmt: skip
     digests = [f"{path.name} {assets.file_digest(path)}" for path in files]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]
+    digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return f"{Path(name).name}@{digest[:12]}"

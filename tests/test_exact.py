@@ -15,8 +15,8 @@ from bondlab.measures import Interval
 
 
 def settings(**changes: object) -> Settings:
-    chosen = {"profile": "smoke", "seed": 0, "n": 4, "sizes": [1, 2, 8], "draws": None}
-    return Settings(**{**chosen, "problems": None, "steps": None, **changes})
+    chosen = {"profile": "smoke", "seed": 0, "n": 4, "sizes": [1, 2, 8], "draws": 0}
+    return Settings(**{**chosen, "problems": 0, "steps": 0, **changes})
 
 
 def test_counts_follow_from_the_profile_unless_given():
