@@ -1,1 +1,22 @@
-"""BOND: distilling Best-of-N sampling into one-sample policies."""
+"""BOND: distilling Best-of-N sampling into one-sample policies.
+
+The library's face: `LanguageModel`, `Task`, `bond`, `Config`, `train`. Each is imported when first
+asked for, so that the command line starts without waiting for torch.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "LanguageModel": "language_model",
+    "Task": "tasks",
+    "bond": "algorithms",
+    "Config": "training",
+    "train": "training",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bondlab' has no attribute {name!r}")
+    return getattr(import_module(f"bondlab.{_HOMES[name]}"), name)

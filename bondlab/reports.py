@@ -185,7 +185,7 @@ def note(found: Results) -> str:
         means = "two-way bootstrap over seeds and documents" if seeds > 1 else "t over documents"
         lines.append(
             f"N = {sizes}: profile {profile}, {seeds} seed{'s' * (seeds > 1)}, {prompts} held-out "
-            f"XSum documents, 95 % intervals ({means})."
+            f"documents, 95 % intervals ({means})."
         )
     return " ".join(lines)
 
@@ -312,6 +312,8 @@ def _cell(table: pd.DataFrame, column: str) -> str:
         return "-"
     present = table.dropna(subset=[column]).assign(all=0)
     grid = measures.grouped_intervals(present, column, ["all"]).iloc[0]
+    if present[column].nunique() == 1:  # a closed form, or a measure that is the same everywhere
+        return f"{grid['mean']:.3f}"
     return f"{grid['mean']:.3f} [{grid['low']:.3f}, {grid['high']:.3f}]"
 
 

@@ -55,10 +55,10 @@ def _first_and_last(losses: pd.Series) -> list[tuple[str, float]]:
 def rouge(found: Results) -> Figure:
     """ROUGE F1 of one summary a document against the human one."""
     table = xsum_tables.rouge(found)
-    panel = Panel("rouge", "Held-out XSum articles", "F1 to the human reference")
+    panel = Panel("rouge", "Held-out XSum articles", "F1 to the human reference (%)")
     note = f"{_most(table)} articles, one sample each; 95 % intervals over articles."
-    figure = plots.bars_with_intervals(table, [panel], decimals=3, note=note)
-    return _saved(found, "rouge", figure, table, _headline(table, "F1", "reference policy"))
+    figure = plots.bars_with_intervals(table, [panel], decimals=1, note=note)
+    return _saved(found, "rouge", figure, table, _headline(table, "% F1", "reference policy"))
 
 
 def entailment(found: Results) -> Figure:

@@ -22,7 +22,7 @@ from bondlab.xsum_texts import CHANGES, CLAIMS
 SIZES = (1, 2, 4, 8, 16)
 SUMMARISERS = {
     "untrained": "before fine-tuning", "policy": "reference policy",
-    "cold": "reference policy, temperature 0.1", "lead": "lead sentence",
+    "cold": "policy, temp. 0.1", "lead": "lead sentence",
 }  # fmt: skip
 JUDGED = {
     "own": {
@@ -45,9 +45,9 @@ TEXT_MEASURES = (
 
 
 def rouge(found: Results) -> pd.DataFrame:
-    """ROUGE F1 of one summary a document against the human one."""
+    """ROUGE F1 in percent of one summary a document against the human one."""
     rows = [
-        _row("rouge", f"ROUGE-{name[5:]}", label, mean_interval(_once(found, source)[name]))
+        _row("rouge", f"ROUGE-{name[5:]}", label, mean_interval(100 * _once(found, source)[name]))
         for source, label in SUMMARISERS.items()
         for name in ROUGES
     ]
