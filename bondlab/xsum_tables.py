@@ -98,6 +98,29 @@ def above(found: Results, true: str, changed: str) -> Interval:
     return measures.accuracy_interval((gap + 1) / 2, pairs["prompt"])
 
 
+def contests(found: Results) -> pd.DataFrame:
+    """How often the reward prefers one text to another of the same article, and takes true numbers.
+
+    The last row is the share of true claims with a number in them that get p above 0.5.
+    """
+    pairs = {
+        "reference above another's reference": ("reference", "shuffled"),
+        "lead sentence above reference": ("lead", "reference"),
+        "one word ten times above reference": ("repeated", "reference"),
+        "policy at temp. 0.1 above reference": ("cold", "reference"),
+    }
+    rows = {what: above(found, *pair) for what, pair in pairs.items()}
+    best = _many(found).groupby("prompt")["reward"].max()
+    lead = found.of("lead").set_index("prompt")["reward"].reindex(best.index)
+    rows["lead sentence above best policy sample"] = measures.accuracy_interval(lead > best)
+    own = found.of("vitaminc")
+    numbered = own[own["sample"].isin(found.of("number")["sample"])]
+    rows["true claim with a number accepted"] = measures.accuracy_interval(
+        numbered["reward"] > 0, numbered["prompt"]
+    )
+    return pd.DataFrame({"share": what, **_ends(interval)} for what, interval in rows.items())
+
+
 def headroom(found: Results) -> pd.DataFrame:
     """Mean p(entailment) of the best of n policy samples, over the documents with many samples."""
     p = torch.from_numpy(expit(_grid(found, "reward").numpy()))
