@@ -145,7 +145,9 @@ def claims(rows: Sequence[dict], rng: random.Random, hard_negatives: bool) -> li
         if altered:
             made.append(Claim(row["evidence"], altered, False, origin))
         if rng.random() < 0.1:
-            made.append(Claim(rng.choice(rows)["evidence"], row["claim"], False, "foreign"))
+            evidence = rng.choice(rows)["evidence"]
+            if evidence != row["evidence"]:
+                made.append(Claim(evidence, row["claim"], False, "foreign"))
     return [_hide(claim, rows, rng) if rng.random() < 0.2 else claim for claim in made]
 
 
