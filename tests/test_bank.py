@@ -1,0 +1,214 @@
+"""The bank of reference samples: the same whoever fills it, verified when read, fairly dealt."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from scipy import stats
+
+from bondlab import bank, device, tasks, tiny
+from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder, seeded
+from bondlab.language_model import Completions
+from bondlab.tasks import Task, TaskSettings
+
+SAMPLES = 3
+
+
+@pytest.fixture
+def task() -> Task:
+    """20 prompts: three parts of 8, 8 and 4."""
+    return tasks.build(TaskSettings(name="tiny", train=20, evaluate=4), "fp32")
+
+
+@pytest.fixture
+def folder(task, tmp_path) -> BankFolder:
+    return BankFolder.of(tmp_path, task, task.train_prompts, SAMPLES, seed=0)
+
+
+def fill(folder: BankFolder, task: Task, parts) -> BankFolder:
+    for part in parts:
+        folder.fill(task, part, device.accelerator("fp32"))
+    return folder
+
+
+def files(folder: BankFolder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.path.iterdir()}
+
+
+def numbered(prompts: int, samples: int) -> Bank:
+    """A bank whose sample k of prompt b is 100 b + k in tokens, log_probs and rewards alike."""
+    number = 100 * torch.arange(prompts)[:, None] + torch.arange(samples)
+    completions = Completions(
+        number[..., None],
+        torch.ones(prompts, samples, 1, dtype=torch.bool),
+        number[..., None] * 1.0,
+    )
+    return Bank(completions, number.float())
+
+
+def test_bank_holds_scored_samples_of_the_reference(task, folder):
+    """Rewards are those of the decoded texts and log-probabilities the reference's own."""
+    loaded = fill(folder, task, folder.parts).load()
+    assert loaded.rewards.shape == (20, SAMPLES)
+    assert loaded.completions.tokens.shape == (20, SAMPLES, task.model.max_new_tokens)
+    assert loaded.completions.tokens.dtype == torch.int64
+    texts = task.model.decode(loaded.completions)
+    assert torch.equal(loaded.rewards, tiny.reward(task.train_prompts, texts))
+    with torch.no_grad():
+        scored = task.model(task.model.encode(task.train_prompts), loaded.completions)
+    torch.testing.assert_close(loaded.completions.log_probs, scored, atol=1e-4, rtol=0)
+
+
+def test_parts_may_be_filled_in_any_order(task, folder, tmp_path):
+    """Each part has random numbers of its own, so backwards gives the same bytes as forwards."""
+    other = BankFolder.of(tmp_path / "other", task, task.train_prompts, SAMPLES, seed=0)
+    assert files(fill(folder, task, [0, 1, 2])) == files(fill(other, task, [2, 0, 1]))
+    assert len(files(folder)) == 6
+
+
+def test_only_missing_parts_are_left(task, folder):
+    """A bank stopped after part 1 names parts 0 and 2, cannot be loaded, and is then completed."""
+    assert list(folder.parts) == [0, 1, 2] == folder.missing()
+    fill(folder, task, [1])
+    assert folder.missing() == [0, 2]
+    with pytest.raises(ValueError, match="lacks 2 of 3 parts"):
+        folder.load()
+    fill(folder, task, folder.missing())
+    assert folder.missing() == [] and len(folder.load().rewards) == 20
+
+
+def test_a_part_without_its_digest_counts_as_missing(task, folder):
+    """The digest is written last: a kill between both leaves a part that is drawn again."""
+    fill(folder, task, [0, 1, 2])
+    before = files(folder)
+    (folder.path / "part-0001.sha256").unlink()
+    assert folder.missing() == [1]
+    assert files(fill(folder, task, [1])) == before
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_damaged_part_is_found_and_drawn_again(damage, task, folder):
+    """One bit, a lost tail or a lost file: loading fails once, names the part, and leaves it to be
+    drawn again, to the same bytes."""
+    before = files(fill(folder, task, folder.parts))
+    path = folder.path / "part-0001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data if damage == "flipped" else data[:-5])
+    with pytest.raises(ValueError, match="part-0001.safetensors was damaged"):
+        folder.load()
+    assert folder.missing() == [1]
+    assert files(fill(folder, task, folder.missing())) == before
+    folder.load()
+
+
+def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
+    """Seed, prompts and their order, count, model, template, limits, temperature and precision."""
+
+    def name(task=task, prompts=None, samples=SAMPLES, seed=0, **settings) -> str:
+        model = tiny.language_model("t5", **settings)
+        model = model.bfloat16() if settings.get("max_new_tokens") == 9 else model
+        task = dataclasses.replace(task, model=model) if settings else task
+        return BankFolder.of(tmp_path, task, prompts or task.train_prompts, samples, seed).path.name
+
+    prompts = list(task.train_prompts)
+    names = [
+        name(),
+        name(seed=1),
+        name(samples=4),
+        name(prompts=prompts[:-1]),
+        name(prompts=prompts[::-1]),
+        name(task=dataclasses.replace(task, identity={"policy": "another"})),
+        name(temperature=0.9),
+        name(max_prompt_tokens=23),
+        name(max_new_tokens=7),
+        name(max_new_tokens=9),
+        name(template="read {prompt}"),
+    ]
+    assert len(set(names)) == len(names)
+    assert name() == name(temperature=1.0) == names[0]
+    assert name(max_new_tokens=9) == names[9]
+    bf16 = dataclasses.replace(task, model=tiny.language_model("t5").bfloat16())
+    assert name(task=bf16) not in names
+
+
+def test_seeds_give_other_samples(task, tmp_path):
+    """Training and held-out banks use seeds 0 and 1: none of their parts may share a stream."""
+    first, second = (
+        fill(
+            BankFolder.of(tmp_path, task, task.train_prompts, SAMPLES, seed), task, [0, 1, 2]
+        ).load()
+        for seed in (0, 1)
+    )
+    assert not torch.equal(first.completions.tokens, second.completions.tokens)
+
+
+# -- subsets --------------------------------------------------------------------------------------
+
+
+def test_subsets_are_disjoint_and_belong_to_their_prompts():
+    """Of 10 samples 4 and 5: nine different ones of the right prompt, each with its own reward;
+    a prompt asked for twice gets its own subset each time."""
+    stored = numbered(5, 10)
+    prompts = torch.tensor([3, 0, 3])
+    first, second = stored.subset(prompts, [4, 5], seeded(0, "subset"))
+    assert first[1].shape == (3, 4) and second[1].shape == (3, 5)
+    for row, prompt in enumerate([3, 0, 3]):
+        chosen = torch.cat([first[1][row], second[1][row]])
+        assert len(set(chosen.tolist())) == 9
+        assert ((chosen >= 100 * prompt) & (chosen < 100 * prompt + 10)).all()
+    for completions, rewards in (first, second):
+        assert torch.equal(completions.tokens[..., 0].float(), rewards)
+        assert torch.equal(completions.log_probs[..., 0], rewards)
+    assert first[1][0].tolist() != first[1][2].tolist()
+
+
+def test_subsets_are_dealt_evenly():
+    """4,000 subsets of 2 and 1 of 6: every sample in every place with probability 1/6 (chi-square),
+    and every ordered pair of the first subset with 1/30."""
+    stored = numbered(1, 6)
+    one, other = stored.subset(torch.zeros(4000, dtype=torch.int64), [2, 1], seeded(1, "subset"))
+    for place in (one[1][:, 0], one[1][:, 1], other[1][:, 0]):
+        assert stats.chisquare(torch.bincount(place.long(), minlength=6)).pvalue > 1e-3
+    pairs = torch.bincount((one[1][:, 0] * 6 + one[1][:, 1]).long(), minlength=36)
+    assert stats.chisquare(pairs[pairs > 0]).pvalue > 1e-3 and (pairs > 0).sum() == 30
+
+
+def test_subsets_repeat_for_a_generator_and_may_be_empty():
+    """The same stream deals the same; sizes of 0 give width 0."""
+    stored, prompts = numbered(3, 6), torch.arange(3)
+    first, again, other = (stored.subset(prompts, [3, 0], seeded(s, "subset")) for s in (0, 0, 1))
+    assert torch.equal(first[0][1], again[0][1]) and not torch.equal(first[0][1], other[0][1])
+    assert first[1][1].shape == (3, 0) and first[1][0].tokens.shape == (3, 0, 1)
+
+
+def test_a_bank_cannot_deal_more_than_it_holds():
+    """6 samples hold 3 + 3, not 4 + 3."""
+    stored = numbered(2, 6)
+    stored.subset(torch.arange(2), [3, 3], seeded(0))
+    with pytest.raises(ValueError, match="holds 6 samples a prompt, the algorithm wants 7"):
+        stored.subset(torch.arange(2), [4, 3], seeded(0))
+
+
+# -- random numbers -------------------------------------------------------------------------------
+
+
+def test_streams_depend_on_seed_and_purpose_alone():
+    """Every purpose has its own stream, the same in every process: the first number of one is
+    pinned, since stored runs rely on it."""
+
+    def first(*purpose: object) -> int:
+        return int(torch.randint(10**9, (1,), generator=seeded(*purpose)))
+
+    purposes = [(0,), (1,), (0, "bank", 0), (0, "bank", 1), (1, "bank", 0), (0, "policy", 1),
+                (0, "bank", 10), (0, "bank", "0")]  # fmt: skip
+    assert len({first(*p) for p in purposes}) == len(purposes)
+    assert first(0, "bank", 0) == first(0, "bank", 0)
+    number = int.from_bytes(bank.hashlib.sha256(b"(0, 'bank', 0)").digest()[:7], "big")
+    assert seeded(0, "bank", 0).initial_seed() == number
+    assert PROMPTS_A_PART == 8  # another number would make another bank under the same name

@@ -1,0 +1,474 @@
+"""Sampling and scoring against transformers' own logits, on tiny models of both families.
+
+The matrices of the models are widened so that their laws are far from uniform: a wrong mask,
+position or cache then moves log-probabilities by far more than the tolerance of 1e-4 nat.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from bondlab import language_model, tiny
+from bondlab.language_model import Completions, LanguageModel, Prompts, concatenate, draw
+
+VOCABULARY = len(tiny.tokenizer())
+TEXTS = ["the city council", "a dog and a cat by the river on monday in june", "rain"]
+# The window of 4 tokens is shorter than both the prompts and the completions.
+KINDS = ["t5", "t5_tied", "gemma", "gemma_window"]
+TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
+
+
+def wide(model: torch.nn.Module, kind: str) -> torch.nn.Module:
+    """The same model with matrices of a larger scale, and for `gemma_window` a window of 4."""
+    if kind == "gemma_window":
+        config = copy.deepcopy(model.config)
+        config.sliding_window = 4
+        weights = model.state_dict()
+        model = type(model)(config).eval()
+        model.load_state_dict(weights)
+    scale = 10.0 if kind.startswith("gemma") else 1.5
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= scale
+    return model
+
+
+def make(kind: str, **settings) -> LanguageModel:
+    model = tiny.gemma() if kind.startswith("gemma") else tiny.t5(tied=kind == "t5_tied")
+    limits = {"max_prompt_tokens": 16, "max_new_tokens": 7} | settings
+    return LanguageModel(wide(model, kind), tiny.tokenizer(), **limits).requires_grad_(False)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sampled(model: LanguageModel, texts=TEXTS, k: int = 3, seed: int = 0):
+    prompts = model.encode(texts)
+    return prompts, model.sample(prompts, k, seeded(seed))
+
+
+def own_log_probs(model: LanguageModel, text: str, tokens: torch.Tensor) -> torch.Tensor:
+    """Token log-probabilities [T] by transformers: one text, no padding, no cache."""
+    ids = torch.tensor([model.tokenizer(text)["input_ids"][: model.max_prompt_tokens]])
+    tokens = tokens[None]
+    if model.is_encoder_decoder:
+        start = torch.full((1, 1), model.model.config.decoder_start_token_id)
+        given = torch.cat([start, tokens[:, :-1]], 1)
+        logits = model.model(input_ids=ids, decoder_input_ids=given, use_cache=False).logits
+    else:
+        whole = torch.cat([ids, tokens], 1)
+        logits = model.model(input_ids=whole, use_cache=False).logits[:, ids.shape[1] - 1 : -1]
+    log_probs = (logits / model.temperature).log_softmax(-1)
+    return log_probs.gather(-1, tokens[..., None])[0, :, 0]
+
+
+def train_a_little(policy: LanguageModel, steps: int = 2) -> None:
+    """Some steps of Adam towards longer sampled texts, large enough to move the law."""
+    prompts, drawn = sampled(policy)
+    optimizer = torch.optim.Adam(policy.trainable(), lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-policy(prompts, drawn).sum()).backward()
+        optimizer.step()
+
+
+# -- the law --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@torch.no_grad()
+def test_sampler_scorer_and_transformers_agree(kind, temperature):
+    """One law, three ways: token by token with the cache, all at once, and transformers' logits
+    of each unpadded sequence over the temperature. The laws differ between tokens by whole nats."""
+    model = make(kind, temperature=temperature)
+    prompts, drawn = sampled(model)
+    scored = model(prompts, drawn)
+    torch.testing.assert_close(drawn.log_probs, scored, **TOLERANCE)
+    assert scored[drawn.mask].std() > 0.3
+    for b, text in enumerate(TEXTS):
+        for k in range(3):
+            length = int(drawn.lengths[b, k])
+            expected = own_log_probs(model, text, drawn.tokens[b, k, :length])
+            torch.testing.assert_close(scored[b, k, :length], expected, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_the_window_is_narrow_enough_to_matter():
+    """The same weights with a window of 4 give another law, so the tests above and below see it."""
+    prompts, drawn = sampled(make("gemma"))
+    difference = make("gemma")(prompts, drawn) - make("gemma_window")(prompts, drawn)
+    assert difference.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_other_prompts_of_the_batch_change_nothing(kind):
+    """Each prompt scored alone (no padding) gives what it gives beside a longer one."""
+    model = make(kind)
+    prompts, drawn = sampled(model)
+    together = model(prompts, drawn)
+    assert not prompts.mask.all()
+    for b, text in enumerate(TEXTS):
+        alone = model(model.encode([text]), drawn.rows([b]))
+        torch.testing.assert_close(alone[0], together[b], **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_prompt_padding_changes_nothing(kind):
+    """Five more columns of padding on the model's side (an encoder's position biases are relative,
+    so its prompts may stand on either side) leave every log-probability."""
+    model = make(kind)
+    prompts, drawn = sampled(model)
+    expected = model(prompts, drawn)
+    ids, mask = (torch.nn.functional.pad(x, (5, 0)) for x in (prompts.ids, prompts.mask))
+    torch.testing.assert_close(model(Prompts(ids, mask), drawn), expected, **TOLERANCE)
+    if model.is_encoder_decoder:
+        ids, mask = (torch.nn.functional.pad(x, (0, 5)) for x in (prompts.ids, prompts.mask))
+        torch.testing.assert_close(model(Prompts(ids, mask), drawn), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_what_follows_the_end_changes_nothing(kind):
+    """Masked places score 0 whatever stands there, and more of them change no other place."""
+    model = make(kind)
+    prompts, drawn = sampled(model)
+    lengths = drawn.lengths.clamp(max=torch.tensor([2, 5, 7]))
+    mask = torch.arange(7) < lengths[..., None]
+    expected = model(prompts, drawn).masked_fill(~mask, 0.0)
+    junk = drawn.tokens.masked_fill(~mask, 50)
+    tokens = torch.nn.functional.pad(junk, (0, 4), value=51)
+    wider = Completions(tokens, torch.nn.functional.pad(mask, (0, 4)), torch.zeros(tokens.shape))
+    scored = model(prompts, wider)
+    assert (~mask).any() and not scored[..., 7:].any() and not scored[..., :7][~mask].any()
+    torch.testing.assert_close(scored[..., :7], expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["t5", "gemma"])
+def test_end_tokens_end_a_completion(kind):
+    """With every fourth token an end token, each completion stops with its first one: the mask
+    holds it and nothing later, where tokens are padding and log-probabilities 0."""
+    ends = list(range(1, VOCABULARY, 4))
+    inner = tiny.gemma() if kind == "gemma" else tiny.t5()
+    inner.generation_config.eos_token_id = ends
+    model = LanguageModel(inner, tiny.tokenizer(), max_new_tokens=6)
+    _, drawn = sampled(model, k=40)
+    assert drawn.tokens.shape == drawn.mask.shape == drawn.log_probs.shape == (3, 40, 6)
+    ended = 0
+    for tokens, mask, log_probs in zip(
+        *(x.flatten(0, 1).tolist() for x in (drawn.tokens, drawn.mask, drawn.log_probs)),
+        strict=True,
+    ):
+        stop = next((i for i, token in enumerate(tokens) if token in ends), 5)
+        ended += stop < 5
+        assert mask == [i <= stop for i in range(6)]
+        assert all(token == 0 for token in tokens[stop + 1 :])
+        assert all(value < 0 for value in log_probs[: stop + 1])
+        assert not any(log_probs[stop + 1 :])
+    assert 60 < ended < 120  # 1 - (3/4)^5 = 76 % of 120 stop before the last place
+    assert torch.equal(drawn.lengths, drawn.mask.sum(-1))
+    torch.testing.assert_close(drawn.log_prob, drawn.log_probs.sum(-1))
+
+
+@torch.no_grad()
+def test_sampling_follows_the_law_of_the_first_token():
+    """4,000 first tokens against the model's own probabilities: chi-square, rare tokens pooled."""
+    model = make("t5", max_new_tokens=1)
+    prompts = model.encode(TEXTS[:1])
+    first = model.sample(prompts, 4000, seeded(1)).tokens.flatten()
+    every = torch.arange(VOCABULARY)[None, :, None]
+    filled = Completions(every, torch.ones_like(every, dtype=torch.bool), torch.zeros(every.shape))
+    probs = model(prompts, filled)[0, :, 0].double().exp()
+    assert probs.sum().item() == pytest.approx(1, abs=1e-5)
+    counts, expected = (
+        torch.bincount(first, minlength=VOCABULARY).double(),
+        probs / probs.sum() * 4000,
+    )
+    rare = expected < 5
+    pooled = [torch.cat([x[~rare], x[rare].sum()[None]]).numpy() for x in (counts, expected)]
+    assert stats.chisquare(*pooled).pvalue > 1e-3
+
+
+def test_sampling_repeats_for_a_generator():
+    """The same generator state, the same completions; another seed, others."""
+    model = make("t5")
+    first, same, other = (sampled(model, seed=s)[1].tokens for s in (3, 3, 4))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+# -- one draw -------------------------------------------------------------------------------------
+
+
+def test_draw_inverts_the_cumulative_law(monkeypatch):
+    """Uniforms (i + 1/2)/1000 turn a law of thousandths into its exact counts, and a token
+    without probability, wherever it stands, gets none."""
+    probs = torch.tensor([0.0, 0.125, 0.5, 0.0, 0.25, 0.12, 0.005, 0.0])
+    uniform = ((torch.arange(1000) + 0.5) / 1000)[:, None]
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: uniform)
+    tokens, log_probs = draw(probs.log().expand(1000, 8) + 3.0, seeded())
+    assert torch.bincount(tokens, minlength=8).tolist() == [0, 125, 500, 0, 250, 120, 5, 0]
+    torch.testing.assert_close(log_probs, probs.log()[tokens], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_draw_never_takes_an_impossible_token(uniform, monkeypatch):
+    """The two outermost uniforms that exist must hit the first and the last possible token, also
+    where rounding puts the cumulative law's end above or below 1 (500 laws are tried)."""
+    logits = torch.randn(500, 40, generator=seeded(2)) * 3
+    logits[:, :2] = logits[:, -2:] = -torch.inf
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.full((500, 1), uniform))
+    tokens, log_probs = draw(logits, seeded())
+    assert log_probs.isfinite().all()
+    assert tokens.min() >= 2 and tokens.max() <= 37
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["t5_tied", "gemma"])
+def test_scoring_in_pieces_changes_nothing(kind, monkeypatch):
+    """Three rows of logits alive at a time (63 rows, 21 pieces): the same log-probabilities and the
+    same gradient of a weighted sum as in one piece."""
+    policy = make(kind).trainable_copy(2, seed=1)
+    train_a_little(policy, 1)
+    prompts, drawn = sampled(policy)
+    weights = torch.randn(3, 3, generator=seeded(5))
+
+    def scored() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        log_probs = policy(prompts, drawn)
+        loss = (weights * log_probs.sum(-1)).sum()
+        return log_probs.detach(), list(torch.autograd.grad(loss, policy.trainable()))
+
+    expected = scored()
+    monkeypatch.setattr(language_model, "LOGITS_AT_ONCE", 3 * VOCABULARY)
+    rows = []
+    original = LanguageModel._logits
+    monkeypatch.setattr(
+        LanguageModel, "_logits", lambda self, h: (rows.append(len(h)), original(self, h))[1]
+    )
+    actual = scored()
+    assert max(rows) == 3
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    assert any(g.abs().max() > 0.1 for g in expected[1])
+
+
+def test_logits_stay_float32_under_autocast():
+    """The head is left out of autocast: log-probabilities of 8-bit mantissas would be 0.03 off."""
+    model = make("t5")
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        hidden = torch.randn(4, 32, dtype=torch.bfloat16)
+        assert model._logits(hidden).dtype == torch.float32
+        prompts, drawn = sampled(model)
+        assert drawn.log_probs.dtype == model(prompts, drawn).dtype == torch.float32
+
+
+# -- weights --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_adapter_policy_starts_as_the_reference_and_shares_its_weights(kind):
+    """A LoRA update starts at 0, so the first law is the reference's bit for bit; every frozen
+    weight is the reference's own memory and only adapter weights train."""
+    model = make(kind)
+    policy = model.trainable_copy(2)
+    own = {p.data_ptr() for p in model.parameters()}
+    adapter = {id(p) for p in policy.trainable()}
+    frozen = [p for p in policy.parameters() if id(p) not in adapter]
+    assert {p.data_ptr() for p in frozen} == own
+    assert all("lora" in n for n, p in policy.named_parameters() if p.requires_grad)
+    assert adapter and not any("lora" in name for name, _ in model.named_parameters())
+    prompts, drawn = sampled(model)
+    assert torch.equal(policy(prompts, drawn), model(prompts, drawn))
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5_tied", "gemma"])
+@pytest.mark.parametrize("rank", [2, None])
+def test_training_the_policy_leaves_the_reference(kind, rank):
+    """The policy's law moves by nats where the reference's does not move by a bit."""
+    model = make(kind)
+    before = copy.deepcopy(model.state_dict())
+    prompts, drawn = sampled(model)
+    first = model(prompts, drawn)
+    policy = model.trainable_copy(rank)
+    with torch.no_grad():  # with a gradient attention takes another kernel
+        assert torch.equal(policy(prompts, drawn), first)
+    train_a_little(policy)
+    assert torch.equal(model(prompts, drawn), first)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert (policy(prompts, drawn).detach() - first).abs().max() > 0.1
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_full_copy_trains_everything_in_float32():
+    """Without a rank nothing is shared, tied matrices stay one, bfloat16 weights become float32."""
+    model = make("t5_tied").bfloat16()
+    policy = model.trainable_copy(None)
+    shared = {p.data_ptr() for p in policy.parameters()} & {
+        p.data_ptr() for p in model.parameters()
+    }
+    assert not shared
+    assert len(policy.trainable()) == len(list(model.parameters()))
+    assert all(p.dtype == torch.float32 for p in policy.trainable())
+    inner = policy.model
+    assert inner.get_output_embeddings().weight is inner.get_input_embeddings().weight
+
+
+def test_adapters_repeat_for_a_seed_and_spare_the_global_generator():
+    """The same seed gives the same adapter, another one another; the global generator stands."""
+    model = make("t5")
+    state = torch.get_rng_state()
+    adapters = [torch.cat([p.flatten() for p in model.trainable_copy(2, s).trainable()])
+                for s in (0, 0, 1)]  # fmt: skip
+    assert torch.equal(adapters[0], adapters[1]) and not torch.equal(adapters[0], adapters[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", ["t5", "gemma"])
+@torch.no_grad()
+def test_adapter_survives_the_disk_and_the_merge(kind, tmp_path):
+    """The loaded adapter is the saved one rounded to bfloat16, to the bit. Merged, it gives the
+    same law as before within float32 rounding, under the names of the plain model."""
+    model = make(kind)
+    policy = model.trainable_copy(2)
+    with torch.enable_grad():
+        train_a_little(policy)
+    policy.save_adapter(tmp_path / "adapter")
+    names = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= names
+    loaded = make(kind)
+    loaded.load_adapter(tmp_path / "adapter")
+    assert len(loaded.trainable()) == len(policy.trainable())
+    for read, written in zip(loaded.trainable(), policy.trainable(), strict=True):
+        assert read.dtype == torch.float32
+        assert torch.equal(read, written.bfloat16().float())
+    prompts, drawn = sampled(policy)
+    before, started = loaded(prompts, drawn), model(prompts, drawn)
+    assert (before - started).abs().max() > 0.1
+    loaded.merge_adapter()
+    assert set(loaded.state_dict()) == set(model.state_dict())
+    torch.testing.assert_close(loaded(prompts, drawn), before, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5_tied", "gemma"])
+@pytest.mark.parametrize("rank", [2, None])
+@torch.no_grad()
+def test_saved_folder_loads_with_transformers(kind, rank, tmp_path):
+    """`from_pretrained` of the folder, model and tokenizer, gives the policy's law, and saving
+    leaves the policy itself as it was."""
+    policy = make(kind).trainable_copy(rank)
+    with torch.enable_grad():
+        train_a_little(policy)
+    prompts, drawn = sampled(policy)
+    expected = policy(prompts, drawn)
+    policy.save_pretrained(tmp_path / "saved")
+    assert torch.equal(policy(prompts, drawn), expected)
+    kinds = AutoModelForSeq2SeqLM if policy.is_encoder_decoder else AutoModelForCausalLM
+    inner = kinds.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    loaded = LanguageModel(inner, tokenizer, max_prompt_tokens=16, max_new_tokens=7)
+    assert torch.equal(loaded.encode(TEXTS).ids, prompts.ids)
+    assert torch.equal(loaded.end_tokens, policy.end_tokens)
+    torch.testing.assert_close(loaded(prompts, drawn), expected, **TOLERANCE)
+    plain = make(kind)(prompts, drawn)
+    assert (plain - expected).abs().max() > 0.1
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "side"), [("t5", "right"), ("gemma", "left")])
+def test_encode_fills_the_template_cuts_and_pads(kind, side):
+    """ "said rain old" has 3 tokens; the longer prompt is cut to 8; the padding is on `side`."""
+    model = make(kind, template="said {prompt} old", max_prompt_tokens=8)
+    prompts = model.encode(["rain", TEXTS[1]])
+    assert prompts.ids.shape == (2, 8) and prompts.mask.sum(1).tolist() == [3, 8]
+    assert prompts.mask[0, 0 if side == "right" else -1] == 1
+    kept = prompts.ids[0][prompts.mask[0].bool()]
+    assert model.tokenizer.decode(kept) == "said rain old"
+    assert model.tokenizer.decode(prompts.ids[1]).startswith("said a dog and a cat")
+
+
+def test_encode_names_what_is_wrong():
+    """An empty prompt is named by its position, as is one that is no string; one string alone is
+    not a list of its letters."""
+    model = make("t5")
+    with pytest.raises(ValueError, match="no prompts"):
+        model.encode([])
+    for empty in ("", " \n"):
+        with pytest.raises(ValueError, match="prompt 1 is empty"):
+            model.encode(["rain", empty])
+    with pytest.raises(ValueError, match="prompt 2 is empty or not a string: 7"):
+        model.encode(["rain", "fire", 7])
+    with pytest.raises(ValueError, match="list of strings"):
+        model.encode("rain")
+
+
+def test_settings_are_checked():
+    """Each message names the value to change."""
+    for wrong, message in [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"max_prompt_tokens": 0}, "max_prompt_tokens"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
+        ({"template": "summarize:"}, "must contain {prompt}"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            LanguageModel(tiny.t5(), tiny.tokenizer(), **wrong)
+
+
+def test_given_completions_are_encoded_with_their_end():
+    """ "rain" is its token and the end; a text of 9 words is cut at 7 tokens and has no end; what
+    decodes is what was given."""
+    model = make("t5")
+    texts = ["rain", "the a of in to and is was for"]
+    given = model.encode_completions(texts)
+    assert given.tokens.shape == (2, 1, 7) and given.lengths.tolist() == [[2], [7]]
+    assert given.tokens[0, 0, 1] == 1 and not (given.tokens[1] == 1).any()
+    assert model.decode(given) == [["rain"], ["the a of in to and is"]]
+
+
+def test_completions_are_taken_and_joined_by_position():
+    """Column j of `take(index)` is the completion index[b, j] in tokens, mask and log_probs; two
+    halves joined along either axis are the whole."""
+    _, drawn = sampled(make("t5"), k=4)
+    index = torch.tensor([[3, 0], [1, 1], [2, 3]])
+    taken = drawn.take(index)
+    for field in ("tokens", "mask", "log_probs"):
+        for b in range(3):
+            assert torch.equal(getattr(taken, field)[b], getattr(drawn, field)[b, index[b]])
+    for dim, halves in [
+        (0, [drawn.rows([0]), drawn.rows(slice(1, 3))]),
+        (1, [drawn.take(torch.tensor([[0, 1]] * 3)), drawn.take(torch.tensor([[2, 3]] * 3))]),
+    ]:
+        whole = concatenate(halves, dim)
+        assert torch.equal(whole.tokens, drawn.tokens)
+        assert torch.equal(whole.log_probs, drawn.log_probs)
+        assert torch.equal(whole.mask, drawn.mask)
+
+
+def test_decode_leaves_out_what_follows_the_end():
+    """Masked tokens are no text, K texts a prompt in order."""
+    model = make("t5")
+    ids = torch.tensor(model.tokenizer("rain fire storm money")["input_ids"])
+    mask = torch.tensor([[[1, 1, 0, 0], [1, 1, 1, 1]]]).bool()
+    drawn = Completions(ids.expand(1, 2, 4), mask, torch.zeros(1, 2, 4))
+    assert model.decode(drawn) == [["rain fire", "rain fire storm money"]]
+
+
+def test_tiny_models_are_the_same_in_every_process(tmp_path: Path):
+    """Runs name the tiny model, not its weights: they must come from the seed alone."""
+    torch.manual_seed(123)
+    first = tiny.t5().state_dict()
+    torch.manual_seed(7)
+    assert all(torch.equal(x, first[name]) for name, x in tiny.t5().state_dict().items())
+    assert tiny.documents(3) == tiny.documents(5)[:3] != tiny.documents(3, seed=1)

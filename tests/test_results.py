@@ -1,0 +1,130 @@
+"""Run folders: stable names, records that survive kills, locks and manifests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bondlab import results
+from bondlab.results import RunFolder
+
+IDENTITY = {"task": {"policy": "tiny"}, "config": {"steps": 4, "learning_rate": 1e-3}}
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return RunFolder.of(tmp_path, IDENTITY)
+
+
+def evaluation(step: int) -> pd.DataFrame:
+    return pd.DataFrame({"step": step, "prompt": [0, 1], "reward": [step + 0.5, step - 0.5]})
+
+
+def test_a_run_is_named_by_its_identity(tmp_path, run):
+    """The name is 12 hex digits of the SHA-256 of the sorted JSON with the results' version; it is
+    the same in any order of keys and another for any other value. Made once, never rewritten."""
+    text = json.dumps({"results_version": results.RESULTS_VERSION, **IDENTITY}, sort_keys=True)
+    assert run.path.name == results.hashlib.sha256(text.encode()).hexdigest()[:12]
+    turned = {key: IDENTITY[key] for key in reversed(IDENTITY)}
+    assert RunFolder.of(tmp_path, turned) == run
+    changed = IDENTITY | {"config": {"steps": 5, "learning_rate": 1e-3}}
+    assert RunFolder.of(tmp_path, changed).path != run.path
+    assert run.config == {"results_version": results.RESULTS_VERSION, **IDENTITY}
+    before = (run.path / "config.json").stat().st_mtime_ns
+    RunFolder.of(tmp_path, IDENTITY)
+    assert (run.path / "config.json").stat().st_mtime_ns == before
+
+
+def test_a_new_run_is_empty(run):
+    """Nothing recorded, evaluated or begun."""
+    assert run.record().empty and run.evaluation().empty
+    assert run.manifest == {} and not run.finished and not run.evaluated(0)
+
+
+def test_a_record_line_cut_short_is_left_out(run):
+    """A kill while the third line was written leaves two rows, before and after a rewind."""
+    for step in (1, 2):
+        run.append({"step": step, "loss": step / 3})
+    with (run.path / "record.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    assert run.record()["loss"].tolist() == [1 / 3, 2 / 3]
+    run.rewind(2)
+    run.append({"step": 3, "loss": 1.0})
+    assert run.record()["step"].tolist() == [1, 2, 3]
+
+
+def test_rewinding_forgets_what_the_checkpoint_has_not_seen(run):
+    """To step 2: record lines 3 and 4 and the evaluation of step 4 go; those up to 2 stay as they
+    were, and numbers survive the rewriting to the last bit."""
+    for step in (1, 2, 3, 4):
+        run.append({"step": step, "loss": 0.1 * step})
+    for step in (0, 2, 4):
+        run.add_evaluation(evaluation(step))
+    assert run.evaluated(4)
+    run.rewind(2)
+    assert run.record()["loss"].tolist() == [0.1, 0.2]
+    pd.testing.assert_frame_equal(
+        run.evaluation(), pd.concat([evaluation(0), evaluation(2)], ignore_index=True)
+    )
+    assert run.evaluated(0) and run.evaluated(2) and not run.evaluated(4) and not run.evaluated(1)
+    run.rewind(0)
+    assert run.record().empty and run.evaluation()["step"].tolist() == [0, 0]
+
+
+def test_a_lock_keeps_another_process_out(run):
+    """A second holder is refused with the run's folder in the message, here and in another
+    process; once released, it is free."""
+    lock = run.lock()
+    with pytest.raises(RuntimeError, match=f"another process is computing {run.path}"):
+        run.lock()
+    code = (
+        "import sys, pathlib, filelock\n"
+        "try: filelock.FileLock(pathlib.Path(sys.argv[1]) / '.lock', timeout=0).acquire()\n"
+        "except filelock.Timeout: print('refused')"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == "refused"
+    lock.release()
+    run.lock().release()
+
+
+def test_the_manifest_says_how_a_run_came_about(run):
+    """Status, identity, seconds of all starts, source, versions and machine."""
+    run.mark("running", 0.0)
+    assert run.manifest["status"] == "running" and not run.finished
+    started = run.manifest["started"]
+    run.mark("running", 0.0)
+    run.mark("finished", 1.5)
+    run.mark("finished", 2.25)
+    manifest = run.manifest
+    assert run.finished and manifest["seconds"] == 3.75 and manifest["starts"] == 2
+    assert manifest["run"] == run.path.name and manifest["config"] == run.config
+    assert manifest["started"] == started <= manifest["written"]
+    assert set(manifest["packages"]) == set(results.PACKAGES)
+    assert all(version[0].isdigit() for version in manifest["packages"].values())
+    assert manifest["machine"]["threads"] >= 1 and manifest["machine"]["cores"] >= 1
+    assert {"commit", "dirty"} <= set(manifest)
+
+
+def test_the_commit_is_that_of_the_source(tmp_path, monkeypatch):
+    """A clean clone, a changed one, and no clone at all."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(results, "repository_root", lambda: tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert results.commit() == {"commit": None, "dirty": None}
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    assert results.commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "file").write_text("changed")
+    assert results.commit()["dirty"] is True
+    monkeypatch.setenv("PATH", str(Path("/nowhere")))
+    assert results.commit() == {"commit": None, "dirty": None}

@@ -1,0 +1,197 @@
+"""Tasks are checked where they enter, and the hub path runs on small local folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+
+from bondlab import assets, device, tasks, tiny, training
+from bondlab.algorithms import bond
+from bondlab.language_model import LanguageModel
+from bondlab.tasks import Task, TaskSettings
+from bondlab.training import Config, train
+
+pytestmark = pytest.mark.usefixtures("runs")
+
+HUB = Config(
+    steps=2, prompts_per_step=3, learning_rate=1e-3, warmup=1, lora_rank=None, fresh=True,
+    evaluate_every=1, evaluation_samples=2, evaluation_bank=4, micro_batch=2, checkpoint_every=100,
+    precision="fp32",
+)  # fmt: skip
+
+
+def hub_t5(seed: int, tied: bool) -> torch.nn.Module:
+    """A T5 as the hub's checkpoints are: one embedding for both sides; own head or the same."""
+    model = tiny.t5(seed, tied)
+    model.encoder.embed_tokens.weight = model.decoder.embed_tokens.weight = model.shared.weight
+    return model
+
+
+def saved_t5(folder: Path, seed: int, tied: bool = False) -> str:
+    hub_t5(seed, tied).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def saved_data(folder: Path, overlap: bool = False) -> str:
+    """Splits train (6 rows) and test (4), as XSum's: id, document, summary."""
+    texts = tiny.documents(10, words=30)
+    if overlap:
+        texts[8] = texts[2]
+    rows = [
+        {"id": str(i), "document": text, "summary": " ".join(text.split()[:4])}
+        for i, text in enumerate(texts)
+    ]
+    splits = {"train": rows[:6], "test": rows[6:]}
+    DatasetDict({k: Dataset.from_list(v) for k, v in splits.items()}).save_to_disk(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def folders(tmp_path) -> dict[str, str]:
+    return {
+        "policy": saved_t5(tmp_path / "policy", 0),
+        "reward": saved_t5(tmp_path / "reward", 1),
+        "data": saved_data(tmp_path / "data"),
+    }
+
+
+def settings(folders: dict[str, str], **changed) -> TaskSettings:
+    values = {"name": "xsum", "train": 5, "evaluate": 3, "document_tokens": 12, "summary_tokens": 6}
+    return TaskSettings(**(values | folders | changed))
+
+
+# -- any task -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", ["", " \n\t"])
+@pytest.mark.parametrize("name", ["train_prompts", "eval_prompts"])
+def test_an_empty_prompt_is_named(empty, name):
+    """The list and the positions are in the message; so is a list without prompts."""
+    given = {"train_prompts": ["rain", "fire", "law"], "eval_prompts": ["port", "sea", "ship"]}
+    given[name] = ["money", empty, empty]
+    with pytest.raises(ValueError, match=rf"{name} .* positions \[1, 2\]"):
+        Task(tiny.language_model(), tiny.reward, **given)
+    with pytest.raises(ValueError, match=f"{name} has no prompts"):
+        Task(tiny.language_model(), tiny.reward, **(given | {name: []}))
+
+
+def test_held_out_prompts_are_held_out():
+    """Two prompts in both lists are counted in the error."""
+    with pytest.raises(ValueError, match="2 prompts are in train_prompts and in eval_prompts"):
+        Task(tiny.language_model(), tiny.reward, ["a", "b", "c"], ["c", "d", "a"])
+
+
+def test_settings_are_checked_where_they_enter():
+    """Unknown tasks, names and impossible counts stop at once."""
+    for wrong in ({"name": "chat"}, {"train": 0}, {"evaluate": "4"}, {"temperature": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            TaskSettings(**({"name": "tiny", "train": 4, "evaluate": 2} | wrong))
+
+
+def test_the_tiny_task_is_always_the_same():
+    """The first prompts are those of a smaller task; nothing is in both lists; the model is frozen
+    and of the asked precision."""
+    small, large = (
+        tasks.build(TaskSettings(name="tiny", train=t, evaluate=2), "fp32") for t in (3, 5)
+    )
+    assert list(large.train_prompts[:3]) == list(small.train_prompts)
+    assert len(large.train_prompts) == 5 and len(large.eval_references) == 2
+    assert not any(p.requires_grad for p in large.model.parameters())
+    half = tasks.build(TaskSettings(name="tiny", train=3, evaluate=2), "bf16")
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+
+
+# -- the hub's path -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_task_of_local_folders_is_what_they_hold(tied, folders, tmp_path):
+    """The policy has the folder's law under the task's template and limits, the reward asks with
+    the hub models' wording, prompts and references are the first rows of the splits."""
+    folders["policy"] = saved_t5(tmp_path / "another", 3, tied)
+    task = tasks.build(settings(folders), "fp32")
+    rows = assets.dataset(folders["data"])
+    assert task.train_prompts == rows["train"]["document"][:5]
+    assert task.eval_prompts == rows["test"]["document"][:3]
+    assert task.eval_references == rows["test"]["summary"][:3]
+    assert (task.model.max_prompt_tokens, task.model.max_new_tokens) == (12, 6)
+    assert task.model.template.startswith("summarize")
+    expected = LanguageModel(
+        hub_t5(3, tied), tiny.tokenizer(), task.model.template, max_prompt_tokens=12,
+        max_new_tokens=6,
+    )  # fmt: skip
+    prompts = expected.encode(task.eval_prompts)
+    drawn = task.model.sample(task.model.encode(task.eval_prompts), 2, torch.Generator())
+    with torch.no_grad():
+        torch.testing.assert_close(drawn.log_probs, expected(prompts, drawn), atol=1e-4, rtol=0)
+    assert task.reward.answers == ("1", "0") and "hypothesis: {claim}" in task.reward.question
+    assert task.reward(["rain", "fire"], [["law", "sea"], ["", "dog"]]).shape == (2, 2)
+
+
+def test_two_steps_on_local_folders(folders, tmp_path):
+    """The settings of the `paper` profile, small: all weights trained, fresh draws, evaluations
+    before and after each step; the policy leaves as a folder that loads as a policy again."""
+    task = tasks.build(settings(folders), "fp32")
+    before = {name: x.clone() for name, x in task.model.state_dict().items()}
+    run = train(task, bond(2, 0.5, quantile_draws=3), HUB)
+    assert len(run.table) == 2 and run.folder.finished
+    assert sorted(run.evaluation["step"].unique()) == [0, 1, 2]
+    assert all(torch.equal(x, before[name]) for name, x in task.model.state_dict().items())
+    assert len(run.policy.trainable()) == len(list(task.model.parameters()))
+    run.save_pretrained(tmp_path / "trained")
+    again = tasks.build(settings(folders, policy=str(tmp_path / "trained")), "fp32").model
+    prompts = again.encode(task.eval_prompts)
+    drawn = run.policy.sample(prompts, 2, torch.Generator())
+    with torch.no_grad():
+        torch.testing.assert_close(again(prompts, drawn), drawn.log_probs, atol=1e-4, rtol=0)
+        assert (task.model(prompts, drawn) - drawn.log_probs).abs().max() > 1e-3
+
+
+def test_another_model_in_the_same_folder_is_another_run(folders, tmp_path):
+    """A path does not say what it holds: after the policy or the reward was trained again in place,
+    runs and banks of the old one must not be taken for those of the new one."""
+    algorithm = bond(2, 0.5, quantile_draws=3)
+
+    def identity() -> str:
+        tasks.build.cache_clear()
+        task = tasks.build(settings(folders), "fp32")
+        return json.dumps(training.identity(task, algorithm, HUB), sort_keys=True)
+
+    names = [identity(), identity()]
+    assert names[0] == names[1]
+    saved_t5(tmp_path / "policy", 7)
+    names.append(identity())
+    saved_t5(tmp_path / "reward", 8)
+    names.append(identity())
+    assert len(set(names)) == 3
+
+
+def test_too_many_prompts_are_refused(folders):
+    """There are 6 and 4; the message says so before any model is loaded."""
+    for wanted in ({"train": 7}, {"evaluate": 5}):
+        with pytest.raises(ValueError, match="there are 6 and 4"):
+            tasks.build(settings(folders | {"policy": "./nowhere"}, **wanted), "fp32")
+
+
+def test_data_that_leak_are_refused(folders, tmp_path):
+    """A test document that is also a training document would be measured on what was trained on."""
+    folders["data"] = saved_data(tmp_path / "leaking", overlap=True)
+    with pytest.raises(ValueError, match="1 prompts are in train_prompts and in eval_prompts"):
+        tasks.build(settings(folders), "fp32")
+
+
+def test_a_model_that_is_nowhere_is_named(folders):
+    """A name that is no folder, no asset and no hub name is quoted."""
+    with pytest.raises(assets.AssetError, match="no-such-model"):
+        tasks.build(settings(folders, policy="no-such-model"), "fp32")
+
+
+def test_precision_is_resolved_once():
+    """`auto` means one of the two, as the machine has it; the others stand for themselves."""
+    assert device.resolve("auto") in ("bf16", "fp32")
+    assert [device.resolve(p) for p in ("bf16", "fp32")] == ["bf16", "fp32"]

@@ -1,0 +1,551 @@
+"""The loop on the tiny task: exact resumption, invariances, errors, and that it learns.
+
+float32 on the processor with one thread, where equal means equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bondlab import checkpoints, device, measures, rules, tasks, tiny, training
+from bondlab.algorithms import Algorithm, bond
+from bondlab.bank import Bank, BankFolder
+from bondlab.language_model import LanguageModel
+from bondlab.tasks import Task, TaskSettings
+from bondlab.training import Config, Trainer, train
+
+pytestmark = pytest.mark.usefixtures("runs")
+
+BOND = bond(n=3, beta=0.5, quantile_draws=5)
+CONFIG = Config(
+    steps=4, prompts_per_step=3, learning_rate=1e-2, warmup=2, lora_rank=2, bank_samples=8,
+    evaluate_every=2, evaluation_samples=2, evaluation_bank=4, precision="fp32",
+)  # fmt: skip
+COLUMNS = ["step", "source", "prompt", "sample", "reward", "quantile", "log_prob",
+           "reference_log_prob", "tokens", "text"]  # fmt: skip
+
+
+def score_of(word: str) -> float:
+    """A fixed number in [0, 1) for every word."""
+    return int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big") / 2**32
+
+
+def taste(prompts, completions) -> torch.Tensor:
+    """The mean of fixed scores of the words: learnable, and two texts hardly ever tie."""
+    return torch.tensor([
+        [sum(map(score_of, text.split())) / max(1, len(text.split())) for text in texts]
+        for texts in completions
+    ])  # fmt: skip
+
+
+def task_of(evaluate: int = 4, reward: Callable = taste) -> Task:
+    """The tiny task at temperature 2, where its law is broad enough that texts hardly repeat."""
+    task = tasks.build(TaskSettings(name="tiny", train=8, evaluate=evaluate), "fp32")
+    model = tiny.language_model("t5", temperature=2.0).requires_grad_(False)
+    identity = {"name": "tiny, taste"}
+    return dataclasses.replace(task, model=model, reward=reward, identity=identity)
+
+
+def configured(**changed) -> Config:
+    return CONFIG.model_copy(update=changed)
+
+
+def trainer_of(algorithm: Algorithm = BOND, config: Config = CONFIG, task: Task | None = None):
+    task = task or task_of()
+    folder = training.RunFolder.of(
+        training.paths.runs_folder() / "x", training.identity(task, algorithm, config)
+    )
+    trainer = Trainer(task, algorithm, config, folder)
+    trainer.load_banks()
+    return trainer
+
+
+def results_of(run: training.Run) -> tuple[pd.DataFrame, pd.DataFrame, list[torch.Tensor]]:
+    record = run.table.drop(columns="seconds")
+    return record, run.evaluation, [p.detach().clone() for p in run.policy.trainable()]
+
+
+def assert_same_results(actual: training.Run, expected: training.Run) -> None:
+    """Record, evaluations and trained weights are equal to the last bit."""
+    (record, evaluation, weights), others = results_of(actual), results_of(expected)
+    pd.testing.assert_frame_equal(record, others[0], check_exact=True)
+    pd.testing.assert_frame_equal(evaluation, others[1], check_exact=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights, others[2], strict=True))
+
+
+# -- the start ------------------------------------------------------------------------------------
+
+
+def test_policy_starts_as_the_reference():
+    """Before the first update pi = pi_ref: every log ratio is 0 up to the rounding between the
+    sampler and the scoring pass (about 1e-6 of 30 nats), and so is the recorded KL."""
+    trainer = trainer_of()
+    drawn, _, log_ratio = trainer._policy_draws(list(trainer.task.train_prompts))
+    assert log_ratio.shape == (8, 2) and log_ratio.abs().max() < 1e-4
+    assert drawn.log_prob.mean() < -10
+    assert abs(trainer.update()["kl_to_reference"]) < 1e-4
+
+
+def test_divergences_at_step_0_have_their_closed_forms(runs):
+    """At pi = pi_ref the forward KL is log N - (N-1)/N exactly. The mean log quantile of M = 16
+    floored draws is (log(1/2M) + sum_s log(s/M))/(M+1) = -1.009, so the backward KL is
+    (N-1) 1.009 - log N: within 4 standard errors over 24 prompts of 8 samples."""
+    n, m = 4, 16
+    config = configured(evaluation_samples=8, evaluation_bank=m)
+    table = trainer_of(BOND, config, task_of(evaluate=24)).evaluate()
+    grids = {
+        (source, name): torch.tensor(
+            rows.pivot(index="prompt", columns="sample", values=name).to_numpy()
+        )
+        for source, rows in table.groupby("source")
+        for name in ("log_prob", "reference_log_prob", "quantile", "reward")
+    }
+    own, other = (
+        [grids[source, name] for name in ("log_prob", "reference_log_prob")]
+        for source in ("policy", "reference")
+    )
+    backward = measures.mean_interval(measures.backward_kl(*own, grids["policy", "quantile"], n))
+    forward = measures.forward_kl(*other, grids["reference", "reward"], n)
+    floored = (math.log(1 / (2 * m)) + sum(math.log(s / m) for s in range(1, m + 1))) / (m + 1)
+    assert backward.mean == pytest.approx(
+        -(n - 1) * floored - math.log(n), abs=4 * backward.standard_error
+    )
+    assert backward.standard_error < 0.5
+    torch.testing.assert_close(
+        forward, torch.full_like(forward, math.log(n) - (n - 1) / n), atol=1e-4, rtol=0
+    )
+
+
+def test_evaluation_table_holds_every_completion():
+    """4 prompts x 2 policy samples and x 4 bank samples; quantiles are multiples of 1/4 or the
+    floor 1/8, texts score their rewards, and only the policy's rows have quantile and text."""
+    trainer = trainer_of()
+    table = trainer.evaluate()
+    assert list(table.columns) == COLUMNS
+    assert not table.duplicated(["source", "prompt", "sample"]).any()
+    own, bank = (
+        table[table["source"] == s].reset_index(drop=True) for s in ("policy", "reference")
+    )
+    assert (len(own), len(bank)) == (8, 16) and (table["step"] == 0).all()
+    assert own["quantile"].isin([1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0]).all()
+    rescored = taste([], [[text] for text in own["text"]]).flatten()
+    assert own["reward"].tolist() == rescored.tolist()
+    assert bank["text"].isna().all() and bank["quantile"].isna().all()
+    assert bank["reward"].tolist() == trainer.held_out.rewards.flatten().tolist()
+    assert np.allclose(bank["log_prob"], bank["reference_log_prob"], atol=1e-4)
+    assert table["tokens"].between(1, 8).all() and (table["log_prob"] < 0).all()
+
+
+# -- the gradient ---------------------------------------------------------------------------------
+
+
+def gradient_of(trainer: Trainer, order: list[int], micro_batch: int = 8) -> list[torch.Tensor]:
+    """The gradient of one fixed batch, its prompts in this order; weights come from the rule."""
+    trainer.config = trainer.config.model_copy(update={"micro_batch": micro_batch})
+    texts = list(trainer.task.train_prompts)
+    draws = trainer._reference_draws(list(range(8)), texts)
+    drawn, rewards, log_ratio = trainer._policy_draws(texts)
+    ranks = training.quantiles.empirical(rewards, draws[1][1])
+    given = rules.Scores(*(x[order] for x in (draws[0][1], rewards, ranks, log_ratio)))
+    trained, weights = trainer._trained(
+        draws[0][0].rows(order), drawn.rows(order), trainer.algorithm.weights(given)
+    )
+    assert weights.abs().min() > 0  # none of what is scored is scored in vain
+    trainer._backward([texts[i] for i in order], trained, weights)
+    gradient = [p.grad.clone() for p in trainer.parameters]
+    trainer.optimizer.zero_grad()
+    return gradient
+
+
+def test_gradient_ignores_prompt_order_and_micro_batches():
+    """The loss is a sum over prompts: any order and any split give the same gradient but for
+    float32 rounding (1e-5 of the largest entry). The rule's baseline sees the whole batch."""
+    trainer = trainer_of()
+    trainer.update()  # so that log ratios and both adapter matrices have left 0
+    expected = gradient_of(trainer, list(range(8)))
+    largest = max(g.abs().max().item() for g in expected)
+    for order, micro_batch in [
+        ([3, 1, 4, 0, 5, 7, 2, 6], 8),
+        (list(range(8)), 1),
+        ([7, 6, 5, 4, 3, 2, 1, 0], 3),
+    ]:
+        actual = gradient_of(trainer, order, micro_batch)
+        torch.testing.assert_close(actual, expected, atol=1e-5 * largest, rtol=0)
+    assert largest > 0.1
+
+
+def test_update_follows_the_weighted_likelihood():
+    """The loss recorded is -(1/B) sum w log pi over the best of the anchor's draws (weight 1-beta)
+    and the policy's completions, with the weights of the jeffreys rule on the same draws."""
+    trainer = trainer_of()
+    trainer.update()
+    index = trainer._prompts()
+    texts = [trainer.task.train_prompts[i] for i in index]
+    (anchors, anchor_rewards), (_, others) = trainer._reference_draws(index, texts)
+    drawn, rewards, log_ratio = trainer._policy_draws(texts)
+    ranks = training.quantiles.empirical(rewards, others)
+    weights = rules.jeffreys(rules.Scores(anchor_rewards, rewards, ranks, log_ratio), 3, 0.5)
+    with torch.no_grad():
+        prompts = trainer.policy.encode(texts)
+        log_pi = torch.cat([trainer.policy(prompts, x).sum(-1) for x in (anchors, drawn)], 1)
+    row = trainer.update()
+    assert row["loss"] == pytest.approx(-(weights * log_pi).sum().item() / 3, rel=1e-4)
+    assert row["best_reward"] == pytest.approx(anchor_rewards.max(1).values.mean().item())
+    assert row["reward"] == pytest.approx(rewards.mean().item())
+    assert row["log_quantile"] == pytest.approx(ranks.log().mean().item())
+    assert row["kl_to_reference"] == pytest.approx(log_ratio.mean().item(), abs=1e-6)
+    assert row["step"] == 2 and row["tokens"] == pytest.approx(drawn.lengths.float().mean().item())
+
+
+def test_micro_batch_does_not_change_a_run(tmp_path):
+    """8 x 1 and 1 x 8 prompts share a run id, so they must give the same numbers: the same texts
+    before training, the record of 4 updates within 1e-3. Not to the bit: batches of other shapes
+    are summed in another order (found: 1e-6 of a gradient, 1e-6 nat in the record)."""
+    config = configured(prompts_per_step=8)
+    first, second = (
+        train(task_of(), BOND, config.model_copy(update={"micro_batch": size}), tmp_path / name)
+        for name, size in [("a", 8), ("b", 1)]
+    )
+    assert first.folder.path.name == second.folder.path.name
+    record, other = (run.table.drop(columns="seconds") for run in (first, second))
+    pd.testing.assert_frame_equal(record, other, check_exact=False, rtol=1e-3, atol=1e-3)
+    start, same = (run.evaluation[run.evaluation["step"] == 0] for run in (first, second))
+    start, same = (t.sort_values(["source", "prompt", "sample"], ignore_index=True)
+                   for t in (start, same))  # fmt: skip
+    assert start["text"].dropna().tolist() == same["text"].dropna().tolist()
+    assert np.allclose(start["log_prob"], same["log_prob"], atol=1e-4)
+
+
+def test_prompts_pass_by_in_shuffled_passes():
+    """24 places of 3 a step are three passes over 8 prompts: each prompt once a pass, and the
+    passes in different orders that depend on the seed."""
+    orders = []
+    for seed in (0, 0, 1):
+        trainer = trainer_of(config=configured(seed=seed))
+        seen = []
+        for step in range(8):
+            trainer.step = step
+            seen += trainer._prompts()
+        orders.append(seen)
+        assert all(sorted(seen[i : i + 8]) == list(range(8)) for i in (0, 8, 16))
+        assert seen[:8] != seen[8:16]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_learning_rate_warms_up():
+    """Warm-up over 2 steps: half, then whole."""
+    trainer, rates = trainer_of(), []
+    for _ in range(3):
+        trainer.update()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == [0.005, 0.01, 0.01]
+
+
+# -- stopping -------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+def stop_after(monkeypatch, owner: type, name: str, calls: int, before: bool) -> None:
+    """Make the method raise at its n-th call, before or after doing its work."""
+    original, seen = getattr(owner, name), []
+
+    def method(*positional, **named):
+        seen.append(0)
+        if before and len(seen) == calls:
+            raise Killed
+        result = original(*positional, **named)
+        if len(seen) == calls:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(owner, name, method)
+
+
+def uninterrupted(algorithm: Algorithm = BOND, config: Config = CONFIG) -> training.Run:
+    return train(task_of(), algorithm, config, training.paths.runs_folder() / "whole")
+
+
+def interrupted(monkeypatch, stops: list[tuple], algorithm=BOND, config=CONFIG) -> training.Run:
+    """The run with one kill after the other, each as (owner, method, calls, before)."""
+    folder = training.paths.runs_folder() / "parts"
+    for stop in stops:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            stop_after(patch, *stop)
+            train(task_of(), algorithm, config, folder)
+    return train(task_of(), algorithm, config, folder)
+
+
+STOPS = {
+    "each time after a checkpoint": [(Trainer, "save", 1, False)] * 4,
+    "between record line and checkpoint": [(Trainer, "save", 1, True), (Trainer, "save", 2, True)],
+    "before an evaluation": [(Trainer, "evaluate", 2, True)],
+    "between evaluation and next update": [(Trainer, "update", 3, True)],
+    "while the banks are filled": [(BankFolder, "fill", 1, False)],
+}
+
+
+@pytest.mark.parametrize("stops", STOPS.values(), ids=STOPS)
+def test_resuming_equals_not_stopping(stops, monkeypatch):
+    """Wherever it is killed, a continued run leaves record, evaluations and weights to the bit as
+    one that was never stopped: draws depend on seed and step alone, the rest is in a checkpoint."""
+    assert_same_results(interrupted(monkeypatch, stops), uninterrupted())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"checkpoint_every": 3}, {"fresh": True}, {"lora_rank": None, "learning_rate": 1e-3}],
+    ids=["rare checkpoints", "fresh", "all weights"],
+)
+def test_resuming_equals_not_stopping_in_other_modes(changed, monkeypatch):
+    """The same where lines and an evaluation past the last checkpoint must be forgotten (killed
+    in step 3 before the checkpoint of step 3), for fresh draws and for all weights."""
+    config = configured(**changed)
+    run = interrupted(monkeypatch, [(Trainer, "update", 3, False)], config=config)
+    assert_same_results(run, uninterrupted(config=config))
+
+
+def test_a_record_line_cut_short_is_forgotten(monkeypatch):
+    """A kill in the middle of writing a line leaves half; the continued run equals the whole."""
+    folder = training.paths.runs_folder() / "parts"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_after(patch, Trainer, "save", 2, False)
+        train(task_of(), BOND, CONFIG, folder)
+    (record,) = folder.glob("*/record.jsonl")
+    with record.open("a") as file:
+        file.write('{"step": 3, "loss": 1.2')
+    assert_same_results(train(task_of(), BOND, CONFIG, folder), uninterrupted())
+
+
+def test_a_damaged_checkpoint_costs_a_step_and_no_more(monkeypatch):
+    """With the newest file cut, the one before serves and the result is the same."""
+    folder = training.paths.runs_folder() / "parts"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_after(patch, Trainer, "save", 3, False)
+        train(task_of(), BOND, CONFIG, folder)
+    newest = max(folder.glob("*/checkpoints/step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert_same_results(train(task_of(), BOND, CONFIG, folder), uninterrupted())
+
+
+def forbidden(*_, **__):
+    raise AssertionError("a finished run was computed again")
+
+
+def test_a_finished_run_is_not_computed_again(monkeypatch):
+    """Update, evaluation and bank would fail if called; tables and policy come from the disk."""
+    first = uninterrupted()
+    for owner, name in [(Trainer, "update"), (Trainer, "evaluate"), (BankFolder, "fill")]:
+        monkeypatch.setattr(owner, name, forbidden)
+    second = uninterrupted()
+    assert_same_results(second, first)
+    assert second.folder.manifest["status"] == "finished"
+    assert second.folder.manifest["starts"] == 1
+
+
+def test_a_finished_run_without_its_last_checkpoint_is_finished_again():
+    """The policy handed back must be the trained one: if its checkpoint is gone or damaged, the run
+    goes on from the one before instead of passing an older policy off as the result."""
+    first = uninterrupted()
+    newest = max(first.folder.path.glob("checkpoints/step-*.pt"))
+    newest.write_bytes(b"cut")
+    assert_same_results(uninterrupted(), first)
+
+
+def test_settings_name_the_run():
+    """Whatever changes numbers changes the folder; what does not, does not."""
+    task = task_of()
+
+    def name(algorithm=BOND, config=CONFIG, task=task) -> str:
+        return training.RunFolder.of(
+            training.paths.runs_folder(), training.identity(task, algorithm, config)
+        ).path.name
+
+    same = [
+        name(),
+        name(config=configured(micro_batch=1)),
+        name(config=configured(checkpoint_every=7)),
+    ]
+    assert len(set(same)) == 1
+    others = [
+        name(config=configured(**{key: value}))
+        for key, value in [("steps", 5), ("seed", 1), ("learning_rate", 2e-2), ("lora_rank", 4),
+                           ("bank_samples", 9), ("fresh", True), ("evaluation_bank", 5),
+                           ("evaluate_every", 3), ("clip", 2.0), ("warmup", 3)]
+    ]  # fmt: skip
+    others += [
+        name(algorithm=bond(n=3, beta=0.25, quantile_draws=5)),
+        name(algorithm=bond(n=4, beta=0.5, quantile_draws=4)),
+        name(task=task_of(evaluate=3)),
+        name(task=dataclasses.replace(task, train_prompts=task.train_prompts[::-1])),
+        name(task=dataclasses.replace(task, identity={"name": "another reward"})),
+    ]
+    assert len({*same, *others}) == 1 + len(others)
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def test_a_bad_reward_stops_the_run_and_loses_nothing():
+    """The reward fails (NaN) in the third update: the error quotes the completion, two record lines
+    and their checkpoint stay, and with a mended reward the run ends as if nothing had happened."""
+    calls = []
+
+    def failing(prompts, completions) -> torch.Tensor:
+        values = taste(prompts, completions)
+        calls.append(values.shape)
+        if calls.count((3, 2)) == 3:  # an update scores 3 prompts x 2 completions
+            values[1, 1] = math.nan
+        return values
+
+    folder = training.paths.runs_folder() / "parts"
+    with pytest.raises(ValueError, match="nan for completion 1 of prompt 1: '.*finite number"):
+        train(task_of(reward=failing), BOND, CONFIG, folder)
+    (run,) = folder.iterdir()
+    assert checkpoints.load(run / "checkpoints")[0] == 2
+    assert len((run / "record.jsonl").read_text().splitlines()) == 2
+    assert_same_results(train(task_of(), BOND, CONFIG, folder), uninterrupted())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(value):
+    """The rule gives such a weight in the third update: the error names step and learning rate, and
+    neither record nor checkpoint has seen that update."""
+    calls = []
+
+    def jeffreys(scores: rules.Scores, n: int, beta: float) -> torch.Tensor:
+        calls.append(0)
+        weights = rules.jeffreys(scores, n, beta)
+        return weights * value if len(calls) == 3 else weights
+
+    folder = training.paths.runs_folder() / "parts"
+    broken = dataclasses.replace(BOND, rule=jeffreys)
+    with pytest.raises(ValueError, match=r"step 3 gave .*lower learning_rate \(now 0.01\)"):
+        train(task_of(), broken, CONFIG, folder)
+    (run,) = folder.iterdir()
+    assert checkpoints.load(run / "checkpoints")[0] == 2
+    assert len((run / "record.jsonl").read_text().splitlines()) == 2
+    assert_same_results(train(task_of(), BOND, CONFIG, folder), uninterrupted())
+
+
+def test_a_bank_that_is_too_small_says_so():
+    """3 Best-of-N draws and 5 quantile draws do not fit into 7."""
+    with pytest.raises(ValueError, match="7 samples a prompt, the algorithm wants 8: raise bank_s"):
+        train(task_of(), BOND, configured(bank_samples=7))
+
+
+def test_a_second_process_is_turned_away():
+    """While one holds the run's lock another gets an error, and gets in afterwards."""
+    run = training.RunFolder.of(
+        training.paths.runs_folder() / "library", training.identity(task_of(), BOND, CONFIG)
+    )
+    lock = run.lock()
+    with pytest.raises(RuntimeError, match="another process is computing"):
+        train(task_of(), BOND, CONFIG)
+    lock.release()
+    assert train(task_of(), BOND, configured(steps=1)).folder.finished
+
+
+def test_settings_are_checked_where_they_enter():
+    """Unknown, ill-typed and impossible values stop at once, with their name."""
+    for name, value in [("stepz", 1), ("learning_rate", "1e-4"), ("steps", 0), ("clip", 0.0)]:
+        with pytest.raises(ValueError, match=name):
+            Config(**{"steps": 2, name: value})
+    with pytest.raises(ValueError, match="take n of 2 or more"):
+        bond(1, 0.5)
+
+
+# -- who is sampled -------------------------------------------------------------------------------
+
+
+def samplers(monkeypatch, trainer: Trainer) -> list[tuple[str, int]]:
+    """Fills with ("policy" or "reference", k) at each call of a model's sampler."""
+    original, seen = LanguageModel.sample, []
+
+    def sample(self, prompts, k, generator):
+        seen.append(("policy" if self is trainer.policy else "reference", k))
+        return original(self, prompts, k, generator)
+
+    monkeypatch.setattr(LanguageModel, "sample", sample)
+    return seen
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    ("beta", "subsets", "policy", "trained"),
+    [(0.0, [3, 0], 0, 1), (0.5, [3, 5], 2, 3), (1.0, [0, 5], 2, 2)],
+)
+def test_only_what_a_divergence_needs_is_sampled(
+    fresh, beta, subsets, policy, trained, monkeypatch
+):
+    """beta 0: the best of 3 anchor draws alone is trained on and the policy is not sampled; beta 1:
+    no Best-of-N draw is taken; `fresh` draws just these sums anew, else the bank gives them."""
+    trainer = trainer_of(bond(3, beta, quantile_draws=5), configured(fresh=fresh))
+    seen, sizes, widths = samplers(monkeypatch, trainer), [], []
+    subset, backward = Bank.subset, Trainer._backward
+    monkeypatch.setattr(
+        Bank, "subset", lambda self, p, s, g: (sizes.append(list(s)), subset(self, p, s, g))[1]
+    )
+    monkeypatch.setattr(
+        Trainer,
+        "_backward",
+        lambda self, t, c, w: (widths.append(c.tokens.shape[1]), backward(self, t, c, w))[1],
+    )
+    trainer.update()
+    expected = [("reference", sum(subsets))] if fresh else []
+    assert seen == expected + ([("policy", policy)] if policy else [])
+    assert sizes == [subsets] and widths == [trained]
+
+
+def test_fresh_draws_need_no_training_bank():
+    """With `fresh` only the held-out prompts' bank is drawn (the other would be 20,000 x 32 samples
+    on all of XSum); the runs differ from those off the bank and repeat."""
+    config = configured(fresh=True, steps=2)
+    held_out = training.bank_folders(task_of(), config)[1]
+    run = train(task_of(), BOND, config, training.paths.runs_folder() / "a")
+    banks = {path.name for path in (training.paths.runs_folder() / "banks").iterdir()}
+    assert banks == {held_out.path.name}
+    assert_same_results(train(task_of(), BOND, config, training.paths.runs_folder() / "b"), run)
+    banked = train(task_of(), BOND, configured(steps=2))
+    assert banked.table["loss"].tolist() != run.table["loss"].tolist()
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def test_bond_raises_the_log_quantile(tmp_path):
+    """40 steps of BOND (N = 4, beta 0.5) move the held-out mean log quantile from about -1 towards
+    -1/4: the paired 99.9 % interval over 32 prompts lies above 0. The saved policy
+    is the trained one."""
+    config = Config(
+        steps=40, learning_rate=1e-2, warmup=2, evaluate_every=40, evaluation_samples=16,
+        precision="fp32", checkpoint_every=10,
+    )  # fmt: skip
+    run = train(task_of(evaluate=32), bond(4, 0.5, policy_draws=4), config)
+    own = run.evaluation.query("source == 'policy'").assign(log=lambda t: np.log(t["quantile"]))
+    means = own.pivot_table(index="prompt", columns="step", values="log")
+    gain = measures.paired_difference(means[40], means[0], level=0.999)
+    assert gain.low > 0.05
+    assert -1.3 < means[0].mean() < -0.7
+    assert len(run.table) == 40 and list(run.table["step"]) == list(range(1, 41))
+    run.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "model.safetensors").exists()
+
+
+def test_precision_can_change_within_a_process():
+    """A notebook may train in bfloat16 and then in float32: each accelerator is what was asked."""
+    modes = [device.accelerator(p).mixed_precision for p in ("bf16", "fp32", "bf16", "fp32")]
+    assert modes == ["bf16", "no", "bf16", "no"]
+    assert device.dtype("bf16") == torch.bfloat16 and device.dtype("fp32") == torch.float32
+    assert torch.get_float32_matmul_precision() == "highest"
+    device.accelerator("fp32")
