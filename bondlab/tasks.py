@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bondlab import assets, device, prepare, tiny
 from bondlab.language_model import LanguageModel
 from bondlab.prepare import DOCUMENT_TOKENS, SUMMARY_TOKENS, WEIGHTS
-from bondlab.rewards import EntailmentReward, Reward
+from bondlab.rewards import EntailmentReward, Reward, score
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class Task:
         reward: scores completions; see `rewards.Reward`.
         train_prompts, eval_prompts: texts; evaluation prompts are only ever measured on.
         eval_references: human completions of the evaluation prompts, if there are any.
-        identity: whatever else determines results (model digests, versions): part of the run id.
+        identity: names the model and the reward in run ids, for example by digests. None derives
+            it from the weights and from the rewards of a few texts, so that another model or
+            reward never takes up an earlier one's runs.
 
     Raises:
         ValueError: a prompt is empty, or is in both lists.
@@ -38,7 +40,7 @@ class Task:
     train_prompts: Sequence[str]
     eval_prompts: Sequence[str]
     eval_references: Sequence[str] | None = None
-    identity: dict = field(default_factory=dict)
+    identity: dict | None = None
 
     def __post_init__(self) -> None:
         for name in ("train_prompts", "eval_prompts"):
@@ -48,6 +50,9 @@ class Task:
                 raise ValueError(f"{name} has no prompts or an empty one: positions {empty}")
         if shared := set(self.train_prompts) & set(self.eval_prompts):
             raise ValueError(f"{len(shared)} prompts are in train_prompts and in eval_prompts")
+        if self.identity is None:
+            derived = {"policy": _weights(self.model), "reward": _probe(self)}
+            object.__setattr__(self, "identity", derived)
 
 
 class TaskSettings(BaseModel):
@@ -174,6 +179,22 @@ def _tiny(settings: TaskSettings, precision: str) -> Task:
         eval_references=[" ".join(text.split()[:5]) for text in held_out],
         identity={"policy": "tiny", "reward": "tiny"},
     )
+
+
+def _weights(model: LanguageModel) -> str:
+    """Digest of a model's parameters."""
+    total = hashlib.sha256()
+    for parameter in model.parameters():
+        total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return total.hexdigest()[:12]
+
+
+def _probe(task: Task) -> str:
+    """Digest of the rewards of a few texts, to five digits: what tells one reward from another."""
+    prompts = list(task.train_prompts[:4])
+    texts = [[prompt, " ".join(prompt.split()[:5]), "Yes.", "No 1 2 3"] for prompt in prompts]
+    rewards = score(task.reward, prompts, texts).flatten().tolist()
+    return hashlib.sha256(" ".join(f"{x:.5g}" for x in rewards).encode()).hexdigest()[:12]
 
 
 def _identity(name: str | None, adapter: str) -> str:
