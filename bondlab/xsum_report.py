@@ -175,7 +175,7 @@ def _saved(
     if not found.shipped:
         made_by = {name: found.manifest[name] for name in ("run", "config", "packages")}
         provenance = {
-            "paper_figure": "setting",
+            "paper_figure": None,  # the paper shows nothing of its two models
             "experiment": EXPERIMENT,
             "profile": found.profile,
             "headline": list(headline),
