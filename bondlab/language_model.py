@@ -190,7 +190,7 @@ class LanguageModel(nn.Module):
         self.model.peft_config[ADAPTER].save_pretrained(folder)
 
     def merge_adapter(self) -> None:
-        """Fold the adapter into the weights for good."""
+        """Fold the adapter, if there is one, into the weights for good."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         for module in list(self.model.modules()):
@@ -198,7 +198,7 @@ class LanguageModel(nn.Module):
                 module.merge()
                 parent, _, name = _path_of(self.model, module).rpartition(".")
                 setattr(self.model.get_submodule(parent), name, module.get_base_layer())
-        del self.model.peft_config
+        self.model.__dict__.pop("peft_config", None)
         self.model._hf_peft_config_loaded = False
 
     def _linear_names(self) -> list[str]:

@@ -112,7 +112,7 @@ def test_the_manifest_says_how_a_run_came_about(run):
 
 
 def test_the_commit_is_that_of_the_source(tmp_path, monkeypatch):
-    """A clean clone, a changed one, and no clone at all."""
+    """A clean clone, one changed beside and in the package, and no clone at all."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *words]
@@ -124,7 +124,10 @@ def test_the_commit_is_that_of_the_source(tmp_path, monkeypatch):
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "first")
     assert results.commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    (tmp_path / "file").write_text("changed")
+    (tmp_path / "notes").write_text("beside the package")
+    assert results.commit()["dirty"] is False
+    (tmp_path / "bondlab").mkdir()
+    (tmp_path / "bondlab" / "rules.py").write_text("changed")
     assert results.commit()["dirty"] is True
     monkeypatch.setenv("PATH", str(Path("/nowhere")))
     assert results.commit() == {"commit": None, "dirty": None}

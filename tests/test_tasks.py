@@ -86,6 +86,23 @@ def test_held_out_prompts_are_held_out():
         Task(tiny.language_model(), tiny.reward, ["a", "b", "c"], ["c", "d", "a"])
 
 
+def test_a_task_is_named_by_its_weights_and_rewards():
+    """Without an identity of its own: equal for equal parts, another for other weights (a single
+    entry), for a full-precision copy in bfloat16, and for a reward that scores a text otherwise."""
+
+    def named(reward=tiny.reward, change: float = 0.0, dtype=torch.float32) -> str:
+        model = tiny.language_model().requires_grad_(False).to(dtype)
+        next(model.parameters())[0, 0] += change
+        return json.dumps(Task(model, reward, ["rain fire", "law"], ["port"]).identity)
+
+    def other(prompts, completions) -> torch.Tensor:
+        return tiny.reward(prompts, completions) * 1.001
+
+    names = [named(), named(change=1e-3), named(dtype=torch.bfloat16), named(other)]
+    assert len(set(names)) == 4
+    assert names == [named(), named(change=1e-3), named(dtype=torch.bfloat16), named(other)]
+
+
 def test_settings_are_checked_where_they_enter():
     """Unknown tasks, names and impossible counts stop at once."""
     for wrong in ({"name": "chat"}, {"train": 0}, {"evaluate": "4"}, {"temperature": 2.0}):
@@ -195,3 +212,19 @@ def test_precision_is_resolved_once():
     """`auto` means one of the two, as the machine has it; the others stand for themselves."""
     assert device.resolve("auto") in ("bf16", "fp32")
     assert [device.resolve(p) for p in ("bf16", "fp32")] == ["bf16", "fp32"]
+
+
+def test_another_model_or_reward_is_another_task():
+    """Without an identity of its own a task is named by its weights and by what its reward says:
+    the same pieces give the same name, other weights or another reward another one."""
+    texts = tiny.documents(6)
+
+    def named(seed: int = 0, reward=tiny.reward) -> dict:
+        return Task(tiny.language_model(seed=seed), reward, texts[:4], texts[4:]).identity
+
+    def opposite(prompts, completions):
+        return -tiny.reward(prompts, completions)
+
+    assert named() == named()
+    assert named(seed=1)["policy"] != named()["policy"]
+    assert named(reward=opposite)["reward"] != named()["reward"]

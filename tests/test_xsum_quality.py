@@ -80,7 +80,7 @@ class Echo:
 def test_samples_belong_to_their_documents():
     """Twenty documents, the first three sampled four times: no batch mixes or loses any."""
     documents = [f"document {i}" for i in range(20)]
-    task = tasks.Task(Echo(), tiny.reward, ["train"], documents, documents)
+    task = tasks.Task(Echo(), tiny.reward, ["train"], documents, documents, identity={})
     table = xsum_texts.summaries_of(task, Echo(), [4] * 3 + [1] * 17, seed=0)
     own = table[table["source"] == "policy"]
     assert own.groupby("prompt").size().tolist() == [4] * 3 + [1] * 17
