@@ -310,7 +310,11 @@ def last_table(found: Results, columns: Sequence[str]) -> pd.DataFrame:
 def _cell(table: pd.DataFrame, column: str) -> str:
     if column not in table or table[column].isna().all():
         return "-"
-    present = table.dropna(subset=[column]).assign(all=0)
+    # A document counts where every seed has a value: not every summary holds a number.
+    lacking = table.loc[table[column].isna(), "prompt"]
+    present = table[~table["prompt"].isin(lacking)].assign(all=0)
+    if present.empty:
+        return "-"
     grid = measures.grouped_intervals(present, column, ["all"]).iloc[0]
     if present[column].nunique() == 1:  # a closed form, or a measure that is the same everywhere
         return f"{grid['mean']:.3f}"
