@@ -68,6 +68,14 @@ def test_parts_may_be_filled_in_any_order(task, folder, tmp_path):
     assert len(files(folder)) == 6
 
 
+def test_parts_have_random_numbers_of_their_own(task, tmp_path):
+    """The same 8 prompts as parts 0 and 1: with one stream both would hold the same samples."""
+    prompts = list(task.train_prompts[:8]) * 2
+    loaded = fill(BankFolder.of(tmp_path, task, prompts, SAMPLES, seed=0), task, [0, 1]).load()
+    first, second = loaded.completions.tokens.split(8)
+    assert not torch.equal(first, second)
+
+
 def test_only_missing_parts_are_left(task, folder):
     """A bank stopped after part 1 names parts 0 and 2, cannot be loaded, and is then completed."""
     assert list(folder.parts) == [0, 1, 2] == folder.missing()

@@ -80,12 +80,18 @@ def test_fit_repeats_for_a_seed():
     assert first == again != other
 
 
-def test_learning_rate_rises_and_falls():
-    """Linear warm-up over 4 of 12 steps to 1, then linear decay that ends at 0."""
-    settings = dataclasses.replace(TOY, steps=12, warmup=4)
-    rates = [prepare._ramp(step, settings) for step in range(13)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4:] == pytest.approx([1 - i / 8 for i in range(9)])
+def test_learning_rate_rises_and_falls(monkeypatch):
+    """Over 6 steps Adam gets 1/2 and 1 of the rate (warm-up of 2), then 1, 3/4, 1/2 and 1/4 (decay
+    that would reach 0 at step 6)."""
+    rates, step = [], torch.optim.AdamW.step
+
+    def recorded(self, *positional, **named):
+        rates.append(self.param_groups[0]["lr"] / 1e-3)
+        return step(self, *positional, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    fitted(dataclasses.replace(TOY, steps=6, warmup=2, learning_rate=1e-3))
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
 
 
 def test_batches_cover_the_data_and_are_alike_in_length():

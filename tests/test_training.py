@@ -144,6 +144,28 @@ def test_evaluation_table_holds_every_completion():
     assert table["tokens"].between(1, 8).all() and (table["log_prob"] < 0).all()
 
 
+def test_evaluation_tells_policy_from_reference(monkeypatch):
+    """After two updates their laws differ. `log_prob` is the policy's and `reference_log_prob` the
+    reference's, on the completions that the policy drew and on those of the bank alike."""
+    trainer, drawn = trainer_of(), []
+    trainer.update()
+    trainer.update()
+    sample = LanguageModel.sample
+    monkeypatch.setattr(
+        LanguageModel, "sample", lambda self, *a: (drawn.append(sample(self, *a)), drawn[-1])[1]
+    )
+    table = trainer.evaluate()
+    prompts = trainer.policy.encode(trainer.task.eval_prompts)
+    with torch.no_grad():
+        for source, given in [("policy", drawn[0]), ("reference", trainer.held_out.completions)]:
+            rows = table[table["source"] == source]
+            scores = [m(prompts, given).sum(-1) for m in (trainer.policy, trainer.reference)]
+            for name, score in zip(("log_prob", "reference_log_prob"), scores, strict=True):
+                assert np.allclose(rows[name], score.flatten(), atol=1e-3)
+            assert (scores[0] - scores[1]).abs().max() > 0.1
+            assert rows["tokens"].tolist() == given.lengths.flatten().tolist()
+
+
 # -- the gradient ---------------------------------------------------------------------------------
 
 
@@ -238,6 +260,20 @@ def test_prompts_pass_by_in_shuffled_passes():
         assert all(sorted(seen[i : i + 8]) == list(range(8)) for i in (0, 8, 16))
         assert seen[:8] != seen[8:16]
     assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_every_step_draws_anew(fresh):
+    """The same prompts at steps 0 and 1, nothing learnt between: other completions of the policy,
+    and other draws of the reference (another subset of the bank, or fresh ones)."""
+    trainer, index, seen = trainer_of(config=configured(fresh=fresh)), [0, 1, 2], []
+    texts = [trainer.task.train_prompts[i] for i in index]
+    for step in (0, 1, 0):
+        trainer.step = step
+        (anchors, _), (others, _) = trainer._reference_draws(index, texts)
+        seen.append([anchors.tokens, others.tokens, trainer._policy_draws(texts)[0].tokens])
+    assert not any(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
 
 
 def test_learning_rate_warms_up():
