@@ -218,6 +218,19 @@ def save(
     plots.save_figure(drawn, folder, f"{stem}_{profile}", table, provenance)
 
 
+def publish(
+    name: str, stem: str, profile: Profile, found: Results, panels: Sequence[Panel], title: str
+) -> None:
+    """Draw a figure, write its files and show it; a line of text where there are no such runs."""
+    if found.evaluations.empty:
+        print(f"The profile {profile} has no runs of this N.")
+        return
+    drawn, table = figure(found, panels, title)
+    save(name, stem, profile, found, drawn, table)
+    sizes = ", ".join(f"{n:g}" for n in sorted(found.evaluations["n"].unique()))
+    plots.show(drawn, f"{title}, N = {sizes}: {', '.join(p.title for p in panels)} against steps")
+
+
 # -- numbers ---------------------------------------------------------------------------------------
 
 
