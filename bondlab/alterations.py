@@ -1,12 +1,12 @@
-"""False claims made from true ones: change one number or one name of a summary.
+"""False claims made from true ones: change one number or one name of a summary, or garble it.
 
 A reward model that only ever sees claims paired with the wrong document learns to compare topics.
 These alterations keep the topic, so that the model has to read the claim. The paper does not build
 negatives (it uses a ready-made entailment model); the rules below are chosen because they need no
-tagger and keep the altered claim grammatical.
+tagger. A changed number or name leaves the claim grammatical; a garbled claim says nothing.
 
-Both functions take the claim, its evidence and a `random.Random`, return the altered claim, or
-None where no alteration is possible, and are deterministic given the generator's state.
+Each function takes the claim, its evidence and a `random.Random`, returns the altered claim, or
+None where no alteration is possible, and is deterministic given the generator's state.
 """
 
 from __future__ import annotations
@@ -94,6 +94,28 @@ def swap_entities(claim: str, evidence: str, rng: random.Random) -> str | None:
         if new is not None:
             return re.sub(rf"(?<!\w){re.escape(old.text)}(?!\w)", new, claim)
     return None
+
+
+def garble(claim: str, evidence: str, rng: random.Random) -> str | None:
+    """Words that belong to the topic and say nothing, as a policy in pursuit of a reward writes.
+
+    With equal chance one word of the claim or of the evidence again and again, the claim's words in
+    a random order, or a phrase of the claim repeated to the claim's length. None when the claim has
+    fewer than four words.
+    """
+    words = claim.split()
+    if len(words) < 4:
+        return None
+    how = rng.choice(["word", "order", "phrase"])
+    if how == "order":
+        shuffled = rng.sample(words, len(words))
+        return " ".join(shuffled) if shuffled != words else " ".join(words[::-1])
+    if how == "word":
+        return " ".join([rng.choice(words + evidence.split())] * rng.randint(2, 12))
+    size = rng.randint(2, 3)
+    start = rng.randint(0, len(words) - size)
+    times = max(3, round(len(words) / size))
+    return " ".join(words[start : start + size] * times)
 
 
 def number_spans(text: str) -> list[Span]:

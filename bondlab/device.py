@@ -27,6 +27,7 @@ def resolve(precision: Precision) -> str:
 
 def accelerator(precision: Precision) -> Accelerator:
     """An `Accelerator` for this process; bf16 runs also take the fast float32 matmul mode."""
+    keep_freed_memory()
     mode = "bf16" if resolve(precision) == "bf16" else "no"
     torch.set_float32_matmul_precision("medium" if mode == "bf16" else "highest")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mode:

@@ -3,7 +3,8 @@
 The paper takes both ready-made (a T5 fine-tuned on XSum, a T5 entailment model; section 6). Here:
 1. Reference: LoRA on the small T5, maximum likelihood of one-sentence summaries (XSum and BBC).
 2. Reward: LoRA on the same T5, binary cross-entropy of "does the evidence entail the claim?"
-   (VitaminC), with negatives that keep the topic: a number or a name of a true claim is changed.
+   (VitaminC), with negatives that keep the topic: a true claim with a number or a name changed, or
+   garbled.
 Both adapters ship with the package (`bondlab/weights/`); `prepare --retrain` makes them again.
 """
 
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bondlab import assets, device
-from bondlab.alterations import swap_entities, swap_numbers
+from bondlab.alterations import garble, swap_entities, swap_numbers
 from bondlab.language_model import LanguageModel, quiet
 from bondlab.rewards import EntailmentReward
 
@@ -51,7 +52,16 @@ class Supervised:
 
 
 REFERENCE = Supervised(steps=680, batch=8, learning_rate=1e-3)  # two passes over the 2,712 pairs
-REWARD = Supervised(steps=400, batch=32, learning_rate=1e-3)
+REWARD = Supervised(steps=1200, batch=32, learning_rate=1e-3)  # half of the pairs, seen once
+
+
+# Share of the true claims that get such a false copy. Not stated; chosen because names and numbers
+# are what summaries get wrong, and a few garbled claims suffice.
+ALTERATIONS = {
+    "number": (swap_numbers, 0.5),
+    "name": (swap_entities, 0.5),
+    "garbled": (garble, 0.1),
+}
 
 
 @dataclass(frozen=True)
@@ -125,29 +135,25 @@ def train_reward(settings: Supervised = REWARD, folder: Path | None = None) -> P
 def claims(rows: Sequence[dict], rng: random.Random, hard_negatives: bool) -> list[Claim]:
     """VitaminC rows as claims; with hard negatives also altered, foreign and longer ones.
 
-    Of the true claims, one in three gets a copy with a changed number and one in three a copy with
-    a changed name (where there is one to change), and one in ten a copy with foreign evidence. Of
-    all pairs, 20 % have their evidence hidden among that of one to three others, because the
-    reward later reads documents many times longer than VitaminC's sentences.
+    Of the true claims, one in two gets a copy with a changed number, one in two a copy with a
+    changed name (where there is one to change), one in ten a garbled copy and one in ten a copy
+    with foreign evidence. Of all pairs, 20 % have their evidence hidden among that of one to three
+    others, because the reward later reads documents many times longer than VitaminC's sentences.
     """
     rows = list(rows)
     made = [Claim(r["evidence"], r["claim"], r["label"] == "SUPPORTS", "vitaminc") for r in rows]
     if not hard_negatives:
         return made
     for row in [r for r in rows if r["label"] == "SUPPORTS"]:
-        chance = rng.random()
-        if chance < 1 / 3:
-            altered, origin = swap_numbers(row["claim"], row["evidence"], rng), "number"
-        elif chance < 2 / 3:
-            altered, origin = swap_entities(row["claim"], row["evidence"], rng), "name"
-        else:
-            altered, origin = None, ""
-        if altered:
-            made.append(Claim(row["evidence"], altered, False, origin))
+        evidence, claim = row["evidence"], row["claim"]
+        for origin, (alter, share) in ALTERATIONS.items():
+            altered = alter(claim, evidence, rng) if rng.random() < share else None
+            if altered:
+                made.append(Claim(evidence, altered, False, origin))
         if rng.random() < 0.1:
-            evidence = rng.choice(rows)["evidence"]
-            if evidence != row["evidence"]:
-                made.append(Claim(evidence, row["claim"], False, "foreign"))
+            foreign = rng.choice(rows)["evidence"]
+            if foreign != evidence:
+                made.append(Claim(foreign, claim, False, "foreign"))
     return [_hide(claim, rows, rng) if rng.random() < 0.2 else claim for claim in made]
 
 
@@ -193,7 +199,7 @@ def fit(
 
 
 def _ramp(step: int, settings: Supervised) -> float:
-    rise = (step + 1) / settings.warmup
+    rise = (step + 1) / max(1, settings.warmup)
     fall = (settings.steps - step) / max(1, settings.steps - settings.warmup)
     return max(0.0, min(1.0, rise, fall))
 
