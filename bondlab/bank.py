@@ -19,7 +19,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from bondlab import checkpoints, results
-from bondlab.language_model import Completions, LanguageModel, concatenate
+from bondlab.completions import Completions, concatenate
+from bondlab.language_model import LanguageModel
 from bondlab.rewards import Reward, score
 from bondlab.tasks import Task
 

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from bondlab import quantiles
 from bondlab.bank import Bank
-from bondlab.language_model import Completions, LanguageModel
+from bondlab.completions import Completions
+from bondlab.language_model import LanguageModel
 from bondlab.rewards import score
 from bondlab.tasks import Task
 

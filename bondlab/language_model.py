@@ -7,71 +7,18 @@ completions. Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bondlab.adapters import Trainable
 from bondlab.attention import use_shared_prompts
+from bondlab.completions import Completions, Prompts
 
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
-ADAPTER = "policy"
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Token ids and mask of B prompts, [B, P] each; padding on the side the model wants."""
-
-    ids: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class Completions:
-    """K completions of B prompts.
-
-    tokens [B, K, T] int64, padded after the end token; mask [B, K, T] bool, true up to and with the
-    end token; log_probs [B, K, T] float32 in nats under the law that drew them, 0 where masked.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    log_probs: Tensor
-
-    @property
-    def log_prob(self) -> Tensor:
-        """Sequence log-probability [B, K], nats."""
-        return self.log_probs.sum(-1)
-
-    @property
-    def lengths(self) -> Tensor:
-        """Tokens of each completion [B, K], the end token included."""
-        return self.mask.sum(-1)
-
-    def take(self, index: Tensor) -> Completions:
-        """The completions at `index` [B, M] of each prompt."""
-        wide = index[..., None].expand(*index.shape, self.tokens.shape[-1])
-        return Completions(*(x.gather(1, wide) for x in (self.tokens, self.mask, self.log_probs)))
-
-    def rows(self, index: object) -> Completions:
-        """The completions of some prompts: a slice, a list or a tensor of positions."""
-        return Completions(self.tokens[index], self.mask[index], self.log_probs[index])
-
-    def to(self, device: torch.device) -> Completions:
-        """The same completions on another device."""
-        return Completions(self.tokens.to(device), self.mask.to(device), self.log_probs.to(device))
-
-
-def concatenate(parts: Sequence[Completions], dim: int) -> Completions:
-    """Join completions along prompts (dim 0) or along completions (dim 1)."""
-    fields = ("tokens", "mask", "log_probs")
-    return Completions(*(torch.cat([getattr(part, f) for part in parts], dim) for f in fields))
 
 
 @dataclass
@@ -92,7 +39,7 @@ class _Prefix:
         return _Prefix(self.hidden.repeat_interleave(k, 0), self.cache, inputs, lengths)
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Trainable):
     """A transformers model with its tokenizer, a prompt template, a length limit and a temperature.
 
     The temperature belongs to the law: `sample` draws from it and `forward` scores under it, so
@@ -137,82 +84,6 @@ class LanguageModel(nn.Module):
         ends = model.config.eos_token_id if ends is None else ends
         self.register_buffer("end_tokens", torch.tensor(ends).reshape(-1), persistent=False)
         self.pad_token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-
-    # -- weights ----------------------------------------------------------------------------------
-
-    def trainable_copy(self, rank: int | None, seed: int = 0) -> LanguageModel:
-        """A policy that starts as this model; this model stays behind, frozen, as its reference.
-
-        With a LoRA rank both share the frozen weights in memory and only the adapter is new; with
-        None every weight is copied in float32 and trained.
-        """
-        self.requires_grad_(False)
-        kept = [self.tokenizer, *(self.parameters() if rank else ())]
-        kept += self._head_copy or ()
-        policy = copy.deepcopy(self, {id(x): x for x in kept})
-        if rank:
-            policy.add_adapter(rank, seed)
-        else:
-            policy.float().requires_grad_(True)
-        return policy
-
-    def add_adapter(self, rank: int, seed: int = 0) -> None:
-        """Freeze the weights and add a trainable LoRA adapter to every linear layer but the head.
-
-        The adapter starts as the identity: the law is unchanged until it is trained.
-        """
-        from peft import LoraConfig
-
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=self._linear_names())
-            self.model.add_adapter(config, adapter_name=ADAPTER)
-        self._float32_adapter()
-
-    def load_adapter(self, folder: Path) -> None:
-        """Load a LoRA adapter saved in peft's format and make it active and trainable."""
-        with quiet():
-            self.model.load_adapter(str(folder), adapter_name=ADAPTER, is_trainable=True)
-        self._float32_adapter()
-
-    def save_adapter(self, folder: Path) -> None:
-        """Write the adapter in peft's format, in bfloat16: half the size, below training noise."""
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
-
-        state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.bfloat16().contiguous() for name, tensor in state.items()},
-            folder / "adapter_model.safetensors",
-            metadata={"format": "pt"},
-        )
-        self.model.peft_config[ADAPTER].save_pretrained(folder)
-
-    def merge_adapter(self) -> None:
-        """Fold the adapter, if there is one, into the weights for good."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        for module in list(self.model.modules()):
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
-                parent, _, name = _path_of(self.model, module).rpartition(".")
-                setattr(self.model.get_submodule(parent), name, module.get_base_layer())
-        self.model.__dict__.pop("peft_config", None)
-        self.model._hf_peft_config_loaded = False
-
-    def _linear_names(self) -> list[str]:
-        linear = (n for n, m in self.model.named_modules() if isinstance(m, nn.Linear))
-        return sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
-
-    def _float32_adapter(self) -> None:
-        # Adam's small updates would be rounded away in bfloat16.
-        for parameter in self.trainable():
-            parameter.data = parameter.data.float()
-
-    def trainable(self) -> list[nn.Parameter]:
-        """The parameters that training changes, in a fixed order."""
-        return [p for p in self.model.parameters() if p.requires_grad]
 
     # -- text -------------------------------------------------------------------------------------
 
@@ -284,14 +155,25 @@ class LanguageModel(nn.Module):
 
     def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""
-        b, k, t = completions.tokens.shape
-        tokens = completions.tokens.view(b * k, t)
+        tokens = completions.tokens
+        hidden = self._states(prompts, tokens[..., :-1])
+        log_probs = self._token_log_probs(hidden.flatten(0, 2), tokens.flatten())
+        return log_probs.view(tokens.shape).masked_fill(~completions.mask, 0.0)
+
+    def last_state(self, prompts: Prompts, completions: Completions) -> Tensor:
+        """Hidden state [B, K, D] after prompt and completion have been read, end token included."""
+        states = self._states(prompts, completions.tokens)
+        place = completions.lengths[..., None, None].expand(-1, -1, 1, states.shape[-1])
+        return states.gather(2, place)[:, :, 0]
+
+    def _states(self, prompts: Prompts, tokens: Tensor) -> Tensor:
+        """Hidden states [B, K, t+1, D] after the prompt and after each of the tokens [B, K, t]."""
+        b, k, t = tokens.shape
         prefix = self._prefix(prompts).repeat(k)
         hidden = prefix.hidden[:, None]
-        if t > 1:
-            hidden = torch.cat([hidden, self._extend(prefix, tokens[:, :-1], 0)], 1)
-        log_probs = self._token_log_probs(hidden.flatten(0, 1), tokens.flatten()).view(b, k, t)
-        return log_probs.masked_fill(~completions.mask, 0.0)
+        if t:
+            hidden = torch.cat([hidden, self._extend(prefix, tokens.reshape(b * k, t), 0)], 1)
+        return hidden.view(b, k, t + 1, -1)
 
     def _prefix(self, prompts: Prompts) -> _Prefix:
         decoder, b = self.model.get_decoder(), len(prompts.ids)
@@ -359,13 +241,6 @@ class LanguageModel(nn.Module):
         logits = self._logits(hidden)
         return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face folder: the adapter merged in, the tokenizer beside."""
-        whole = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer})
-        whole.merge_adapter()
-        whole.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
 
 def draw(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One token a row from softmax(logits [R, V]): tokens [R] and their log-probabilities [R].
@@ -379,20 +254,3 @@ def draw(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     token = token.clamp(max=logits.shape[-1] - 1)
     return token[:, 0], (logits.gather(-1, token) - log_norm)[:, 0]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No bars of transformers' own and no advice on tied weights, which are as they should be."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
-
-
-def _path_of(root: nn.Module, target: nn.Module) -> str:
-    return next(name for name, module in root.named_modules() if module is target)

@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bondlab import assets, device
+from bondlab.adapters import quiet
 from bondlab.alterations import garble, swap_entities, swap_numbers
-from bondlab.language_model import LanguageModel, quiet
+from bondlab.language_model import LanguageModel
 from bondlab.rewards import EntailmentReward
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -10,7 +10,7 @@ from scipy import stats
 
 from bondlab import bank, device, tasks, tiny
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder, seeded
-from bondlab.language_model import Completions
+from bondlab.completions import Completions
 from bondlab.tasks import Task, TaskSettings
 
 SAMPLES = 3

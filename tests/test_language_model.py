@@ -15,7 +15,8 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bondlab import language_model, tiny
-from bondlab.language_model import Completions, LanguageModel, Prompts, concatenate, draw
+from bondlab.completions import Completions, Prompts, concatenate
+from bondlab.language_model import LanguageModel, draw
 
 VOCABULARY = len(tiny.tokenizer())
 TEXTS = ["the city council", "a dog and a cat by the river on monday in june", "rain"]

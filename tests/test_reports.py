@@ -10,7 +10,7 @@ import torch
 
 from bondlab import measures, reports, tables, tiny
 from bondlab.bank import Bank
-from bondlab.language_model import Completions
+from bondlab.completions import Completions
 from bondlab.tasks import Task
 
 TEXTS = tiny.documents(4)

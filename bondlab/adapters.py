@@ -1,0 +1,117 @@
+"""What of a model's weights is trained, kept and written: a LoRA adapter, or everything."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import torch
+import transformers
+from torch import nn
+
+ADAPTER = "policy"
+
+
+class Trainable(nn.Module):
+    """The part of `LanguageModel` that concerns weights; `model` and `tokenizer` are its own."""
+
+    def trainable_copy(self, rank: int | None, seed: int = 0) -> Self:
+        """A policy that starts as this model; this model stays behind, frozen, as its reference.
+
+        With a LoRA rank both share the frozen weights in memory and only the adapter is new; with
+        None every weight is copied in float32 and trained.
+        """
+        self.requires_grad_(False)
+        kept = [self.tokenizer, *(self.parameters() if rank else ())]
+        kept += self._head_copy or ()
+        policy = copy.deepcopy(self, {id(x): x for x in kept})
+        if rank:
+            policy.add_adapter(rank, seed)
+        else:
+            policy.float().requires_grad_(True)
+        return policy
+
+    def add_adapter(self, rank: int, seed: int = 0) -> None:
+        """Freeze the weights and add a trainable LoRA adapter to every linear layer but the head.
+
+        The adapter starts as the identity: the law is unchanged until it is trained.
+        """
+        from peft import LoraConfig
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=self._linear_names())
+            self.model.add_adapter(config, adapter_name=ADAPTER)
+        self._float32_adapter()
+
+    def load_adapter(self, folder: Path) -> None:
+        """Load a LoRA adapter saved in peft's format and make it active and trainable."""
+        with quiet():
+            self.model.load_adapter(str(folder), adapter_name=ADAPTER, is_trainable=True)
+        self._float32_adapter()
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in peft's format, in bfloat16: half the size, below training noise."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: tensor.bfloat16().contiguous() for name, tensor in state.items()},
+            folder / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
+        self.model.peft_config[ADAPTER].save_pretrained(folder)
+
+    def merge_adapter(self) -> None:
+        """Fold the adapter, if there is one, into the weights for good."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for module in list(self.model.modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+                parent, _, name = _path_of(self.model, module).rpartition(".")
+                setattr(self.model.get_submodule(parent), name, module.get_base_layer())
+        self.model.__dict__.pop("peft_config", None)
+        self.model._hf_peft_config_loaded = False
+
+    def _linear_names(self) -> list[str]:
+        linear = (n for n, m in self.model.named_modules() if isinstance(m, nn.Linear))
+        return sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
+
+    def _float32_adapter(self) -> None:
+        # Adam's small updates would be rounded away in bfloat16.
+        for parameter in self.trainable():
+            parameter.data = parameter.data.float()
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that training changes, in a fixed order."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face folder: the adapter merged in, the tokenizer beside."""
+        whole = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer})
+        whole.merge_adapter()
+        whole.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars of transformers' own and no advice on tied weights, which are as they should be."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
+
+
+def _path_of(root: nn.Module, target: nn.Module) -> str:
+    return next(name for name, module in root.named_modules() if module is target)

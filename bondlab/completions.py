@@ -1,0 +1,62 @@
+"""Token ids of prompts and of their completions, as tensors.
+
+Shapes: B prompts, P prompt tokens, K completions a prompt, T tokens of a completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Token ids and mask of B prompts, [B, P] each; padding on the side the model wants."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Completions:
+    """K completions of B prompts.
+
+    tokens [B, K, T] int64, padded after the end token; mask [B, K, T] bool, true up to and with the
+    end token; log_probs [B, K, T] float32 in nats under the law that drew them, 0 where masked.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    log_probs: Tensor
+
+    @property
+    def log_prob(self) -> Tensor:
+        """Sequence log-probability [B, K], nats."""
+        return self.log_probs.sum(-1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each completion [B, K], the end token included."""
+        return self.mask.sum(-1)
+
+    def take(self, index: Tensor) -> Completions:
+        """The completions at `index` [B, M] of each prompt."""
+        wide = index[..., None].expand(*index.shape, self.tokens.shape[-1])
+        return Completions(*(x.gather(1, wide) for x in (self.tokens, self.mask, self.log_probs)))
+
+    def rows(self, index: object) -> Completions:
+        """The completions of some prompts: a slice, a list or a tensor of positions."""
+        return Completions(self.tokens[index], self.mask[index], self.log_probs[index])
+
+    def to(self, device: torch.device) -> Completions:
+        """The same completions on another device."""
+        return Completions(self.tokens.to(device), self.mask.to(device), self.log_probs.to(device))
+
+
+def concatenate(parts: Sequence[Completions], dim: int) -> Completions:
+    """Join completions along prompts (dim 0) or along completions (dim 1)."""
+    fields = ("tokens", "mask", "log_probs")
+    return Completions(*(torch.cat([getattr(part, f) for part in parts], dim) for f in fields))
