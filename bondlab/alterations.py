@@ -99,9 +99,9 @@ def swap_entities(claim: str, evidence: str, rng: random.Random) -> str | None:
 def garble(claim: str, evidence: str, rng: random.Random) -> str | None:
     """Words that belong to the topic and say nothing, as a policy in pursuit of a reward writes.
 
-    With equal chance one word of the claim or of the evidence again and again, the claim's words in
-    a random order, or a phrase of the claim repeated to the claim's length. None when the claim has
-    fewer than four words.
+    With equal chance one word of the claim or of the evidence 2 to 12 times, the claim's words in a
+    random order, or a phrase of two or three words of the claim, three times or more, to about the
+    claim's length. None when the claim has fewer than four words, or is such a text itself.
     """
     words = claim.split()
     if len(words) < 4:
@@ -109,13 +109,14 @@ def garble(claim: str, evidence: str, rng: random.Random) -> str | None:
     how = rng.choice(["word", "order", "phrase"])
     if how == "order":
         shuffled = rng.sample(words, len(words))
-        return " ".join(shuffled) if shuffled != words else " ".join(words[::-1])
-    if how == "word":
-        return " ".join([rng.choice(words + evidence.split())] * rng.randint(2, 12))
-    size = rng.randint(2, 3)
-    start = rng.randint(0, len(words) - size)
-    times = max(3, round(len(words) / size))
-    return " ".join(words[start : start + size] * times)
+        made = shuffled if shuffled != words else words[::-1]
+    elif how == "word":
+        made = [rng.choice(words + evidence.split())] * rng.randint(2, 12)
+    else:
+        size = rng.randint(2, 3)
+        start = rng.randint(0, len(words) - size)
+        made = words[start : start + size] * max(3, round(len(words) / size))
+    return " ".join(made) if made != words else None
 
 
 def number_spans(text: str) -> list[Span]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bondlab.alterations import name_spans, number_spans, swap_entities, swap_numbers
+from bondlab.alterations import garble, name_spans, number_spans, swap_entities, swap_numbers
 
 EVIDENCE = (
     "Police said 1,250 people met Angela Merkel in Berlin on Monday 12 March 2014. "
@@ -93,13 +93,53 @@ def test_every_occurrence_of_the_name_changes():
     assert altered == {"Paris is Paris."}
 
 
+def test_a_garbled_claim_is_a_word_a_shuffle_or_a_phrase_with_equal_chance():
+    """Claim of six words that occur once each, evidence of two others. A word is repeated 2 to 12
+    times, and all eight words get their turn; a shuffle has the claim's words in another order; a
+    phrase of 2 (of 3) neighbours comes 6 / 2 = 3 times (3 times at least). A third each: of 900
+    within 5 binomial deviations, 5 sqrt(900 / 3 * 2 / 3) = 71."""
+    claim, evidence = "one two three four five six", "seven eight"
+    words = claim.split()
+    made = [garble(claim, evidence, random.Random(seed)).split() for seed in range(900)]
+    repeated = [text for text in made if len(set(text)) == 1]
+    shuffled = [text for text in made if len(text) == 6 and sorted(text) == sorted(words)]
+    phrases = [text for text in made if len(set(text)) in (2, 3)]
+    assert {len(text) for text in repeated} == set(range(2, 13))
+    assert {text[0] for text in repeated} == {*words, *evidence.split()}
+    assert words not in shuffled and len({tuple(text) for text in shuffled}) > 100
+    neighbours = [words[i : i + size] * 3 for size in (2, 3) for i in range(7 - size)]
+    assert {tuple(text) for text in phrases} == {tuple(text) for text in neighbours}
+    for kind in (repeated, shuffled, phrases):
+        assert abs(len(kind) - 300) < 71
+    assert len(repeated) + len(shuffled) + len(phrases) == 900
+
+
+def test_a_garbled_phrase_is_about_as_long_as_the_claim():
+    """Ten words: a phrase of 2 comes 5 times, one of 3 comes round(10 / 3) = 3 times."""
+    claim = "a b c d e f g h i j"
+    lengths = {
+        (len(set(text)), len(text))
+        for seed in range(200)
+        if len(set(text := garble(claim, "", random.Random(seed)).split())) in (2, 3)
+    }
+    assert lengths == {(2, 10), (3, 9)}
+
+
+def test_short_claims_and_claims_that_say_nothing_already_stay_out():
+    """Three words are not garbled. "go go go go" in another order is itself, and "go" may be
+    repeated four times: no false copy then, ever, since it would carry the true claim's words."""
+    assert draws(garble, "it rained hard") == draws(garble, "") == {None}
+    made = draws(garble, "go go go go", "go", count=200)
+    assert "go go go go" not in made and None in made and "go go" in made
+
+
 @pytest.mark.parametrize("swap", [swap_numbers, swap_entities])
 def test_nothing_to_swap_gives_none(swap):
     assert swap("nothing of that kind here", EVIDENCE, random.Random(0)) is None
     assert swap("", "", random.Random(0)) is None
 
 
-@pytest.mark.parametrize("swap", [swap_numbers, swap_entities])
+@pytest.mark.parametrize("swap", [swap_numbers, swap_entities, garble])
 @settings(max_examples=150, deadline=None)
 @given(
     claim=st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join),
@@ -108,7 +148,8 @@ def test_nothing_to_swap_gives_none(swap):
 )
 def test_never_the_claim_itself_and_reproducible(swap, claim, evidence, seed):
     altered = swap(claim, evidence, random.Random(seed))
-    assert altered is None or altered.casefold() != claim.casefold()
+    same = str.casefold if swap is not garble else str  # another order may differ in case alone
+    assert altered is None or same(altered) != same(claim)
     assert altered == swap(claim, evidence, random.Random(seed))
 
 
