@@ -1,9 +1,10 @@
 """How good the XSum task's two models are: every text that is judged, scored once, in one table.
 
 The reference policy is measured as a summariser beside the untrained model and the lead sentence.
-The reward is measured on claims of held-out pages, and on texts that it should tell apart: a
-document's own and another document's reference, a sentence of the document, the same sentence with
-a changed number or name, nothing at all. The paper reports none of this for its own models.
+The reward is measured on claims of held-out pages with false copies of the true ones, and on texts
+that it should tell apart: a document's own and another document's reference, a sentence of the
+document, the same sentence with a changed number or name, nothing at all. The paper reports none of
+this for its own models.
 `xsum_report` makes tables and figures of it.
 """
 
@@ -37,7 +38,7 @@ class Settings(BaseModel):
     """What is measured. `task.evaluate` documents are summarised once each.
 
     The first `headroom_documents` of them `samples` times each. `claims` held-out pairs are judged,
-    with their changed copies. `untrained` names the model before fine-tuning.
+    with their false copies. `untrained` names the model before fine-tuning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -98,7 +99,7 @@ def results(profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
     """Measure at a profile, unless that was done before; "shipped" reads what is committed.
 
     Args:
-        seed: of the samples and of the changed claims.
+        seed: of the samples and of the false claims.
         retrain: train both models anew first.
 
     Raises:
@@ -125,7 +126,7 @@ def results(profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
 
 
 def identity(settings: Settings) -> dict:
-    """Everything that determines the table: settings, precision and the digests of the adapters."""
+    """Everything that determines the table: settings, claims, precision, the adapters' digests."""
     chosen = {"xsum_reference": settings.task.policy, "xsum_reward": settings.task.reward}
     weights = {
         name: assets.file_digest(prepare.WEIGHTS / name / "adapter_model.safetensors")
@@ -135,6 +136,7 @@ def identity(settings: Settings) -> dict:
     return {
         "experiment": EXPERIMENT,
         "settings": settings.model_dump(mode="json"),
+        "claims": xsum_texts.CLAIMS,
         "precision": device.resolve("auto"),
         "weights": weights,
     }

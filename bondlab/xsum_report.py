@@ -85,13 +85,15 @@ def judge(found: Results) -> Figure:
     ]
     note = (
         "Left and middle: claims of held-out VitaminC pages, with false claims as they came or "
-        "made by changing a number, a name or the evidence. Right: those claims, and first "
-        "sentences of held-out XSum articles. Dashed: chance. 95 % intervals over pages, articles."
+        "made by changing a number, a name or the evidence, or garbled. Right: those claims, and "
+        "first sentences of held-out XSum articles. Dashed: chance. 95 % intervals over pages, "
+        "articles."
     )
     figure = plots.bars_with_intervals(table, panels, note=note)
     for axes in figure.axes:
         axes.set_ylim(0, 1.1)
         axes.axhline(0.5, color="#555555", linewidth=1.2, linestyle="--")
+        axes.tick_params(axis="x", labelsize=7)  # five names a panel
     return _saved(found, "judge", figure, table, _headline(table, ""))
 
 

@@ -17,7 +17,7 @@ from bondlab import measures
 from bondlab.measures import Interval, mean_interval
 from bondlab.summaries import ROUGES
 from bondlab.xsum_quality import Results
-from bondlab.xsum_texts import CHANGES, CLAIMS
+from bondlab.xsum_texts import CLAIMS, FALSE_COPIES
 
 SIZES = (1, 2, 4, 8, 16)
 SUMMARISERS = {
@@ -35,7 +35,7 @@ JUDGED = {
         "empty": "empty",
     },
 }  # fmt: skip
-ORIGINS = dict(zip(CLAIMS, ("as it\ncame", "number", "name", "evidence"), strict=True))
+ORIGINS = dict(zip(CLAIMS, ("as it\ncame", "number", "name", "garbled", "evidence"), strict=True))
 COPYING = {"longest_copied_span": 1, "novel_bigrams": 100, "words": 1, "rougeL": 100}
 CORRELATED = ("words", "longest_copied_span", "novel_bigrams", "rougeL")
 TEXT_MEASURES = (
@@ -68,19 +68,22 @@ def judge(found: Results) -> pd.DataFrame:
     """How the reward tells true claims from false: panels auc, accuracy (at p = 0.5) and pairs.
 
     The AUC sets each origin's false claims against the true ones; the accuracy of changed claims is
-    the share that is rejected.
+    the share that is rejected. A kind of text that the results do not hold is left out: few claims
+    may allow no copy of a kind.
     """
-    rows = []
-    for origin, label in ORIGINS.items():
-        own = found.of(origin)
+    rows, held = [], set(found.table["source"])
+    for origin in [origin for origin in ORIGINS if origin in held]:
+        label, own = ORIGINS[origin], found.of(origin)
         true = own["entailed"].astype(bool)
         right = (own["reward"] > 0) == true
         rows.append(_row("auc", label, "reward", _auc(found, own[~true])))
         accuracy = measures.accuracy_interval(right, own["prompt"])
         rows.append(_row("accuracy", label, "reward", accuracy))
-    for kind in CHANGES:
-        rows.append(_row("pairs", f"{kind},\nclaim", "reward", above(found, "vitaminc", kind)))
-        rows.append(_row("pairs", f"{kind},\nlead", "reward", above(found, "lead", f"lead_{kind}")))
+    for kind in FALSE_COPIES:
+        for what, true, changed in (("claim", "vitaminc", kind), ("lead", "lead", f"lead_{kind}")):
+            if changed in held:
+                share = above(found, true, changed)
+                rows.append(_row("pairs", f"{kind},\n{what}", "reward", share))
     return pd.DataFrame(rows)
 
 

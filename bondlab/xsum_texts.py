@@ -15,13 +15,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from bondlab import summaries, tiny
-from bondlab.alterations import swap_entities, swap_numbers
+from bondlab.alterations import garble, swap_entities, swap_numbers
 from bondlab.bank import seeded
 from bondlab.language_model import LanguageModel
 from bondlab.tasks import Task
 
-CHANGES = {"number": swap_numbers, "name": swap_entities}
-CLAIMS = ("vitaminc", *CHANGES, "foreign")
+CHANGES = {"number": swap_numbers, "name": swap_entities}  # of claims and of lead sentences
+FALSE_COPIES = {**CHANGES, "garbled": garble}  # of claims
+CLAIMS = ("vitaminc", *FALSE_COPIES, "foreign")
 SAMPLED = ("policy", "cold", "untrained")  # written by our models
 COLD = 0.1  # temperature near greedy decoding, the usual way to judge a summariser
 DOCUMENTS_AT_ONCE = 8  # sampled together
@@ -100,10 +101,11 @@ def _sample(
 
 
 def claims_of(rows: Sequence[dict], count: int, seed: int) -> pd.DataFrame:
-    """Random pairs as they are ("vitaminc"), and of each true claim up to three false copies.
+    """Random pairs as they are ("vitaminc"), and of each true claim up to four false copies.
 
-    The copies are the claim with a changed "number" or "name", and the claim before the evidence of
-    another page ("foreign"). Unlike in training no evidence is lengthened.
+    The copies are the claim with a changed "number" or "name", the claim "garbled", and the claim
+    before the evidence of another page ("foreign"). Unlike in training every true claim gets each
+    copy that it allows, and no evidence is lengthened.
 
     Args:
         rows: evidence, claim, label ("SUPPORTS" or another) and page.
@@ -133,7 +135,7 @@ def _copies(row: dict, rows: Sequence[dict], rng: random.Random) -> Iterator[tup
     yield "vitaminc", evidence, claim
     if not _true(row):
         return
-    for kind, change in CHANGES.items():
+    for kind, change in FALSE_COPIES.items():
         if changed := change(claim, evidence, rng):
             yield kind, evidence, changed
     other = row

@@ -110,7 +110,8 @@ def test_false_copies_are_made_of_true_claims_only():
     asis = claims[claims["source"] == "vitaminc"].set_index("sample")
     copies = claims[claims["source"] != "vitaminc"].set_index("sample")
     assert len(asis) == 12 and asis["entailed"].sum() == 6
-    assert set(copies["source"]) == {"number", "name", "foreign"}
+    assert copies["source"].value_counts()["garbled"] == 6  # five words each: all can be garbled
+    assert set(copies["source"]) == {"number", "name", "garbled", "foreign"}
     assert not copies["entailed"].any() and asis.loc[copies.index, "entailed"].all()
     for source, part in copies.groupby("source"):
         true = asis.loc[part.index]
@@ -136,14 +137,16 @@ def test_the_judge_is_scored_by_origin():
     """
     rows = [("vitaminc", 0, 0, 1.0, True), ("vitaminc", 1, 1, 3.0, True)]
     rows += [("vitaminc", 2, 2, 2.0, False)]
-    for source in ("number", "name", "foreign"):
+    for source in ("number", "name", "garbled", "foreign"):
         rows += [(source, 0, 0, 0.5, False), (source, 1, 1, -2.0, False)]
     for source in ("lead", "lead_number", "lead_name"):
         rows += [(source, i, 0, 1.0 if source == "lead" else 0.0, np.nan) for i in range(2)]
     table = xsum_tables.judge(made_up(rows)).set_index(["panel", "group"])["mean"]
     assert table["auc", "as it\ncame"] == 0.5 and table["auc", "number"] == 1
     assert table["accuracy", "as it\ncame"] == pytest.approx(2 / 3)
-    assert table["accuracy", "number"] == 0.5
+    assert table["accuracy", "number"] == 0.5 and table["accuracy", "garbled"] == 0.5
+    assert table["auc", "garbled"] == 1 and table["pairs", "garbled,\nclaim"] == 1
+    assert ("pairs", "garbled,\nlead") not in table.index  # no lead sentence is garbled
     assert table["pairs", "number,\nclaim"] == 1 and table["pairs", "name,\nlead"] == 1
 
 
