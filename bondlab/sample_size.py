@@ -1,0 +1,198 @@
+"""How many reference samples a quantile needs: their bias and variance in the backward-KL update.
+
+The update is the mean over prompts and completions of w(y) g(y), with g(y) = grad log pi(y), the
+return R(y) = (n-1) log p_hat(y) - log(pi/pi_anchor)(y) and w(y) = R(y) - baseline (eq. 15). An
+estimate p_hat from k reference samples errs in two ways. E[log p_hat] is not log p, which turns
+the mean update: its *bias*. And p_hat scatters, which adds *variance* to that of drawing y.
+
+Given y the returns alone are random, and linear in log p_hat, so that its mean and covariance say
+everything. The k samples of a prompt serve all its completions, hence a covariance. Two prompts
+share nothing. The leave-one-out baseline stands at its expectation: that changes no mean, and in a
+batch of B prompts leaves out a share of about 1/B of either variance.
+
+Legend: B prompts, K completions a prompt in a batch, S = all outcomes of all prompts, k reference
+samples a prompt, V outcomes of one prompt, D parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# -- the estimate ----------------------------------------------------------------------------------
+
+
+def floored(k: int) -> Tensor:
+    """log p_hat [k+1] when 0, 1, ..., k of k samples are beaten: S/k, at least 1/(2k).
+
+    What `quantiles.empirical` returns.
+    """
+    share = torch.arange(k + 1, dtype=torch.float64) / k
+    return share.clamp(min=1 / (2 * k)).log()
+
+
+def add_one(k: int) -> Tensor:
+    """log p_hat [k+1] with one more, beaten sample: (S+1)/(k+1)."""
+    return (torch.arange(1, k + 2, dtype=torch.float64) / (k + 1)).log()
+
+
+Smoothing = Callable[[int], Tensor]
+
+
+def estimate_moments(quantiles: Tensor, k: int, smoothing: Smoothing) -> tuple[Tensor, Tensor]:
+    """Exact mean [..., V] and covariance [..., V, V] of log p_hat from k shared samples.
+
+    The number beaten is binomial (eq. 10). Of s samples that a better outcome beats, a worse one
+    beats a binomial number, with the ratio of their quantiles for its chance.
+
+    Args:
+        quantiles: true p_<= of the outcomes of a prompt under the reference [..., V], above 0.
+        k: number of reference samples, at least 1.
+        smoothing: log p_hat of each count, such as `floored`.
+    """
+    values = smoothing(k)
+    mean = _binomial_means(quantiles, values)[..., k]
+    ordered, order = quantiles.sort(dim=-1)
+    ratio = ordered.unsqueeze(-1) / ordered.unsqueeze(-2)  # [..., i, j]: p_i / p_j
+    given = _binomial_means(ratio.clamp(max=1.0), values)  # E[value_i | count_j]: [..., V, V, k+1]
+    counts = torch.distributions.Binomial(k, ordered.clamp(max=1.0).unsqueeze(-1))
+    chance = counts.log_prob(torch.arange(k + 1, dtype=torch.float64)).exp()  # [..., V, k+1]
+    upper = torch.einsum("...ijs,...js->...ij", given, chance * values).triu()
+    product = upper + upper.triu(1).mT
+    back = order.argsort(dim=-1)
+    product = product.gather(-2, back.unsqueeze(-1).expand_as(product))
+    product = product.gather(-1, back.unsqueeze(-2).expand_as(product))
+    return mean, product - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+
+
+def _binomial_means(chance: Tensor, values: Tensor) -> Tensor:
+    """E[values[S]], S ~ Binomial(s, chance), for s = 0..k: [..., k+1].
+
+    One toss at a time: E_s[f(S)] = E_(s-1)[(1-chance) f(S) + chance f(S+1)]; only averages are
+    taken, so nothing cancels.
+    """
+    chance = chance.unsqueeze(-1)
+    row = values.expand(*chance.shape[:-1], len(values))
+    means = [row[..., 0]]
+    for _ in range(len(values) - 1):
+        row = torch.lerp(row[..., :-1], row[..., 1:], chance)
+        means.append(row[..., 0])
+    return torch.stack(means, dim=-1)
+
+
+# -- the update ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What the expectations over y run over; of `enumerated` or `drawn`.
+
+    Args:
+        gram: inner products of the gradients of log pi [S, S].
+        single: share of each outcome in a mean over prompts and draws [S]; sums to 1.
+        pair: share of each pair in a mean over two independent draws, each of any prompt [S, S].
+        own: the same where both draws are of one prompt, any prompt [S, S].
+    """
+
+    gram: Tensor
+    single: Tensor
+    pair: Tensor
+    own: Tensor
+
+
+def enumerated(gram: Tensor, prompts: Tensor, probs: Tensor) -> Outcomes:
+    """Every outcome of each prompt, with its probability under the policy.
+
+    Args:
+        gram: [S, S], `gradients @ gradients.T` for gradients of log pi [S, D].
+        prompts: the prompt of each outcome [S], numbered in any way.
+        probs: pi(y) [S], summing to 1 over each prompt's outcomes.
+    """
+    size = len(prompts.unique())
+    pair = probs.outer(probs) / size**2
+    return Outcomes(gram, probs / size, pair, size * pair * _same(prompts))
+
+
+def drawn(gram: Tensor, prompts: Tensor) -> Outcomes:
+    """Independent completions of the policy in place of all outcomes, two or more a prompt.
+
+    A mean over pairs takes no completion with itself: so the squared norms are unbiased, but may
+    come out below 0. Arguments as `enumerated`.
+
+    Raises:
+        ValueError: a prompt with a single completion.
+    """
+    same, size = _same(prompts), len(prompts.unique())
+    count = same.sum(dim=1).double()
+    if bool((count < 2).any()):
+        raise ValueError("a prompt has a single completion: draw two or more of each")
+    single = 1 / (count * size)
+    pair = single.outer(single) * torch.where(same, count / (count - 1), 1.0)
+    pair = pair.fill_diagonal_(0.0)
+    return Outcomes(gram, single, pair, size * pair * same)
+
+
+def _same(prompts: Tensor) -> Tensor:
+    """Whether two outcomes belong to one prompt [S, S]."""
+    return prompts.unsqueeze(1) == prompts.unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class UpdateError:
+    """How far estimated quantiles move the update of given prompts.
+
+    Args:
+        update: squared norm of the mean update with exact quantiles.
+        bias: squared norm of what estimated quantiles add to it.
+        drawing: trace of the variance with exact quantiles, from drawing K completions; the mean
+            over prompts. A batch of B prompts has 1/B of it, and of `estimating`.
+        estimating: trace of the variance given the completions, from estimating their quantiles.
+    """
+
+    update: float
+    bias: float
+    drawing: float
+    estimating: float
+
+    @property
+    def relative_bias(self) -> float:
+        """Norm of the bias as a share of the norm of the exact update; 0 for a negative square."""
+        return math.sqrt(max(self.bias, 0.0) / self.update) if self.update > 0 else math.nan
+
+    @property
+    def relative_variance(self) -> float:
+        """Variance due to estimated quantiles as a share of that of drawing y."""
+        return self.estimating / self.drawing
+
+
+def update_error(
+    outcomes: Outcomes, weights: Tensor, errors: Tensor, covariance: Tensor, completions: int
+) -> UpdateError:
+    """Bias and variance of the mean of w(y) g(y) when the weights are estimates.
+
+    Args:
+        outcomes: the gradients and what to average over.
+        weights: w(y) with exact quantiles [S]: return less `mean_over` of the returns.
+        errors: E[estimated w(y)] - w(y) given y [S]; a constant added to all changes nothing but
+            sampling noise, and least of that if their `mean_over` is 0.
+        covariance: of the estimated weights given the ys [S, S]; used within each prompt only.
+        completions: K of a batch.
+    """
+    norms = outcomes.single * outcomes.gram.diagonal()
+    mean, own = outcomes.pair * outcomes.gram, outcomes.own * outcomes.gram
+    at_once = (completions - 1) * (own * covariance).sum()  # they share their reference samples
+    return UpdateError(
+        update=(weights @ mean @ weights).item(),
+        bias=(errors @ mean @ errors).item(),
+        drawing=((norms @ weights.square() - weights @ own @ weights) / completions).item(),
+        estimating=((norms @ covariance.diagonal() + at_once) / completions).item(),
+    )
+
+
+def mean_over(outcomes: Outcomes, values: Tensor) -> Tensor:
+    """Mean of values [S] over prompts and outcomes, scalar: the expected baseline of returns."""
+    return outcomes.single @ values
