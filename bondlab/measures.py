@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
 from torch import Tensor
 
 from bondlab.best_of_n import kl_bound, order_weights
@@ -76,6 +76,36 @@ def best_of_n_value(values: Tensor, rewards: Tensor, n: int) -> Tensor:
     up_to = torch.searchsorted(ordered, rewards.contiguous(), right=True)
     mass = mass.to(rewards.device)
     return ((mass[up_to] - mass[below]) / (up_to - below) * values.double()).sum(-1)
+
+
+def effective_n(mean_log_quantile: float, k: int) -> float:
+    """The real N whose Best-of-N, measured alike, has this mean log quantile in nats.
+
+    "Alike" is with k reference samples and p_hat floored at 1/(2k), so that the reference itself
+    has N = 1 exactly, although it measures -1.015 at k = 32. For large k this is -1 over the mean
+    log quantile. Increasing, hence an interval's ends may be put in as they are: log(1/(2k)), which
+    a policy below every reference sample measures, and less give 0; 0 and more give inf; NaN NaN.
+    """
+    if math.isnan(mean_log_quantile):
+        return math.nan
+
+    def excess(log_n: float) -> float:
+        return _measured_log_quantile(math.exp(log_n), k) - mean_log_quantile
+
+    if excess(-30.0) >= 0:  # nearer to the ends than rounding tells
+        return 0.0
+    return math.exp(optimize.brentq(excess, -30.0, 30.0)) if excess(30.0) > 0 else math.inf
+
+
+def _measured_log_quantile(n: float, k: int) -> float:
+    """E log max(S/k, 1/(2k)), where S of k reference samples score no higher than a Best-of-n.
+
+    Its quantile is Beta(n, 1), so P(S = k) = n/(n+k) and P(S = s-1) = P(S = s) s/(n+s-1), which
+    also holds for n that is no integer and loses no digits.
+    """
+    s = np.arange(k, 0, -1)
+    chances = n / (n + k) * np.cumprod(np.r_[1.0, s / (n + (s - 1))])  # of S = k, k-1, ..., 0
+    return float(chances @ np.log(np.r_[s, 0.5] / k))
 
 
 @dataclass(frozen=True)

@@ -336,3 +336,40 @@ def test_correlation_interval_is_fishers():
         measures.correlation_interval([1, 2, 3], [1, 2, 3])
     with pytest.raises(ValueError, match="constant"):
         measures.correlation_interval([1, 2, 3, 4], [1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+@pytest.mark.parametrize("k", [16, 32])
+def test_effective_n_of_simulated_best_of_n_is_n(n, k):
+    """40,000 prompts, one Best-of-n of uniform rewards each, its quantile estimated from k others:
+    the effective N of the mean, less and plus four standard errors, holds n and little else."""
+    generator = torch.Generator().manual_seed(100 * n + k)
+    draws = torch.rand(40_000, n + k, generator=generator, dtype=torch.float64)
+    best = draws[:, :n].amax(1, keepdim=True)
+    found = measures.mean_interval(empirical(best, draws[:, n:]).log().squeeze(1).numpy())
+    reach = 4 * found.standard_error
+    low, high = (measures.effective_n(found.mean + side * reach, k) for side in (-1, 1))
+    assert low < n < high
+    assert high - low < 0.06 * n
+
+
+def test_effective_n_by_hand_with_one_reference_sample():
+    """k = 1: S = 1 with chance n/(n+1), else the floor 1/2, so E = -log 2 / (n+1) for any real n;
+    the reference (n = 1) measures -log(2)/2 and is still N = 1."""
+    for n in (0.25, 1, 2.5, 8):
+        assert measures.effective_n(-math.log(2) / (n + 1), 1) == pytest.approx(n)
+
+
+@pytest.mark.parametrize("n", [0.5, 1, 2, 8])
+def test_effective_n_with_many_reference_samples_is_one_over_the_log_quantile(n):
+    """E[log u] = -1/n under Beta(n, 1); k = 10,000 draws change it by some 1e-4."""
+    assert measures.effective_n(-1 / n, 10_000) == pytest.approx(n, rel=0.01)
+
+
+def test_effective_n_rises_with_the_log_quantile_between_its_ends():
+    """From the floor log(1/64) of k = 32, where it is 0, to 0, where no N is large enough."""
+    values = [measures.effective_n(value, 32) for value in np.linspace(math.log(1 / 64), 0, 200)]
+    assert values[0] == 0 and values[-1] == math.inf
+    assert all(one < two for one, two in itertools.pairwise(values))
+    assert measures.effective_n(-100.0, 32) == 0 and measures.effective_n(1.0, 32) == math.inf
+    assert math.isnan(measures.effective_n(math.nan, 32))
