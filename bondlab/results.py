@@ -62,7 +62,13 @@ class RunFolder:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Seed, config hash, commit, versions, machine, wall time and status; {} before a start."""
+        """Run id, config, commit, versions, machine, seconds and status; {} before a start.
+
+        The status is "finished", or else "running": begun and not finished. A killed process cannot
+        take that back, so it does not say that one is at work now (`lock` does), but that the same
+        call goes on from the last checkpoint. `seconds` are those of all processes; a killed one's
+        are added when the next one starts.
+        """
         path = self.path / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -133,8 +139,14 @@ class RunFolder:
     # -- the manifest -----------------------------------------------------------------------------
 
     def mark(self, status: str, seconds: float) -> None:
-        """Write the manifest; `seconds` of this process's work are added to earlier ones."""
+        """Write the manifest.
+
+        Args:
+            status: "running" when a process starts on the run, "finished" when all is there.
+            seconds: of this process's work since its last mark; added to the earlier ones.
+        """
         earlier = self.manifest
+        before = earlier.get("seconds", 0.0) + self._unmarked_seconds() * (status == "running")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._write(
             "manifest.json",
@@ -144,7 +156,7 @@ class RunFolder:
                 "config": self.config,
                 "started": earlier.get("started", now),
                 "written": now,
-                "seconds": round(earlier.get("seconds", 0.0) + seconds, 2),
+                "seconds": round(before + seconds, 2),
                 "starts": earlier.get("starts", 0) + (status == "running"),
                 "process": os.getpid(),
                 "machine": device.describe(),
@@ -152,6 +164,19 @@ class RunFolder:
                 **commit(),
             },
         )
+
+    def _unmarked_seconds(self) -> float:
+        """How long a killed process worked: from its mark to the last file that it wrote.
+
+        The files' times tell, so that a step need not write anything for it. Files copied without
+        their times give next to nothing, never too much.
+        """
+        if self.manifest.get("status") != "running":
+            return 0.0
+        marked = (self.path / "manifest.json").stat().st_mtime
+        files = [self.path / name for name in ("record.jsonl", "evaluation.parquet")]
+        last = max((file.stat().st_mtime for file in files if file.exists()), default=marked)
+        return max(0.0, last - marked)
 
     def _write(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,34 @@ def test_the_manifest_says_how_a_run_came_about(run):
     assert all(version[0].isdigit() for version in manifest["packages"].values())
     assert manifest["machine"]["threads"] >= 1 and manifest["machine"]["cores"] >= 1
     assert {"commit", "dirty"} <= set(manifest)
+
+
+@pytest.mark.parametrize("last", ["record.jsonl", "evaluation.parquet"])
+def test_a_killed_process_has_its_seconds_counted_by_the_next(run, last):
+    """Three processes. The first starts at t = 1000 and is killed, its last file written at 1090:
+    90 s. The second starts at 2000 and is killed before it writes anything: 0 s, not the 910 s
+    from its start back to the first one's files. The third takes 5 s and finishes: 95 s in all, and
+    a later start adds nothing, whatever the files' times."""
+    run.mark("running", 0.0)
+    run.append({"step": 1, "loss": 1.0})
+    run.add_evaluation(evaluation(0))
+    for name in ("record.jsonl", "evaluation.parquet"):
+        written(run, name, 1090 if name == last else 1010)
+    written(run, "manifest.json", 1000)
+    assert run.manifest["status"] == "running" and not run.finished  # and nobody is at work
+    run.mark("running", 0.0)
+    assert run.manifest["seconds"] == 90
+    written(run, "manifest.json", 2000)
+    run.mark("running", 0.0)
+    run.mark("finished", 5.0)
+    written(run, last, 3e9)
+    run.mark("running", 0.0)
+    assert run.manifest["seconds"] == 95 and run.manifest["starts"] == 4
+
+
+def written(run: RunFolder, name: str, at: float) -> None:
+    """Set the time at which a file was written."""
+    os.utime(run.path / name, (at, at))
 
 
 def test_the_commit_is_that_of_the_source(tmp_path, monkeypatch):
