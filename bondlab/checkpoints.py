@@ -1,7 +1,8 @@
 """Save and resume, exactly: after each kept step a run can stop at any moment and go on from there.
 
 A checkpoint is one file, written whole under another name and then renamed, so a kill or a full
-disk leaves the earlier one in place. `latest.json` names the files kept with their digests.
+disk leaves the earlier one in place. `latest.json` names the files kept with their digests; without
+it the files' own checksums say which are whole.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,10 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     data = buffer.getvalue()
     name = f"step-{step:06d}.pt"
     write_atomically(folder / name, data)
-    entry = {"file": name, "step": step, "sha256": hashlib.sha256(data).hexdigest()}
+    entry = {"file": name, "step": step, "sha256": _digest(data)}
     kept = [entry, *(e for e in entries(folder) if e["step"] < step)][:KEPT]
     write_atomically(folder / "latest.json", json.dumps(kept, indent=2).encode())
-    for path in folder.glob("step-*.pt"):
+    for path in _files(folder).values():
         if path.name not in {e["file"] for e in kept}:
             path.unlink()
 
@@ -59,20 +61,46 @@ def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
     A damaged file is passed over for the one before it.
 
     Raises:
-        ValueError: checkpoints exist and all are damaged.
+        ValueError: there were checkpoints and all are damaged or gone.
     """
-    kept = entries(folder)
-    for entry in kept:
+    for entry in entries(folder):
         path = folder / entry["file"]
         data = path.read_bytes() if path.exists() else b""
-        if hashlib.sha256(data).hexdigest() == entry["sha256"]:
+        if _digest(data) == entry["sha256"]:
             return entry["step"], torch.load(io.BytesIO(data), map_location="cpu")
-    if kept:
+    if (folder / "latest.json").exists() or _files(folder):
         raise ValueError(f"all checkpoints in {folder} are damaged: delete its run to start again")
     return None
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    """What `latest.json` lists, newest first."""
-    path = folder / "latest.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    """The checkpoints kept (file, step, sha256), newest first: what `latest.json` lists.
+
+    Where that is damaged or gone, the whole files there are.
+    """
+    try:
+        listed = json.loads((folder / "latest.json").read_text())
+        return [{key: entry[key] for key in ("file", "step", "sha256")} for entry in listed]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return [
+            {"file": path.name, "step": step, "sha256": _digest(path.read_bytes())}
+            for step, path in sorted(_files(folder).items(), reverse=True)
+            if _whole(path)
+        ]
+
+
+def _files(folder: Path) -> dict[int, Path]:
+    return {int(path.stem.removeprefix("step-")): path for path in folder.glob("step-*.pt")}
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file is what was saved: torch writes zip archives, which hold checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError):
+        return False
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -68,6 +68,43 @@ def test_all_damaged_is_an_error_that_names_the_folder(tmp_path):
         checkpoints.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text", [b"", b'[{"file": "step-00', b"\xff", b"null", b"[{}]", b"[1]", None],
+    ids=["empty", "cut", "no text", "null", "no keys", "no entries", "gone"],
+)  # fmt: skip
+def test_a_damaged_list_loses_no_checkpoint(text, tmp_path):
+    """The list of steps 2 and 3 is unreadable or gone: step 3 loads, and after step 4 the list is
+    right again. Without it a damaged file is known by its own checksums: with one bit of its
+    tensor changed, 4 is passed over for 3."""
+    saved(tmp_path, [1, 2, 3])
+    damage_list(tmp_path, text)
+    assert loaded_step(tmp_path) == 3
+    saved(tmp_path, [4])
+    assert [entry["step"] for entry in checkpoints.entries(tmp_path)] == [4, 3]
+    assert names(tmp_path) == ["latest.json", "step-000003.pt", "step-000004.pt"]
+    damage_list(tmp_path, text)
+    data = bytearray((tmp_path / "step-000004.pt").read_bytes())
+    data[data.index(torch.full((3,), 4.0).numpy().tobytes())] ^= 1
+    (tmp_path / "step-000004.pt").write_bytes(data)
+    assert loaded_step(tmp_path) == 3
+
+
+@pytest.mark.parametrize("files", [b"", b"cut", None], ids=["empty", "no archive", "gone"])
+def test_a_list_and_files_all_damaged_are_an_error(files, tmp_path):
+    """Nothing can be recovered: said in words, where starting again would hide the loss."""
+    saved(tmp_path, [1, 2])
+    damage_list(tmp_path, b"")
+    for path in tmp_path.glob("step-*.pt"):
+        path.unlink() if files is None else path.write_bytes(files)
+    with pytest.raises(ValueError, match=f"all checkpoints in {tmp_path} are damaged: delete"):
+        checkpoints.load(tmp_path)
+
+
+def damage_list(folder: Path, text: bytes | None) -> None:
+    path = folder / "latest.json"
+    path.unlink() if text is None else path.write_bytes(text)
+
+
 @pytest.mark.parametrize("call", [1, 2], ids=["in the file", "in the list"])
 def test_a_full_disk_leaves_the_earlier_checkpoint(call, tmp_path, monkeypatch):
     """The first or the second write of step 2 meets a full disk: one error in words that names the
