@@ -14,25 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
-from bondlab.canvas import NOTE_SIZE, STYLE, finish, new_figure, save_figure, show
+from bondlab import drawing
+from bondlab.canvas import STYLE, finish, new_figure, save_figure, show
+from bondlab.drawing import Level, Mark
 
-__all__ = ["Level", "Panel", "bars_with_intervals", "curves", "headroom", "lines"]
+__all__ = ["Level", "Mark", "Panel", "bars_with_intervals", "curves", "headroom", "lines", "paths"]
 __all__ += ["save_figure", "show"]
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--")
-LEVEL_LINES = ((0, (4, 3)), (0, (1, 2)), (0, (8, 2, 1, 2)))
 
 
 @dataclass(frozen=True)
@@ -47,29 +42,16 @@ class Panel:
     ylabel: str
 
 
-@dataclass(frozen=True)
-class Level:
-    """A horizontal line to compare with, such as a closed form; with low and high also a band.
-
-    `row` limits it to one row of a grid; equal labels share one line style and legend entry.
-    """
-
-    panel: str
-    value: float
-    label: str
-    row: str = ""
-    low: float | None = None
-    high: float | None = None
-
-
 def curves(
     table: pd.DataFrame,
     panels: Sequence[Panel],
     rows: Sequence[str] = (),
     levels: Sequence[Level] = (),
+    marks: Sequence[Mark] = (),
     xlabel: str = "training steps",
     title: str = "",
     note: str = "",
+    log2: bool = False,
 ) -> Figure:
     """Measures over training: a mean line with its interval band for each series (Figures 2, 10).
 
@@ -78,7 +60,9 @@ def curves(
         panels: left to right; each row of the grid shows all of them.
         rows: the rows of the grid, top to bottom, such as "N = 4"; none for a single row.
         levels: horizontal lines: the formula's starting value, a bound, sampled Best-of-N.
+        marks: vertical lines in every panel: steps at which the anchor is renewed.
         note: small print under the figure: seeds, sample counts.
+        log2: a base-2 x axis whose ticks are the steps, for a size in the place of training.
     """
     _require(table, ["panel", "series", "step", *(["row"] if rows else [])])
     with matplotlib.rc_context(STYLE):
@@ -88,11 +72,35 @@ def curves(
             chosen = chosen[chosen["row"] == row] if row else chosen
             for index, name, part in _series(table, chosen):
                 part = part.sort_values("step")
-                _curve(axes, part["step"], part, name, index)
-            _draw_levels(axes, levels, panel.name, row)
+                drawing.curve(axes, part["step"], part, name, index)
+            drawing.draw_levels(axes, levels, panel.name, row)
+            drawing.draw_marks(axes, marks)
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+            if log2:
+                drawing.log2(axes, table["step"])
         _label(grid, xlabel)
-        return finish(figure, {level.label for level in levels})
+        return finish(figure, {line.label for line in (*levels, *marks)})
+
+
+def paths(
+    table: pd.DataFrame, panels: Sequence[Panel], xlabel: str, title: str = "", note: str = ""
+) -> Figure:
+    """Measures against another measure: each run's way through the plane (Figure 4, right).
+
+    Args:
+        table: columns panel, series, kind, point, x, x_low, x_high, mean, low, high. A series is of
+            one kind: "path" (points joined in the table's order, with both intervals at the last),
+            "points" (with whiskers, and `point` written beside each) or "formula" (a line).
+    """
+    _require(table, ["panel", "series", "kind", "point", "x", "x_low", "x_high"])
+    strokes = {"path": drawing.path, "points": drawing.named_points, "formula": drawing.line}
+    with matplotlib.rc_context(STYLE):
+        figure, grid = new_figure(1, len(panels), title, note)
+        for axes, _, panel in _cells(grid, (), panels):
+            for index, name, part in _series(table, table[table["panel"] == panel.name]):
+                strokes[part["kind"].iloc[0]](axes, part["x"], part, name, index)
+        _label(grid, xlabel)
+        return finish(figure, set(table.loc[table["kind"] != "path", "series"]))
 
 
 def lines(
@@ -118,11 +126,11 @@ def lines(
         for axes, row, panel in _cells(grid, (), panels):
             for index, name, part in _series(table, table[table["panel"] == panel.name]):
                 for kind, half in part.sort_values("x").groupby("kind"):  # the formula first
-                    draw = _line if kind == "formula" else _points
+                    draw = drawing.line if kind == "formula" else drawing.points
                     draw(axes, half["x"], half, f"{name}, {kind}", index)
-            _draw_levels(axes, levels, panel.name, row)
+            drawing.draw_levels(axes, levels, panel.name, row)
             if log2:
-                _log2(axes, table.loc[table["kind"] == "simulated", "x"])
+                drawing.log2(axes, table.loc[table["kind"] == "simulated", "x"])
         _label(grid, xlabel)
         return finish(figure, {level.label for level in levels})
 
@@ -146,9 +154,9 @@ def headroom(
         axes = grid[0, 0]
         for index, name, part in _series(table, table):
             part = part.sort_values("n")
-            _points(axes, part["n"], part, name, index, linestyle=LINES[index])
-        _draw_levels(axes, levels, "", "")
-        _log2(axes, table["n"])
+            drawing.points(axes, part["n"], part, name, index, linestyle=drawing.LINES[index])
+        drawing.draw_levels(axes, levels, "", "")
+        drawing.log2(axes, table["n"])
         axes.set_ylabel(ylabel)
         _label(grid, "N, completions to choose from (log scale)")
         return finish(figure, {level.label for level in levels})
@@ -177,7 +185,7 @@ def bars_with_intervals(
             width = 0.8 / chosen["series"].nunique()
             for place, (index, name, part) in enumerate(_series(table, chosen)):
                 left = np.array([groups.index(group) for group in part["group"]]) - 0.4
-                _bars(axes, left + width * (place + 0.5), part, width, name, index, decimals)
+                drawing.bars(axes, left + width * (place + 0.5), part, width, name, index, decimals)
             axes.set_xticks(range(len(groups)), groups)
             axes.margins(y=0.1)  # room for the written mean
             axes.grid(False, axis="x")
@@ -197,8 +205,10 @@ def _cells(
 def _series(table: pd.DataFrame, chosen: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
     """The chosen rows by series, with the series' index in the whole table: its look everywhere."""
     names = list(table["series"].unique())
-    if len(names) > len(COLOURS):
-        raise ValueError(f"{len(names)} series in one figure; it can tell {len(COLOURS)} apart.")
+    if len(names) > len(drawing.COLOURS):
+        raise ValueError(
+            f"{len(names)} series in one figure; it can tell {len(drawing.COLOURS)} apart."
+        )
     if chosen.empty:
         raise ValueError(
             "A panel has no rows in the table: compare its name with the column panel."
@@ -207,66 +217,6 @@ def _series(table: pd.DataFrame, chosen: pd.DataFrame) -> Iterator[tuple[int, st
         part = chosen[chosen["series"] == name]
         if len(part):
             yield index, name, part
-
-
-def _curve(axes: Axes, x: pd.Series, part: pd.DataFrame, name: str, index: int) -> None:
-    look = {"color": COLOURS[index], "linestyle": LINES[index], "marker": MARKERS[index]}
-    every = max(1, len(part) // 10)
-    axes.plot(x, part["mean"], label=name, markevery=every, **look)
-    axes.fill_between(x, part["low"], part["high"], color=COLOURS[index], alpha=0.18, linewidth=0)
-
-
-def _line(axes: Axes, x: pd.Series, part: pd.DataFrame, name: str, index: int) -> None:
-    axes.plot(x, part["mean"], label=name, color=COLOURS[index], linestyle=LINES[index])
-
-
-def _points(
-    axes: Axes, x: pd.Series, part: pd.DataFrame, name: str, index: int, linestyle: Any = "none"
-) -> None:
-    look = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": linestyle}
-    axes.errorbar(x, part["mean"], yerr=_reach(part), label=name, capsize=3, **look)
-
-
-def _bars(
-    axes: Axes,
-    x: np.ndarray,
-    part: pd.DataFrame,
-    width: float,
-    name: str,
-    index: int,
-    decimals: int,
-) -> None:
-    look = {"color": COLOURS[index], "hatch": HATCHES[index], "edgecolor": "white"}
-    axes.bar(x, part["mean"], 0.92 * width, label=name, **look)
-    axes.errorbar(x, part["mean"], yerr=_reach(part), linestyle="none", color="black", capsize=3)
-    tops = part["high"].fillna(part["mean"]).clip(lower=0)
-    for place, top, mean in zip(x, tops, part["mean"], strict=True):
-        text = f"{mean:.{decimals}f}"
-        offset = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(text, (place, top), fontsize=NOTE_SIZE, **offset)
-
-
-def _reach(part: pd.DataFrame) -> np.ndarray:
-    """Distances from the mean down to low and up to high, [2, points]; NaN draws no whisker."""
-    return np.stack([part["mean"] - part["low"], part["high"] - part["mean"]]).clip(min=0)
-
-
-def _draw_levels(axes: Axes, levels: Sequence[Level], panel: str, row: str) -> None:
-    labels = list(dict.fromkeys(level.label for level in levels))
-    for level in levels:
-        if level.panel == panel and level.row in ("", row):
-            look = LEVEL_LINES[labels.index(level.label) % len(LEVEL_LINES)]
-            line = {"linestyle": look, "linewidth": 1.2, "label": level.label, "zorder": 1.5}
-            axes.axhline(level.value, color="#555555", **line)
-            if level.low is not None and level.high is not None:
-                axes.axhspan(level.low, level.high, color="#555555", alpha=0.12, linewidth=0)
-
-
-def _log2(axes: Axes, ticks: pd.Series) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(set(ticks)), minor=False)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.minorticks_off()
 
 
 def _label(grid: np.ndarray, xlabel: str) -> None:

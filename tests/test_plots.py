@@ -15,7 +15,7 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
 from bondlab import plots
-from bondlab.plots import Level, Panel
+from bondlab.plots import Level, Mark, Panel
 
 PANELS = [Panel("kl", "backward KL", "KL, nats"), Panel("reward", "reward", "probability")]
 
@@ -96,6 +96,38 @@ def test_a_level_with_an_interval_is_a_band_and_comes_last_in_the_legend():
     box = figure.axes[0].patches[0].get_extents().transformed(figure.axes[0].transData.inverted())
     assert (box.y0, box.y1) == pytest.approx((0.2, 0.4))
     assert legend_labels(figure) == ["policy", "sampled"]
+
+
+def test_marks_are_vertical_lines_in_every_panel_and_come_last_in_the_legend():
+    marks = [Mark(5.0, "anchor"), Mark(15.0, "anchor")]
+    figure = plots.curves(curve_table(), PANELS, marks=marks)
+    for axes in figure.axes:
+        assert [line.get_xdata()[0] for line in axes.lines[2:]] == [5, 15]
+    assert legend_labels(figure) == ["β = 0", "β = 1", "anchor"]
+
+
+def test_paths_join_the_points_in_order_and_cross_the_intervals_at_the_last():
+    """A run that goes right and comes back a little; Best-of-2 as a named point; a closed form."""
+    run = pd.DataFrame({"kind": "path", "point": "", "x": [0, 3, 2], "mean": [0.1, 0.2, 0.4]})
+    run = run.assign(x_low=run["x"] - 0.5, x_high=run["x"] + 0.25, low=0.0, high=0.5)
+    best = pd.DataFrame([{"kind": "points", "point": "N = 2", "x": 0.2, "x_low": 0.2,
+                          "x_high": 0.2, "mean": 0.3, "low": 0.2, "high": 0.4}])  # fmt: skip
+    form = pd.DataFrame({"kind": "formula", "point": "", "x": [0, 1], "mean": [0.1, 0.5]})
+    table = pd.concat([form.assign(series="bound"), run.assign(series="run"),
+                       best.assign(series="sampled")]).assign(panel="reward")  # fmt: skip
+    figure = plots.paths(table, PANELS[1:], "KL, nats")
+    axes = figure.axes[0]
+    bound, path = axes.lines[:2]
+    assert bound.get_xdata().tolist() == [0, 1] and bound.get_marker() == "None"
+    assert path.get_xdata().tolist() == [0, 3, 2]
+    assert path.get_ydata().tolist() == [0.1, 0.2, 0.4]
+    cross, point = (container.lines[2] for container in axes.containers)
+    ends = [bar.get_segments()[0].tolist() for bar in cross]
+    assert ends == [[[1.5, 0.4], [2.25, 0.4]], [[2.0, 0.0], [2.0, 0.5]]]
+    np.testing.assert_allclose(point[0].get_segments()[0], [[0.2, 0.2], [0.2, 0.4]])
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [("N = 2", (0.2, 0.3))]
+    assert axes.get_xlabel() == "KL, nats"
+    assert legend_labels(figure) == ["run", "bound", "sampled"]
 
 
 def test_headroom_has_a_base_two_axis_and_whiskers():
