@@ -26,13 +26,15 @@ class Task:
         model: the reference policy; training copies it and leaves it as it is.
         reward: scores completions; see `rewards.Reward`.
         train_prompts, eval_prompts: texts; evaluation prompts are only ever measured on.
-        eval_references: human completions of the evaluation prompts, if there are any.
+        eval_references: one human completion of each evaluation prompt, if there are any.
         identity: names the model and the reward in run ids, for example by digests. None derives
             it from the weights and from the rewards of a few texts, so that another model or
-            reward never takes up an earlier one's runs.
+            reward never takes up an earlier one's runs. A given identity names the model and
+            reward that it was given with: `dataclasses.replace` of either derives another.
 
     Raises:
-        ValueError: a prompt is empty, or is in both lists.
+        ValueError: a list is a single string, or lacks prompts; a prompt is empty, or is in both
+            lists; there are more or fewer references than evaluation prompts.
     """
 
     model: LanguageModel
@@ -43,6 +45,9 @@ class Task:
     identity: dict | None = None
 
     def __post_init__(self) -> None:
+        for name in ("train_prompts", "eval_prompts", "eval_references"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is one string: pass a list of texts")
         for name in ("train_prompts", "eval_prompts"):
             texts = getattr(self, name)
             empty = [i for i, text in enumerate(texts) if not text.strip()]
@@ -50,9 +55,33 @@ class Task:
                 raise ValueError(f"{name} has no prompts or an empty one: positions {empty}")
         if shared := set(self.train_prompts) & set(self.eval_prompts):
             raise ValueError(f"{len(shared)} prompts are in train_prompts and in eval_prompts")
-        if self.identity is None:
-            derived = {"policy": _weights(self.model), "reward": _probe(self)}
-            object.__setattr__(self, "identity", derived)
+        if self.eval_references is not None:
+            counts = len(self.eval_references), len(self.eval_prompts)
+            if counts[0] != counts[1]:
+                raise ValueError(
+                    f"{counts[0]} eval_references for {counts[1]} eval_prompts: pass one for each"
+                )
+        object.__setattr__(self, "identity", _Identity.of(self))
+
+
+class _Identity(dict):
+    """A task's identity, and the model and reward that it was given for; None if derived."""
+
+    given_for: tuple[LanguageModel, Reward] | None = None
+
+    @classmethod
+    def of(cls, task: Task) -> _Identity:
+        """The identity given with the task's own model and reward, or one derived from them."""
+        given, owners = task.identity, (task.model, task.reward)
+        if isinstance(given, cls):  # of the task that this one replaces
+            before = given.given_for
+            kept = before is not None and all(a is b for a, b in zip(before, owners, strict=True))
+            given = given if kept else None
+        if given is None:
+            return cls(policy=_weights(task.model), reward=_probe(task))
+        named = cls(given)
+        named.given_for = owners
+        return named
 
 
 class TaskSettings(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -84,6 +85,46 @@ def test_held_out_prompts_are_held_out():
     """Two prompts in both lists are counted in the error."""
     with pytest.raises(ValueError, match="2 prompts are in train_prompts and in eval_prompts"):
         Task(tiny.language_model(), tiny.reward, ["a", "b", "c"], ["c", "d", "a"])
+
+
+@pytest.mark.parametrize("name", ["train_prompts", "eval_prompts", "eval_references"])
+def test_one_string_is_not_a_list_of_texts(name):
+    """A string is a sequence of strings: "rain" would be the prompts r, a, i and n."""
+    given = {"train_prompts": ["rain"], "eval_prompts": ["port"], "eval_references": ["ship"]}
+    with pytest.raises(ValueError, match=f"{name} is one string: pass a list"):
+        Task(tiny.language_model(), tiny.reward, **(given | {name: "rain at sea"}))
+
+
+@pytest.mark.parametrize("references", [[], ["ship"], ["ship", "sea", "law"]])
+def test_each_held_out_prompt_has_a_reference(references):
+    """Two prompts take two references, or none are given at all."""
+    given = [tiny.language_model(), tiny.reward, ["rain"], ["port", "fire"]]
+    with pytest.raises(ValueError, match=f"^{len(references)} eval_references for 2 eval_prompts"):
+        Task(*given, references)
+    assert Task(*given, ["ship", "sea"]).eval_references == ["ship", "sea"]
+    assert Task(*given).eval_references is None
+
+
+@pytest.mark.parametrize("given", [None, {"policy": "mine", "reward": "mine"}])
+def test_a_replaced_reward_or_model_is_another_task(given):
+    """Whether the name was given or derived, it is no name of another model or reward; other
+    held-out prompts leave it. Derived, it is that of a task made with the same parts afresh; a name
+    given along with the new reward stands."""
+
+    def opposite(prompts, completions) -> torch.Tensor:
+        return -tiny.reward(prompts, completions)
+
+    texts, model = tiny.documents(6), tiny.language_model(seed=1)
+    task = Task(tiny.language_model(), tiny.reward, texts[:4], texts[4:], identity=given)
+    rewarded = dataclasses.replace(task, reward=opposite)
+    other = dataclasses.replace(task, model=model)
+    both = dataclasses.replace(rewarded, model=model)
+    names = [json.dumps(each.identity) for each in (task, rewarded, other, both)]
+    assert len(set(names)) == 4
+    assert both.identity == Task(model, opposite, texts[:4], texts[4:]).identity
+    assert dataclasses.replace(task, eval_prompts=["port"]).identity == task.identity
+    assert dataclasses.replace(task, reward=opposite, identity={"a": 1}).identity == {"a": 1}
+    assert given is None or task.identity == given
 
 
 def test_a_task_is_named_by_its_weights_and_rewards():
