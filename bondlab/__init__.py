@@ -10,7 +10,7 @@ _HOMES = {
     "LanguageModel": "language_model",
     "Task": "tasks",
     "bond": "algorithms",
-    "Config": "training",
+    "Config": "config",
     "train": "training",
 }
 __all__ = list(_HOMES)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from bondlab import rules
-from bondlab.anchors import Frozen
+from bondlab.anchors import FROZEN, Anchor, Frozen
+from bondlab.quantiles import Learned
 from bondlab.rules import Scores
 
 
@@ -22,10 +23,11 @@ class Algorithm:
         settings: its hyper-parameters.
         anchor_draws: N, completions of the anchor the rule sees a prompt.
         policy_draws: K, completions of the policy a prompt.
-        quantile_draws: M, further completions of the anchor that estimate quantiles.
+        quantile_draws: M, further completions of the anchor that quantiles rest on.
         trained_draws: how many of the N can have a weight other than 0; only they are passed
             through the policy.
-        anchor: whose samples the anchor's are; see `anchors`.
+        anchor: how the anchor, whose samples these are, follows the policy; see `anchors`.
+        quantile_model: a model that learns quantiles from the M completions; None counts them.
     """
 
     rule: Callable[..., Tensor]
@@ -34,11 +36,17 @@ class Algorithm:
     policy_draws: int = 0
     quantile_draws: int = 0
     trained_draws: int = 0
-    anchor: Frozen = Frozen()
+    anchor: Anchor = FROZEN
+    quantile_model: Learned | None = None
 
     def weights(self, scores: Scores) -> Tensor:
         """Weights [B, N+K] of one batch."""
         return self.rule(scores, **self.settings)
+
+    @property
+    def anchor_moves(self) -> bool:
+        """Whether the anchor's samples change, so that they must be drawn anew at each step."""
+        return not isinstance(self.anchor, Frozen)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -48,11 +56,19 @@ class Algorithm:
             **self.settings,
             "draws": [self.anchor_draws, self.policy_draws, self.quantile_draws],
             "anchor": repr(self.anchor),
+            "quantiles": repr(self.quantile_model or "counted"),
         }
 
 
-def bond(n: int, beta: float, policy_draws: int = 2, quantile_draws: int = 16) -> Algorithm:
-    """BOND towards Best-of-n of the reference with the Jeffreys divergence (section 4, eq. 11).
+def bond(
+    n: int,
+    beta: float,
+    policy_draws: int = 2,
+    quantile_draws: int = 16,
+    anchor: Anchor = FROZEN,
+    quantile_model: Learned | None = None,
+) -> Algorithm:
+    """BOND towards Best-of-n of the anchor with the Jeffreys divergence (section 4, eq. 11).
 
     At beta 0 nothing of the policy is sampled and at beta 1 no Best-of-n draw is needed.
 
@@ -62,6 +78,13 @@ def bond(n: int, beta: float, policy_draws: int = 2, quantile_draws: int = 16) -
         policy_draws: completions of the policy a prompt; not stated, chosen because two are the
             fewest that give each prompt's return a neighbour.
         quantile_draws: Monte-Carlo samples behind p_hat (section 4.2: 16).
+        anchor: the default keeps the reference; `anchors.Periodic(every)` makes it iterative
+            BOND (Algorithm 1), with Best-of-n, quantiles and log-ratio all of the anchor.
+        quantile_model: learn the quantiles instead of counting (appendix B.1), from one completion
+            of the anchor a prompt; `quantile_draws` then has no meaning.
+
+    Raises:
+        ValueError: n is below 2.
     """
     if n < 2:
         raise ValueError(f"Best-of-{n} is the reference itself: take n of 2 or more")
@@ -71,6 +94,8 @@ def bond(n: int, beta: float, policy_draws: int = 2, quantile_draws: int = 16) -
         {"n": n, "beta": beta},
         anchor_draws=n if forward else 0,
         policy_draws=policy_draws if backward else 0,
-        quantile_draws=quantile_draws if backward else 0,
+        quantile_draws=(1 if quantile_model else quantile_draws) if backward else 0,
         trained_draws=1 if forward else 0,
+        anchor=anchor,
+        quantile_model=quantile_model if backward else None,
     )

@@ -29,6 +29,9 @@ class Frozen:
         _check(anchor, policy, step)
 
 
+FROZEN = Frozen()
+
+
 @dataclass(frozen=True)
 class Periodic:
     """The anchor becomes the policy every `every` steps: iterative BOND (Algorithm 1).

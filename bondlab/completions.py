@@ -19,6 +19,10 @@ class Prompts:
     ids: Tensor
     mask: Tensor
 
+    def rows(self, index: object) -> Prompts:
+        """Some of the prompts: a slice, a list or a tensor of positions."""
+        return Prompts(self.ids[index], self.mask[index])
+
 
 @dataclass(frozen=True)
 class Completions:

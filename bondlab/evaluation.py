@@ -11,10 +11,13 @@ from tqdm.auto import tqdm
 
 from bondlab import quantiles
 from bondlab.bank import Bank
-from bondlab.completions import Completions
+from bondlab.completions import Completions, Prompts
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import score
 from bondlab.tasks import Task
+
+# Columns that some rows lack.
+OPTIONAL = {"quantile": "float64", "predicted_quantile": "float64", "text": "string"}
 
 
 def evaluate(
@@ -25,6 +28,7 @@ def evaluate(
     samples: int,
     prompts_at_once: int,
     generators: Callable[..., torch.Generator],
+    predict: Callable[[Prompts, Completions], Tensor] | None = None,
 ) -> pd.DataFrame:
     """Sample the policy on the held-out prompts and rescore the reference's samples.
 
@@ -35,11 +39,13 @@ def evaluate(
         samples: completions of the policy a prompt.
         prompts_at_once: prompts passed through together.
         generators: called with a batch's first prompt and `device=`, gives its generator.
+        predict: the learned quantile model, where there is one.
 
     Returns:
         One row a completion: source ("policy" or "reference"), prompt, sample, reward, quantile (of
-        the policy's rows, under the bank), log_prob (of the policy, nats), reference_log_prob,
-        tokens, text (of the policy's rows). The reference's rows are the bank's samples scored by
+        the policy's rows, under the bank), predicted_quantile (by `predict`; missing without it),
+        log_prob (of the policy, nats), reference_log_prob, tokens, text (of the policy's rows).
+        The reference's rows are the bank's samples scored by
         the policy, which the forward KL needs.
     """
     total = len(task.eval_prompts)
@@ -47,7 +53,7 @@ def evaluate(
     for start in tqdm(range(0, total, prompts_at_once), desc="evaluation", leave=False):
         index = list(range(start, min(start + prompts_at_once, total)))
         generator = generators(start, device=policy.device)
-        tables += _evaluate(policy, reference, task, bank, samples, index, generator)
+        tables += _evaluate(policy, reference, task, bank, samples, index, generator, predict)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -60,6 +66,7 @@ def _evaluate(
     samples: int,
     index: list[int],
     generator: torch.Generator,
+    predict: Callable[[Prompts, Completions], Tensor] | None,
 ) -> Iterator[pd.DataFrame]:
     texts = [task.eval_prompts[i] for i in index]
     prompts = policy.encode(texts)
@@ -68,10 +75,16 @@ def _evaluate(
     rewards = score(task.reward, texts, decoded)
     ranks = quantiles.empirical(rewards, bank.rewards[index])
     reference_log_prob = reference(prompts, drawn).sum(-1)
-    yield _rows("policy", index, rewards, drawn, drawn.log_prob, reference_log_prob, ranks, decoded)
-    stored = bank.completions.rows(index)
-    rescored = policy(prompts, stored.to(policy.device)).sum(-1)
-    yield _rows("reference", index, bank.rewards[index], stored, rescored, stored.log_prob)
+    table = _rows("policy", index, rewards, drawn, drawn.log_prob, reference_log_prob)
+    table["quantile"] = ranks.flatten().tolist()
+    table["text"] = [text for row in decoded for text in row]
+    stored = bank.completions.rows(index).to(policy.device)
+    rescored = policy(prompts, stored).sum(-1)
+    others = _rows("reference", index, bank.rewards[index], stored, rescored, stored.log_prob)
+    for part, completions in ((table, drawn), (others, stored)):
+        if predict is not None:
+            part["predicted_quantile"] = predict(prompts, completions).flatten().tolist()
+        yield part.astype(OPTIONAL)
 
 
 def _rows(
@@ -81,23 +94,18 @@ def _rows(
     completions: Completions,
     log_prob: Tensor,
     reference_log_prob: Tensor,
-    quantile: Tensor | None = None,
-    texts: list[list[str]] | None = None,
 ) -> pd.DataFrame:
     """A tidy table of [B, K] tensors."""
     k = rewards.shape[1]
-    nothing = [None] * rewards.numel()
     table = pd.DataFrame(
         {
             "source": source,
             "prompt": [i for i in index for _ in range(k)],
             "sample": list(range(k)) * len(index),
             "reward": rewards.flatten().tolist(),
-            "quantile": nothing if quantile is None else quantile.flatten().tolist(),
             "log_prob": log_prob.flatten().tolist(),
             "reference_log_prob": reference_log_prob.flatten().tolist(),
             "tokens": completions.lengths.flatten().tolist(),
-            "text": [text for row in texts for text in row] if texts else nothing,
         }
     )
-    return table.astype({"quantile": "float64", "text": "string"})
+    return table.assign(**dict.fromkeys(OPTIONAL))

@@ -5,8 +5,33 @@ Legend: B prompts, K completions a prompt, M reference samples a prompt.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Settings of a quantile model trained beside the policy; see `quantile_model`.
+
+    Args:
+        learning_rate: Adam's for the model; not stated in the paper.
+        floor: the least p_<= it may say; not stated, chosen because counting 16 samples, which
+            it replaces, never says less than 1/32 either.
+
+    Raises:
+        ValueError: a rate not above 0, or a floor outside (0, 1).
+    """
+
+    learning_rate: float = 1e-3
+    floor: float = 1 / 32
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate!r}.")
+        if not 0 < self.floor < 1:
+            raise ValueError(f"floor must lie between 0 and 1, got {self.floor!r}.")
 
 
 @torch.no_grad()

@@ -20,10 +20,11 @@ from tqdm.auto import tqdm
 
 from bondlab import device, tasks
 from bondlab.algorithms import Algorithm
-from bondlab.bank import Bank
+from bondlab.bank import Bank, BankFolder
+from bondlab.config import Config
 from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
-from bondlab.training import Config, identity, train, wanted_banks
+from bondlab.training import banks, identity, train
 
 MOST_WORKERS = 4  # each holds about 1.5 GB; more are there for the asking
 
@@ -35,11 +36,15 @@ class Spec:
     task: TaskSettings
     algorithm: Algorithm
     config: Config
-    labels: Mapping[str, float]
+    labels: Mapping[str, float | str]
 
     def build(self) -> tasks.Task:
         """Load the task; sibling runs of one process share it."""
         return tasks.build(self.task, device.resolve(self.config.precision))
+
+    def banks(self) -> list[BankFolder]:
+        """The reference's samples it reads; the last are of the held-out prompts."""
+        return banks(self.build(), self.algorithm, self.config)
 
     def folder(self, parent: Path) -> RunFolder:
         """Where this run's results are or will be."""
@@ -78,23 +83,21 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
 
 def held_out_bank(spec: Spec) -> Bank:
     """The reference's samples of the held-out prompts that a finished run was measured with."""
-    return wanted_banks(spec.build(), spec.config)[-1].load()
+    return spec.banks()[-1].load()
 
 
 def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
     """Every bank part still to be drawn once: (a spec that needs it, which bank, part)."""
     wanted: dict[tuple[Path, int], tuple[Spec, int, int]] = {}
     for spec in specs:
-        for which, folder in enumerate(wanted_banks(spec.build(), spec.config)):
+        for which, folder in enumerate(spec.banks()):
             for part in folder.missing():
                 wanted.setdefault((folder.path, part), (spec, which, part))
     return list(wanted.values())
 
 
 def _fill(spec: Spec, which: int, part: int) -> None:
-    task = spec.build()
-    folder = wanted_banks(task, spec.config)[which]
-    folder.fill(task, part, device.accelerator(spec.config.precision))
+    spec.banks()[which].fill(spec.build(), part, device.accelerator(spec.config.precision))
 
 
 def _train(spec: Spec, parent: Path) -> None:

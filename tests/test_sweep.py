@@ -16,10 +16,11 @@ import torch
 from bondlab import device, sweep, training
 from bondlab.algorithms import bond
 from bondlab.bank import BankFolder
+from bondlab.config import Config
 from bondlab.results import RunFolder
 from bondlab.sweep import Spec
 from bondlab.tasks import TaskSettings
-from bondlab.training import Config, Trainer
+from bondlab.trainer import Trainer
 
 TASK = TaskSettings(name="tiny", train=12, evaluate=4)  # banks of 2 parts and 1
 CONFIG = Config(

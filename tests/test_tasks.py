@@ -12,9 +12,10 @@ from datasets import Dataset, DatasetDict
 
 from bondlab import assets, device, tasks, tiny, training
 from bondlab.algorithms import bond
+from bondlab.config import Config
 from bondlab.language_model import LanguageModel
 from bondlab.tasks import Task, TaskSettings
-from bondlab.training import Config, train
+from bondlab.training import train
 
 pytestmark = pytest.mark.usefixtures("runs")
 

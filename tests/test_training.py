@@ -15,12 +15,16 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import checkpoints, device, measures, rules, tasks, tiny, training
+from bondlab import checkpoints, device, measures, quantiles, rules, tasks, tiny, training
 from bondlab.algorithms import Algorithm, bond
+from bondlab.anchors import Periodic
 from bondlab.bank import Bank, BankFolder
+from bondlab.config import Config
 from bondlab.language_model import LanguageModel
+from bondlab.quantiles import Learned
 from bondlab.tasks import Task, TaskSettings
-from bondlab.training import Config, Trainer, train
+from bondlab.trainer import Trainer
+from bondlab.training import train
 
 pytestmark = pytest.mark.usefixtures("runs")
 
@@ -29,8 +33,8 @@ CONFIG = Config(
     steps=4, prompts_per_step=3, learning_rate=1e-2, warmup=2, lora_rank=2, bank_samples=8,
     evaluate_every=2, evaluation_samples=2, evaluation_bank=4, precision="fp32",
 )  # fmt: skip
-COLUMNS = ["step", "source", "prompt", "sample", "reward", "quantile", "log_prob",
-           "reference_log_prob", "tokens", "text"]  # fmt: skip
+COLUMNS = ["step", "source", "prompt", "sample", "reward", "log_prob", "reference_log_prob",
+           "tokens", "quantile", "predicted_quantile", "text"]  # fmt: skip
 
 
 def score_of(word: str) -> float:
@@ -64,7 +68,7 @@ def trainer_of(algorithm: Algorithm = BOND, config: Config = CONFIG, task: Task 
         training.paths.runs_folder() / "x", training.identity(task, algorithm, config)
     )
     trainer = Trainer(task, algorithm, config, folder)
-    trainer.load_banks()
+    trainer.use(training.fill(training.banks(task, algorithm, config), task, config))
     return trainer
 
 
@@ -91,7 +95,7 @@ def test_policy_starts_as_the_reference():
     drawn, _, log_ratio = trainer._policy_draws(list(trainer.task.train_prompts))
     assert log_ratio.shape == (8, 2) and log_ratio.abs().max() < 1e-4
     assert drawn.log_prob.mean() < -10
-    assert abs(trainer.update()["kl_to_reference"]) < 1e-4
+    assert abs(trainer.update()["kl_to_anchor"]) < 1e-4
 
 
 def test_divergences_at_step_0_have_their_closed_forms(runs):
@@ -173,9 +177,9 @@ def gradient_of(trainer: Trainer, order: list[int], micro_batch: int = 8) -> lis
     """The gradient of one fixed batch, its prompts in this order; weights come from the rule."""
     trainer.config = trainer.config.model_copy(update={"micro_batch": micro_batch})
     texts = list(trainer.task.train_prompts)
-    draws = trainer._reference_draws(list(range(8)), texts)
+    draws = trainer._anchor_draws(list(range(8)), texts)
     drawn, rewards, log_ratio = trainer._policy_draws(texts)
-    ranks = training.quantiles.empirical(rewards, draws[1][1])
+    ranks = quantiles.empirical(rewards, draws[1][1])
     given = rules.Scores(*(x[order] for x in (draws[0][1], rewards, ranks, log_ratio)))
     trained, weights = trainer._trained(
         draws[0][0].rows(order), drawn.rows(order), trainer.algorithm.weights(given)
@@ -211,9 +215,9 @@ def test_update_follows_the_weighted_likelihood():
     trainer.update()
     index = trainer._prompts()
     texts = [trainer.task.train_prompts[i] for i in index]
-    (anchors, anchor_rewards), (_, others) = trainer._reference_draws(index, texts)
+    (anchors, anchor_rewards), (_, others) = trainer._anchor_draws(index, texts)
     drawn, rewards, log_ratio = trainer._policy_draws(texts)
-    ranks = training.quantiles.empirical(rewards, others)
+    ranks = quantiles.empirical(rewards, others)
     weights = rules.jeffreys(rules.Scores(anchor_rewards, rewards, ranks, log_ratio), 3, 0.5)
     with torch.no_grad():
         prompts = trainer.policy.encode(texts)
@@ -223,7 +227,7 @@ def test_update_follows_the_weighted_likelihood():
     assert row["best_reward"] == pytest.approx(anchor_rewards.max(1).values.mean().item())
     assert row["reward"] == pytest.approx(rewards.mean().item())
     assert row["log_quantile"] == pytest.approx(ranks.log().mean().item())
-    assert row["kl_to_reference"] == pytest.approx(log_ratio.mean().item(), abs=1e-6)
+    assert row["kl_to_anchor"] == pytest.approx(log_ratio.mean().item(), abs=1e-6)
     assert row["step"] == 2 and row["tokens"] == pytest.approx(drawn.lengths.float().mean().item())
 
 
@@ -270,7 +274,7 @@ def test_every_step_draws_anew(fresh):
     texts = [trainer.task.train_prompts[i] for i in index]
     for step in (0, 1, 0):
         trainer.step = step
-        (anchors, _), (others, _) = trainer._reference_draws(index, texts)
+        (anchors, _), (others, _) = trainer._anchor_draws(index, texts)
         seen.append([anchors.tokens, others.tokens, trainer._policy_draws(texts)[0].tokens])
     assert not any(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
@@ -338,17 +342,30 @@ def test_resuming_equals_not_stopping(stops, monkeypatch):
     assert_same_results(interrupted(monkeypatch, stops), uninterrupted())
 
 
+ITERATIVE = bond(n=2, beta=0.5, quantile_draws=5, anchor=Periodic(2))
+LEARNED = bond(n=3, beta=0.5, quantile_model=Learned(learning_rate=1e-2))
+ALL_WEIGHTS = {"lora_rank": None, "learning_rate": 1e-3}
+
+
 @pytest.mark.parametrize(
-    "changed",
-    [{"checkpoint_every": 3}, {"fresh": True}, {"lora_rank": None, "learning_rate": 1e-3}],
-    ids=["rare checkpoints", "fresh", "all weights"],
+    ("algorithm", "changed"),
+    [
+        (BOND, {"checkpoint_every": 3}),
+        (BOND, {"fresh": True}),
+        (BOND, ALL_WEIGHTS),
+        (ITERATIVE, {}),
+        (ITERATIVE, ALL_WEIGHTS),
+        (LEARNED, {}),
+    ],
+    ids=["rare checkpoints", "fresh", "all weights", "iterative", "iterative, all", "learned"],
 )
-def test_resuming_equals_not_stopping_in_other_modes(changed, monkeypatch):
+def test_resuming_equals_not_stopping_in_other_modes(algorithm, changed, monkeypatch):
     """The same where lines and an evaluation past the last checkpoint must be forgotten (killed
-    in step 3 before the checkpoint of step 3), for fresh draws and for all weights."""
+    in step 3 before the checkpoint of step 3), for fresh draws and for all weights, for an anchor
+    that moved at step 2 and is not the policy any more, for a quantile model with its Adam."""
     config = configured(**changed)
-    run = interrupted(monkeypatch, [(Trainer, "update", 3, False)], config=config)
-    assert_same_results(run, uninterrupted(config=config))
+    run = interrupted(monkeypatch, [(Trainer, "update", 3, False)], algorithm, config)
+    assert_same_results(run, uninterrupted(algorithm, config))
 
 
 def test_a_record_line_cut_short_is_forgotten(monkeypatch):
@@ -547,7 +564,7 @@ def test_fresh_draws_need_no_training_bank():
     """With `fresh` only the held-out prompts' bank is drawn (the other would be 20,000 x 32 samples
     on all of XSum); the runs differ from those off the bank and repeat."""
     config = configured(fresh=True, steps=2)
-    held_out = training.bank_folders(task_of(), config)[1]
+    (held_out,) = training.banks(task_of(), BOND, config)
     run = train(task_of(), BOND, config, training.paths.runs_folder() / "a")
     banks = {path.name for path in (training.paths.runs_folder() / "banks").iterdir()}
     assert banks == {held_out.path.name}
