@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import pandas as pd
 import torch
@@ -72,25 +72,34 @@ class Settings(BaseModel):
         return torch.Generator().manual_seed(self.seed)
 
 
+class Sized(Protocol):
+    """Validated settings that follow from a profile."""
+
+    profile: str
+
+    def model_dump(self) -> dict[str, Any]: ...
+
+
 def save(
     figure: Figure,
     stem: str,
     table: pd.DataFrame,
     headline: Sequence[dict[str, Any]],
-    settings: Settings,
+    settings: Sized,
     paper_figure: str | None = None,
+    experiment: str = "exact",
 ) -> None:
     """Write a figure's files; at profile "shipped" they are there already."""
     if settings.profile == "shipped":
         return
     provenance = {
-        "experiment": "exact",
+        "experiment": experiment,
         "paper_figure": paper_figure,
         "profile": settings.profile,
         "settings": settings.model_dump(),
         "headline": list(headline),
     }
-    folder = paths.figures_folder("exact")
+    folder = paths.figures_folder(experiment)
     plots.save_figure(figure, folder, f"{stem}_{settings.profile}", table, provenance)
 
 

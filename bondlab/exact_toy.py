@@ -5,6 +5,7 @@ Companion of `bondlab.exact`: tidy tables for `bondlab.plots`, divergences in na
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -50,9 +51,9 @@ def descents(settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def curves_of(records: pd.DataFrame) -> pd.DataFrame:
-    """The panels of Figure 2 from `descents`: mean and interval over problems at each step."""
-    long = records.melt(["row", "series", "step"], MEASURES, var_name="panel")
+def curves_of(records: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
+    """Mean and interval over problems at each step: the panels of Figure 2 from `descents`."""
+    long = records.melt(["row", "series", "step"], measures, var_name="panel")
     keys = ["row", "panel", "series", "step"]
     rows = [
         {**dict(zip(keys, key, strict=True)), **entry(mean_interval(part)), "count": len(part)}
