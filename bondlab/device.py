@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 from typing import Literal
@@ -10,8 +9,6 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -27,27 +24,12 @@ def resolve(precision: Precision) -> str:
 
 def accelerator(precision: Precision) -> Accelerator:
     """An `Accelerator` for this process; bf16 runs also take the fast float32 matmul mode."""
-    keep_freed_memory()
     mode = "bf16" if resolve(precision) == "bf16" else "no"
     torch.set_float32_matmul_precision("medium" if mode == "bf16" else "highest")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mode:
         # Accelerate refuses a second precision in a process; a notebook may well want one.
         AcceleratorState._reset_state()
     return Accelerator(mixed_precision=mode)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next tensor, in place of handing every page back.
-
-    By default each large tensor is mapped and zeroed anew: on two cores that was nearly half the
-    time of a decoding step. No effect on results, nor on systems without glibc.
-    """
-    try:
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(M_MMAP_THRESHOLD, 2**30)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    except (OSError, AttributeError):
-        pass
 
 
 def dtype(precision: Precision) -> torch.dtype:
