@@ -149,7 +149,7 @@ def bootstrap_interval(
     """
     values = _finite(values, dimensions=2)
     generator = np.random.default_rng(seed)
-    seeds, prompts = (_shares(count, resamples, generator) for count in values.shape)
+    seeds, prompts = (resampling_shares(count, resamples, generator) for count in values.shape)
     means = ((seeds @ values) * prompts).sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     error = float(means.std(ddof=1))
@@ -276,7 +276,7 @@ def _finite(values: ArrayLike, dimensions: int) -> np.ndarray:
     return values
 
 
-def _shares(count: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+def resampling_shares(count: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """Bootstrap weights [resamples, count], rows summing to 1: count - 1 draws each."""
     draws = max(count - 1, 1)
     return generator.multinomial(draws, np.full(count, 1 / count), size=resamples) / draws
