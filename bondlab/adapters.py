@@ -93,7 +93,11 @@ class Trainable(nn.Module):
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face folder: the adapter merged in, the tokenizer beside."""
+        """Write an ordinary Hugging Face folder: the adapter merged in, the tokenizer beside.
+
+        Weights alone: template, limits and temperature are not in it. To sample the trained law,
+        pass `do_sample=True, temperature=...` to `generate`.
+        """
         whole = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer})
         whole.merge_adapter()
         whole.model.save_pretrained(folder)
