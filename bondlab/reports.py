@@ -1,4 +1,9 @@
-"""An experiment's results: tidy tables, verdicts, and figures with where they come from."""
+"""An experiment's results as tidy tables, and its numbers: budgets, ends of training, verdicts.
+
+Runs carry the labels row (a row of a figure's grid, "N = 8" or ""), series (the legend of a curve),
+n, beta and seed. Tables keep rows and series in their order of appearance. Figures are drawn by
+`bondlab.figures`.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +11,20 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from bondlab import best_of_n, checkpoints, measures, paths, plots, tables
-from bondlab.experiments import EXPERIMENTS, Profile, difference, run, specs
-from bondlab.plots import Level, Panel
+from bondlab import best_of_n, checkpoints, decisions, measures, paths, tables
+from bondlab.experiments import EXPERIMENTS, Profile, run, specs
 from bondlab.results import RunFolder
 from bondlab.sweep import Spec, held_out_bank
 
-DIVERGENCES = (
-    Panel("backward_kl", r"Backward KL($\pi$ || $\pi_{BoN}$)", "nats per summary"),
-    Panel("forward_kl", r"Forward KL($\pi_{BoN}$ || $\pi$)", "nats per summary"),
-    Panel("log_quantile", "Reward log quantile", "mean log quantile (nats)"),
-)
-QUALITY = (
-    Panel("p_reward", "Reward", "mean p(entailment)"),
-    Panel("kl_to_reference", "Distance from the reference", "KL to reference (nats)"),
-    Panel("entropy", "Entropy", "nats per summary"),
-)
-TEXT = (
-    Panel("words", "Length", "words per summary"),
-    Panel("longest_copied_span", "Copying", "longest copied span (words)"),
-    Panel("rougeL", "Likeness to the human summary", "ROUGE-L F1"),
-)
 EXAMPLES = 6
+NAMES = {"log_quantile": "log quantile", "backward_kl": "backward KL", "forward_kl": "forward KL"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Results:
     """The tidy tables of an experiment, and where they come from.
 
     Args:
-        evaluations: `tables.per_prompt` of every run, with its labels (n, beta, seed) and profile.
+        evaluations: `tables.per_prompt` of every run, with its labels and profile.
         baselines: `tables.best_of_n` of the reference, n = 1 the reference itself, with profile.
         examples: summaries of the first held-out documents before and after training.
         runs: a row a run: its labels, profile and manifest.
@@ -63,7 +53,8 @@ def results(name: str, profile: Profile, workers: int | None = None) -> Results:
     """The results of an experiment: computed at a profile, or those that are shipped.
 
     Computed ones are also written beside the experiment's figures, from where "shipped" reads
-    them: of each N the "study" results where there are any, else the "laptop" results.
+    them: of each row the "study" results where there are any, else the "laptop" results, so that
+    curves drawn together come from one profile.
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
@@ -121,160 +112,110 @@ def _read(folder: Path, profile: str) -> Results | None:
 
 def _shipped(name: str) -> Results:
     folder = paths.figures_folder(name)
-    parts = [part for p in ("study", "laptop") if (part := _read(folder, p)) is not None]
+    parts = {p: part for p in ("laptop", "study") if (part := _read(folder, p)) is not None}
     if not parts:
         raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
-    chosen, seen = [], set()
-    for part in parts:
-        chosen.append(part.of(sorted(set(part.evaluations["n"]) - seen)))
-        seen |= set(part.evaluations["n"])
-    return Results(**{
-        f.name: pd.concat([getattr(part, f.name) for part in chosen], ignore_index=True)
-        for f in fields(Results)
-    })  # fmt: skip
+    # A study row takes the laptop row's place.
+    origin = {row: p for p, part in parts.items() for row in part.evaluations["row"].unique()}
 
+    def chosen(table: str) -> pd.DataFrame:
+        sources = [(row, getattr(parts[p], table)) for row, p in origin.items()]
+        return pd.concat([t[t["row"] == row] for row, t in sources], ignore_index=True)
 
-# -- figures ---------------------------------------------------------------------------------------
-
-
-def curve_table(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
-    """The plotted numbers: row, panel, series, step, mean, low, high, count."""
-    parts = [
-        measures.grouped_intervals(found.evaluations, panel.name, ["n", "beta", "step"])
-        .assign(panel=panel.name)
-        for panel in panels
-    ]  # fmt: skip
-    table = pd.concat(parts, ignore_index=True)
-    table["series"] = [f"beta = {beta:g} ({OBJECTIVES[beta]})" for beta in table["beta"]]
-    table["row"] = [f"N = {n:g}" for n in table["n"]]
-    return table.sort_values(["n", "panel", "beta", "step"], ignore_index=True)
-
-
-OBJECTIVES = {0.0: "forward KL", 0.5: "Jeffreys", 1.0: "backward KL"}
-
-
-def figure(found: Results, panels: Sequence[Panel], title: str) -> tuple[Figure, pd.DataFrame]:
-    """Measures against training steps: a row a size N, a panel a measure, a curve a beta."""
-    table = curve_table(found, panels)
-    sizes = sorted(found.evaluations["n"].unique())
-    rows = [f"N = {n:g}" for n in sizes]
-    levels = [level for n in sizes for panel in panels for level in _levels(found, panel, n)]
-    return plots.curves(table, panels, rows, levels, title=title, note=note(found)), table
-
-
-def _levels(found: Results, panel: Panel, n: int) -> list[Level]:
-    """What a panel is compared with: theory at the start, and sampled Best-of-N."""
-    start, best = "theory at the start", "sampled Best-of-N"
-    theory = {"backward_kl": best_of_n.reverse_kl(n), "forward_kl": best_of_n.kl_bound(n)}
-    row = f"N = {n:g}"
-    if panel.name in theory:
-        return [Level(panel.name, theory[panel.name], start, row)]
-    if panel.name not in found.baselines:
-        return []
-    profile = found.evaluations.loc[found.evaluations["n"] == n, "profile"].iloc[0]
-    chosen = found.baselines[(found.baselines["profile"] == profile) & (found.baselines["n"] == n)]
-    band = measures.mean_interval(chosen[panel.name].to_numpy())
-    return [Level(panel.name, band.mean, best, row, band.low, band.high)]
-
-
-def note(found: Results) -> str:
-    """The small print of a figure: how much it rests on."""
-    lines = []
-    for (profile, sizes), part in _by_profile(found):
-        seeds, prompts = part["seed"].nunique(), part["prompt"].nunique()
-        means = "two-way bootstrap over seeds and documents" if seeds > 1 else "t over documents"
-        lines.append(
-            f"N = {sizes}: profile {profile}, {seeds} seed{'s' * (seeds > 1)}, {prompts} held-out "
-            f"documents, 95 % intervals ({means})."
-        )
-    return " ".join(lines)
-
-
-def _by_profile(found: Results) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    return [
-        ((profile, ", ".join(f"{n:g}" for n in sorted(part["n"].unique()))), part)
-        for profile, part in found.evaluations.groupby("profile", sort=False)
-    ]
-
-
-def save(
-    name: str, stem: str, profile: Profile, found: Results, drawn: Figure, table: pd.DataFrame
-) -> None:
-    """Write a figure's files with their provenance; shipped figures are there already."""
-    if profile == "shipped":
-        return
-    runs = [
-        row | {"manifest": json.loads(row["manifest"])} for row in found.runs.to_dict("records")
-    ]
-    provenance = {
-        "experiment": name,
-        "paper_figure": EXPERIMENTS[name].figures.get(stem),
-        "profile": profile,
-        "note": note(found),
-        "headline": headline(found),
-        "runs": runs,
-    }
-    folder = paths.figures_folder(name)
-    plots.save_figure(drawn, folder, f"{stem}_{profile}", table, provenance)
-
-
-def publish(
-    name: str, stem: str, profile: Profile, found: Results, panels: Sequence[Panel], title: str
-) -> None:
-    """Draw a figure, write its files and show it; a line of text where there are no such runs."""
-    if found.evaluations.empty:
-        print(f"The profile {profile} has no runs of this N.")
-        return
-    drawn, table = figure(found, panels, title)
-    save(name, stem, profile, found, drawn, table)
-    sizes = ", ".join(f"{n:g}" for n in sorted(found.evaluations["n"].unique()))
-    plots.show(drawn, f"{title}, N = {sizes}: {', '.join(p.title for p in panels)} against steps")
+    used = dict.fromkeys(origin.values())
+    baselines = pd.concat([parts[p].baselines for p in used], ignore_index=True)
+    return Results(chosen("evaluations"), baselines, chosen("examples"), chosen("runs"))
 
 
 # -- numbers ---------------------------------------------------------------------------------------
 
 
-def headline(found: Results) -> list[dict]:
-    """How the log quantile and both divergences changed from first to last evaluation."""
-    rows = []
-    for (n, beta), part in found.evaluations.groupby(["n", "beta"]):
-        for column in ("log_quantile", "backward_kl", "forward_kl"):
-            change = difference(part, beta, column, part["step"].max(), 0)
-            rows.append({
-                "what": f"N = {n:g}, beta = {beta:g}: change of {column}",
-                "value": change.mean, "low": change.low, "high": change.high, "unit": "nats",
-                "samples": int(part["prompt"].nunique()), "seeds": int(part["seed"].nunique()),
-            })  # fmt: skip
-    return rows
+def note(found: Results) -> str:
+    """The small print of a figure: how much it rests on."""
+    lines = []
+    for profile, part in found.evaluations.groupby("profile", sort=False):
+        rows = ", ".join(filter(None, part["row"].unique()))
+        seeds, prompts = part["seed"].nunique(), part["prompt"].nunique()
+        means = "two-way bootstrap over seeds and documents" if seeds > 1 else "t over documents"
+        lines.append(
+            f"{rows + ': profile' if rows else 'Profile'} {profile}, {seeds} "
+            f"seed{'s' * (seeds > 1)}, {prompts} held-out documents, 95 % intervals ({means})."
+        )
+    return " ".join(lines)
+
+
+def headline(found: Results, shown: Collection[str]) -> list[dict[str, Any]]:
+    """How the log quantile changed from first to last evaluation, and each divergence of `shown`.
+
+    A line a series and measure: what, value, low, high, unit, samples (documents), seeds.
+    """
+    columns = [column for column in NAMES if column == "log_quantile" or column in shown]
+    return [
+        entry(part, f"change of {NAMES[column]}", "nats", decisions.change(part, name, column))
+        for name, part in _by_series(found.evaluations)
+        for column in columns
+    ]
+
+
+def entry(part: pd.DataFrame, what: str, unit: str, interval: Any) -> dict[str, Any]:
+    """A headline number of the series whose evaluations `part` holds; has mean, low and high."""
+    label = ", ".join(filter(None, part[["row", "series"]].iloc[0]))
+    return {
+        "what": f"{label}: {what}", "value": interval.mean, "low": interval.low,
+        "high": interval.high, "unit": unit, "samples": int(part["prompt"].nunique()),
+        "seeds": int(part["seed"].nunique()),
+    }  # fmt: skip
+
+
+def _by_series(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each row's series with their part of the table."""
+    return ((name, part) for (_, name), part in table.groupby(["row", "series"], sort=False))
+
+
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of each series' last step."""
+    return table[table["step"] == table.groupby(["row", "series"])["step"].transform("max")]
+
+
+def _tidy(rows: list[dict]) -> pd.DataFrame:
+    """A table, without the column row where there is but one that has no name."""
+    table = pd.DataFrame(rows)
+    return table if table["row"].any() else table.drop(columns="row")
 
 
 def budget_table(found: Results) -> pd.DataFrame:
-    """What each size's runs were given: profile, runs, seeds, steps, documents, minutes a run."""
+    """What each series' runs were given, a line each.
+
+    Completions are those that one document costs in one step: Best-of-N draws, the policy's own
+    samples and quantile draws.
+    """
     rows = []
-    for n, part in found.runs.groupby("n"):
+    for _, part in _by_series(found.runs):
         manifests = [json.loads(text) for text in part["manifest"]]
         config = manifests[0]["config"]["config"]
-        evaluations = found.evaluations[found.evaluations["n"] == n]
         rows.append({
-            "N": n, "profile": part["profile"].iloc[0], "runs": len(part),
-            "seeds": part["seed"].nunique(), "steps": config["steps"],
-            "documents a step": config["prompts_per_step"],
-            "held-out documents": evaluations["prompt"].nunique(),
+            **part[["row", "series", "profile"]].iloc[0], "seeds": part["seed"].nunique(),
+            "steps": config["steps"], "documents a step": config["prompts_per_step"],
+            "completions": sum(manifests[0]["config"]["algorithm"]["draws"]),
             "minutes a run": sum(m["seconds"] for m in manifests) / len(manifests) / 60,
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    return _tidy(rows)
 
 
-def print_examples(found: Results, beta: float) -> None:
-    """Print summaries before and after training, with their reward as a probability."""
-    seed = found.examples["seed"].min()
-    chosen = found.examples[(found.examples["beta"] == beta) & (found.examples["seed"] == seed)]
-    for (n, prompt), rows in chosen.groupby(["n", "prompt"]):
-        print(f"document {prompt}, N = {n:g}")
-        for row in rows.sort_values("step").itertuples():
-            chance = 1 / (1 + math.exp(-row.reward))
-            text = textwrap.fill(row.text, 92, subsequent_indent=" " * 19)
-            print(f"  step {row.step:4d} p {chance:.2f}  {text}")
+def print_examples(found: Results, **labels: float | str) -> None:
+    """Print summaries before and after training, with their reward as a probability.
+
+    Of the runs with these labels, such as `series="iterative, n = 4"`, and the first seed.
+    """
+    chosen = found.examples[found.examples["seed"] == found.examples["seed"].min()]
+    for label, value in labels.items():
+        chosen = chosen[chosen[label] == value]
+    for (row, series, prompt), rows in chosen.groupby(["row", "series", "prompt"], sort=False):
+        print(f"document {prompt}, {', '.join(filter(None, (row, series)))}")
+        for line in rows.sort_values("step").itertuples():
+            chance = 1 / (1 + math.exp(-line.reward))
+            text = textwrap.fill(line.text, 92, subsequent_indent=" " * 19)
+            print(f"  step {line.step:4d} p {chance:.2f}  {text}")
 
 
 def rules(name: str) -> str:
@@ -308,19 +249,20 @@ def start_table(found: Results) -> pd.DataFrame:
 def last_table(found: Results, columns: Sequence[str]) -> pd.DataFrame:
     """Reference, sampled Best-of-N and every policy after its last step, mean [95 % interval]."""
     rows = []
-    for n, part in found.evaluations.groupby("n"):
-        ends = part[part["step"] == part["step"].max()]
+    for row, part in found.evaluations.groupby("row", sort=False):
         base = found.baselines[found.baselines["profile"] == part["profile"].iloc[0]]
-        for label, size in (("reference", 1), (f"sampled Best-of-{n:g}", n)):
-            rows.append((n, label, base[base["n"] == size]))
-        rows += [(n, f"BOND, beta {beta:g}", own) for beta, own in ends.groupby("beta")]
-    return pd.DataFrame([
-        {"N": n, "policy": label} | {c: _cell(table, c) for c in columns}
-        for n, label, table in rows
+        for size in (1, *sorted(part["n"].unique())):
+            label = "reference" if size == 1 else f"sampled Best-of-{size:g}"
+            rows.append((row, label, base[base["n"] == size]))
+        rows += [(row, name, own) for name, own in _by_series(ends(part))]
+    return _tidy([
+        {"row": row, "policy": label} | {c: cell(table, c) for c in columns}
+        for row, label, table in rows
     ])  # fmt: skip
 
 
-def _cell(table: pd.DataFrame, column: str) -> str:
+def cell(table: pd.DataFrame, column: str) -> str:
+    """The mean of a measure over seeds and documents with its interval, as text; "-" for none."""
     if column not in table or table[column].isna().all():
         return "-"
     # A document counts where every seed has a value: not every summary holds a number.
@@ -335,14 +277,14 @@ def _cell(table: pd.DataFrame, column: str) -> str:
 
 
 def verdicts(name: str, found: Results) -> pd.DataFrame:
-    """Each claim of the experiment, decided by its rule for each N: verdict and intervals."""
+    """Each claim of the experiment, decided by its rule for each row: verdict and intervals."""
     rows = []
     for number, claim in enumerate(EXPERIMENTS[name].claims, 1):
-        for n, part in found.evaluations.groupby("n"):
+        for row, part in found.evaluations.groupby("row", sort=False):
             verdict, intervals = claim.decide(part)
             rows += [
-                {"claim": number, "N": n, "verdict": verdict, "measured": what,
+                {"claim": number, "row": row, "verdict": verdict, "measured": what,
                  "difference": str(interval)}
                 for what, interval in intervals.items()
             ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return _tidy(rows)

@@ -30,7 +30,8 @@ def per_prompt(evaluation: pd.DataFrame, n: int, task: Task) -> pd.DataFrame:
     Returns:
         step, prompt, backward_kl, forward_kl, log_quantile, kl_to_reference, entropy (nats per
         completion), reward (as the task's reward gives it), p_reward (its logistic: the probability
-        of entailment for an entailment reward), tokens, and the text measures' means.
+        of entailment for an entailment reward), tokens, reference_samples (k, behind the quantile
+        of each), and the text measures' means.
     """
     rows = [_step(table, int(step), n, task) for step, table in evaluation.groupby("step")]
     return pd.concat(rows, ignore_index=True)
@@ -59,6 +60,7 @@ def _step(table: pd.DataFrame, step: int, n: int, task: Task) -> pd.DataFrame:
     means = described.groupby("prompt")[list(TEXT_MEASURES)].mean()
     result = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
     result = pd.concat([result, means.reset_index(drop=True)], axis=1)
+    result["reference_samples"] = bank["sample"].nunique()
     result.insert(0, "prompt", range(len(result)))
     result.insert(0, "step", step)
     return result
