@@ -41,6 +41,8 @@ def add_one(k: int) -> Tensor:
 
 
 Smoothing = Callable[[int], Tensor]
+SMOOTHINGS: dict[str, Smoothing] = {"floor 1/(2k)": floored, "add-one": add_one}
+SIZES = (2, 4, 8, 16, 32, 64)  # k; the paper's are 16 in training and 32 in evaluation
 
 
 def estimate_moments(quantiles: Tensor, k: int, smoothing: Smoothing) -> tuple[Tensor, Tensor]:
@@ -191,6 +193,34 @@ def update_error(
         drawing=((norms @ weights.square() - weights @ own @ weights) / completions).item(),
         estimating=((norms @ covariance.diagonal() + at_once) / completions).item(),
     )
+
+
+def quantile_error(
+    outcomes: Outcomes,
+    log_ratio: Tensor,
+    log_quantiles: Tensor,
+    moments: tuple[Tensor, Tensor],
+    n: int,
+    completions: int,
+) -> UpdateError:
+    """`update_error` of the backward KL's returns (eq. 15), from moments of log p_hat.
+
+    Args:
+        log_ratio: log(pi/pi_anchor) [S].
+        log_quantiles: exact log p_<= under the anchor [S].
+        moments: mean [S] and covariance [S, S] of log p_hat, such as `estimate_moments` of each
+            prompt, joined.
+        n: of Best-of-n.
+        completions: K of a batch.
+    """
+    mean, covariance = moments
+
+    def centred(values: Tensor) -> Tensor:
+        return values - mean_over(outcomes, values)
+
+    weights = centred((n - 1) * log_quantiles - log_ratio)
+    errors = centred((n - 1) * (mean - log_quantiles))
+    return update_error(outcomes, weights, errors, (n - 1) ** 2 * covariance, completions)
 
 
 def mean_over(outcomes: Outcomes, values: Tensor) -> Tensor:

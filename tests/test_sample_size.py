@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from bondlab import quantiles, rules, toy
+from bondlab import quantiles, rules, sample_size_toy, toy
 from bondlab.sample_size import (
     Outcomes,
     add_one,
@@ -15,7 +15,7 @@ from bondlab.sample_size import (
     enumerated,
     estimate_moments,
     floored,
-    mean_over,
+    quantile_error,
     update_error,
 )
 
@@ -124,13 +124,6 @@ def test_a_single_completion_has_no_pair():
         drawn(torch.eye(3, dtype=F64), torch.tensor([0, 0, 1]))
 
 
-def scores(policy: toy.ToyPolicy) -> torch.Tensor:
-    """Gradients of log pi of every sequence of every prompt [B, V, D]."""
-    flat = policy.log_probs().flatten()
-    rows = [torch.autograd.grad(one, policy.logits, retain_graph=True)[0] for one in flat]
-    return torch.stack(rows).view(*policy.log_probs().shape, -1)
-
-
 @pytest.mark.parametrize("smoothing", [floored, add_one])
 def test_update_error_matches_the_rule_with_sampled_quantiles(smoothing):
     """The rule itself on 3000 batches of 2 x 64 prompts, quantiles from 4 sampled references:
@@ -141,20 +134,15 @@ def test_update_error_matches_the_rule_with_sampled_quantiles(smoothing):
     anchor, policy = toy.ToyPolicy(2, 3, 2, seed=1), toy.ToyPolicy(2, 3, 2, seed=2)
     reference, log_policy = anchor.log_probs().detach(), policy.log_probs().detach()
     problem = toy.Problem(reference, toy.draw_rewards(anchor, 0.5, 3), N)
-    gradients = scores(policy)
-    exact = (N - 1) * problem.log_quantiles - (log_policy - reference)
+    gradients = sample_size_toy.scores(policy)
     mean, covariance = estimate_moments(problem.log_quantiles.exp(), 4, smoothing)
     errors = (N - 1) * (mean - problem.log_quantiles)
     flat = gradients.flatten(0, 1)
     prompts = torch.arange(2).repeat_interleave(gradients.shape[1])
     outcomes = enumerated(flat @ flat.T, prompts, log_policy.exp().flatten())
-    found = update_error(
-        outcomes,
-        exact.flatten() - mean_over(outcomes, exact.flatten()),
-        errors.flatten(),
-        (N - 1) ** 2 * torch.block_diag(*covariance),
-        K,
-    )
+    log_ratio, log_quantiles = (log_policy - reference).flatten(), problem.log_quantiles.flatten()
+    moments = mean.flatten(), torch.block_diag(*covariance)
+    found = quantile_error(outcomes, log_ratio, log_quantiles, moments, N, K)
     generator, copies = torch.Generator().manual_seed(4), 64
     which = torch.arange(2).repeat(copies)
 
