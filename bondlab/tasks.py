@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,9 +29,10 @@ class Task:
         train_prompts, eval_prompts: texts; evaluation prompts are only ever measured on.
         eval_references: one human completion of each evaluation prompt, if there are any.
         identity: names the model and the reward in run ids, for example by digests. None derives
-            it from the weights and from the rewards of a few texts, so that another model or
-            reward never takes up an earlier one's runs. A given identity names the model and
-            reward that it was given with: `dataclasses.replace` of either derives another.
+            it from the weights, and from the reward's code and its values for a few texts, so that
+            another model or reward does not take up an earlier one's runs; rewards of one code that
+            differ on rare texts alone need identities of their own. A given identity names the
+            model and reward it was given with: `dataclasses.replace` of either derives another.
 
     Raises:
         ValueError: a list is a single string, or lacks prompts; a prompt is empty, or is in both
@@ -219,11 +221,24 @@ def _weights(model: LanguageModel) -> str:
 
 
 def _probe(task: Task) -> str:
-    """Digest of the rewards of a few texts, to five digits: what tells one reward from another."""
+    """Digest of a reward: its code, and what it says of a few texts, to five digits."""
     prompts = list(task.train_prompts[:4])
     texts = [[prompt, " ".join(prompt.split()[:5]), "Yes.", "No 1 2 3"] for prompt in prompts]
     rewards = score(task.reward, prompts, texts).flatten().tolist()
-    return hashlib.sha256(" ".join(f"{x:.5g}" for x in rewards).encode()).hexdigest()[:12]
+    values = " ".join(f"{x:.5g}" for x in rewards)
+    return hashlib.sha256(f"{_code(task.reward)}\n{values}".encode()).hexdigest()[:12]
+
+
+def _code(reward: Reward) -> str:
+    """The source of a reward's function or class, or its name where there is none to read.
+
+    Two rewards that each look for a word of their own are equal on most texts.
+    """
+    made = reward if inspect.isroutine(reward) else type(reward)
+    try:
+        return inspect.getsource(made)
+    except (OSError, TypeError):
+        return made.__qualname__
 
 
 def _identity(name: str | None, adapter: str) -> str:

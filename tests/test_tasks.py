@@ -145,6 +145,47 @@ def test_a_task_is_named_by_its_weights_and_rewards():
     assert names == [named(), named(change=1e-3), named(dtype=torch.bfloat16), named(other)]
 
 
+def test_rewards_that_agree_on_common_texts_have_other_names():
+    """Each looks for a word that none of the probed texts has, so both say 0 of all; their code
+    differs. The same for classes with `__call__`; made again from the same code, the name stays."""
+
+    def thanks(prompts, completions) -> torch.Tensor:
+        return torch.tensor([["gratias" in text for text in texts] for texts in completions])
+
+    def sorry(prompts, completions) -> torch.Tensor:
+        return torch.tensor([["pardonne" in text for text in texts] for texts in completions])
+
+    class Thanks:
+        def __call__(self, prompts, completions) -> torch.Tensor:
+            return thanks(prompts, completions)
+
+    class Sorry:
+        def __call__(self, prompts, completions) -> torch.Tensor:
+            return sorry(prompts, completions)
+
+    def named(reward) -> str:
+        return Task(tiny.language_model(), reward, ["rain fire", "law"], ["port"]).identity[
+            "reward"
+        ]
+
+    names = [named(reward) for reward in (thanks, sorry, Thanks(), Sorry())]
+    assert len(set(names)) == 4
+    assert names[2:] == [named(Thanks()), named(Sorry())]
+
+
+def test_a_reward_without_source_is_named_by_its_values():
+    """Code that came from no file cannot be read: two functions of one name differ by what they
+    say (lengths, and twice the lengths), and a third that says the same is the first."""
+
+    def named(factor: int) -> str:
+        space: dict = {}
+        code = f"def worth(p, c): return [[{factor} * len(t) for t in r] for r in c]"
+        exec(code, space)
+        return Task(tiny.language_model(), space["worth"], ["rain"], ["port"]).identity["reward"]
+
+    assert named(1) == named(1) != named(2)
+
+
 def test_settings_are_checked_where_they_enter():
     """Unknown tasks, names and impossible counts stop at once."""
     for wrong in ({"name": "chat"}, {"train": 0}, {"evaluate": "4"}, {"temperature": 2.0}):
