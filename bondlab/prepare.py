@@ -53,7 +53,7 @@ class Supervised:
 
 
 REFERENCE = Supervised(steps=680, batch=8, learning_rate=1e-3)  # two passes over the 2,712 pairs
-REWARD = Supervised(steps=1200, batch=32, learning_rate=1e-3)  # half of the pairs, seen once
+REWARD = Supervised(steps=1200, batch=32, learning_rate=1e-3)  # 3 of 5 pairs, seen once
 
 
 # Share of the true claims that get such a false copy. Not stated; chosen because names and numbers
