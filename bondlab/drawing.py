@@ -125,9 +125,10 @@ def draw_levels(axes: Axes, levels: Sequence[Level], panel: str, row: str) -> No
 
 
 def draw_marks(axes: Axes, marks: Sequence[Mark]) -> None:
-    """Thin vertical lines behind the data."""
+    """Dotted vertical lines behind the data."""
     for mark in marks:
-        axes.axvline(mark.x, color="#999999", linewidth=0.9, label=mark.label, zorder=1.2)
+        look = {"color": "#999999", "linestyle": (0, (1, 1.5)), "linewidth": 1.2, "zorder": 1.2}
+        axes.axvline(mark.x, label=mark.label, **look)
 
 
 def log2(axes: Axes, ticks: pd.Series) -> None:

@@ -84,7 +84,7 @@ def anchor_marks(found: Results) -> list[Mark]:
         return []
     last, periods = found.evaluations["step"].max(), set(found.evaluations["every"]) - {0}
     steps = {step for every in periods for step in range(every, last, every)}
-    return [Mark(step, "anchor becomes the policy") for step in sorted(steps)]
+    return [Mark(step, "the anchor moves") for step in sorted(steps)]
 
 
 def save(

@@ -12,14 +12,15 @@ import pandas as pd
 
 from bondlab import figures, measures, plots, reports
 from bondlab.experiments import Profile
-from bondlab.figures import GAINS
+from bondlab.figures import GAINS, QUALITY
 from bondlab.plots import Level, Panel
 from bondlab.reports import Results
 
 BY = ["row", "series", "step"]
-EFFECTIVE_N = Panel("effective_n", "", "effective N")
-SAMPLED = "sampled Best-of-N"
-BOUND = "Best-of-N of a continuous reward"
+DISTANCE = QUALITY[1]
+EFFECTIVE_N = Panel("effective_n", "Effective N", "effective N")
+SAMPLED = "Best-of-N, sampled"
+BOUND = "Best-of-N, formula"
 
 
 def tradeoff_table(found: Results) -> pd.DataFrame:
@@ -32,7 +33,7 @@ def tradeoff_table(found: Results) -> pd.DataFrame:
         panel, series, kind, point (the step or N in words), x, x_low, x_high (KL to the reference,
         nats), mean, low, high (the panel's measure), and for the paths row, step and count.
     """
-    distance = measures.grouped_intervals(found.evaluations, "kl_to_reference", BY)
+    distance = measures.grouped_intervals(found.evaluations, DISTANCE.name, BY)
     ends = {"mean": "x", "low": "x_low", "high": "x_high"}
     runs = figures.curve_table(found, GAINS).merge(
         distance.drop(columns="count").rename(columns=ends), on=BY, how="left"
@@ -115,26 +116,27 @@ def publish_tradeoff(name: str, stem: str, profile: Profile, found: Results, tit
     )
     xlabel = "KL to reference (nats per summary)"
     drawn = plots.paths(table, GAINS, xlabel, title=title, note=note)
-    distance = measures.grouped_intervals(found.evaluations, "kl_to_reference", BY)
+    distance = measures.grouped_intervals(found.evaluations, DISTANCE.name, BY)
     headline = _last(found, distance, "KL to reference after the last step", "nats")
     figures.save(name, stem, profile, found, drawn, table, headline)
     plots.show(drawn, f"{title}: reward and log quantile against the KL to the reference")
 
 
 def publish_effective_n(name: str, stem: str, profile: Profile, found: Results, title: str) -> None:
-    """Draw the effective N against training steps, write its files and show it."""
-    table = effective_n(found).assign(panel=EFFECTIVE_N.name)
+    """Draw effective N and KL to the reference over training, write the files and show it."""
+    sizes = effective_n(found).assign(panel=EFFECTIVE_N.name)
+    table = pd.concat([sizes, figures.curve_table(found, [DISTANCE])], ignore_index=True)
     k = ", ".join(map(str, found.evaluations["reference_samples"].unique()))
     note = (
         f"{reports.note(found)} Effective N: the N whose Best-of-N has the same mean log quantile, "
         f"measured alike, with k = {k} reference samples."
     )
-    levels = [Level(EFFECTIVE_N.name, 1.0, "the reference")]
+    panels, levels = (EFFECTIVE_N, DISTANCE), [Level(EFFECTIVE_N.name, 1.0, "the reference")]
     marks = figures.anchor_marks(found)
-    drawn = plots.curves(table, [EFFECTIVE_N], (), levels, marks, title=title, note=note)
-    headline = _last(found, table, "effective N after the last step", "")
+    drawn = plots.curves(table, panels, (), levels, marks, title=title, note=note)
+    headline = _last(found, sizes, "effective N after the last step", "")
     figures.save(name, stem, profile, found, drawn, table, headline)
-    plots.show(drawn, f"{title}: effective N against training steps")
+    plots.show(drawn, f"{title}: effective N and KL to the reference against steps")
 
 
 def _last(found: Results, table: pd.DataFrame, what: str, unit: str) -> list[dict]:

@@ -89,7 +89,7 @@ def test_the_trade_off_pairs_each_measure_with_the_distance():
         assert (part["x_high"] - part["x"]).tolist() == pytest.approx(part["high"] - part["mean"])
         assert part["point"].tolist() == ["step 0", "step 20", "step 40"]
     assert table["series"].unique().tolist() == [
-        "N = 8", "iterative, n = 2", "sampled Best-of-N", "Best-of-N of a continuous reward",
+        "N = 8", "iterative, n = 2", "Best-of-N, sampled", "Best-of-N, formula",
     ]  # fmt: skip
 
 
