@@ -1,4 +1,4 @@
-"""The README's program runs as printed, and every file it links to exists."""
+"""The README's program runs as printed, its links exist, and the tests' own table is complete."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bondlab import tiny
 from bondlab.paths import repository_root
 
 TEXT = (repository_root() / "README.md").read_text(encoding="utf-8")
+TESTS = repository_root() / "tests"
 
 
 def test_the_program_trains_a_model_that_loads_again(tmp_path, monkeypatch):
@@ -33,3 +34,10 @@ def test_the_program_trains_a_model_that_loads_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", TEXT))))
 def test_a_linked_file_exists(link):
     assert (repository_root() / link).exists()
+
+
+def test_the_table_of_tests_names_every_file_once():
+    """A file of tests that the table leaves out is proof of nothing to its reader."""
+    table = (TESTS / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)`", table)
+    assert sorted(named) == sorted(path.name for path in TESTS.glob("test_*.py"))
