@@ -295,19 +295,3 @@ def test_precision_is_resolved_once():
     """`auto` means one of the two, as the machine has it; the others stand for themselves."""
     assert device.resolve("auto") in ("bf16", "fp32")
     assert [device.resolve(p) for p in ("bf16", "fp32")] == ["bf16", "fp32"]
-
-
-def test_another_model_or_reward_is_another_task():
-    """Without an identity of its own a task is named by its weights and by what its reward says:
-    the same pieces give the same name, other weights or another reward another one."""
-    texts = tiny.documents(6)
-
-    def named(seed: int = 0, reward=tiny.reward) -> dict:
-        return Task(tiny.language_model(seed=seed), reward, texts[:4], texts[4:]).identity
-
-    def opposite(prompts, completions):
-        return -tiny.reward(prompts, completions)
-
-    assert named() == named()
-    assert named(seed=1)["policy"] != named()["policy"]
-    assert named(reward=opposite)["reward"] != named()["reward"]
