@@ -49,8 +49,12 @@ def run(experiment: str, profile: str, workers: int | None) -> None:
     from bondlab import experiments
     from bondlab.study import select
 
-    for name in select(experiments.EXPERIMENTS, [experiment]):
-        experiments.run(name, profile, workers)
+    for name, chosen in select(experiments.EXPERIMENTS, [experiment]).items():
+        folders = experiments.run(name, profile, workers)
+        for folder in folders:
+            print(folder.path)
+        if not folders:
+            print(f"{chosen.notebook} has no runs of its own: execute the notebook")
 
 
 def study(profile: str, only: list[str], workers: int | None) -> int:
@@ -85,7 +89,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _scale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=PROFILES, default="laptop")
-    parser.add_argument("--workers", type=int, help="runs at once; default: as the machine allows")
+    parser.add_argument(
+        "--workers", type=_count, help="runs at once; default: as the machine allows"
+    )
+
+
+def _count(text: str) -> int:
+    """A number of workers; argparse turns the error into one line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,13 @@ def calls(monkeypatch) -> list[tuple]:
         return lambda *args, **kwargs: made.append((name, *args, *kwargs.values()))
 
     experiment = types.SimpleNamespace(notebook="02_divergences", title="Figure 2")
-    module("experiments", EXPERIMENTS={"divergences": experiment}, run=note("run"))
+    exact = types.SimpleNamespace(notebook="00_exact", title="Figure 8")
+
+    def run(name: str, *args) -> list[types.SimpleNamespace]:
+        note("run")(name, *args)
+        return [types.SimpleNamespace(path="runs/one")] if name == "divergences" else []
+
+    module("experiments", EXPERIMENTS={"divergences": experiment, "exact": exact}, run=run)
     module("prepare", prepare=note("prepare"))
     monkeypatch.setattr("bondlab.assets.fetch", lambda names: made.append(("fetch", names)) or [])
     monkeypatch.setattr(
@@ -95,11 +101,21 @@ def test_ctrl_c_says_that_the_work_is_kept(calls, monkeypatch, capsys):
     assert "the same command goes on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["", "studdy", "study --profile big", "prepare --only policy"])
+@pytest.mark.parametrize(
+    "line", ["", "studdy", "study --profile big", "prepare --only policy", "run 02 --workers 0"]
+)
 def test_a_wrong_word_is_refused_by_the_parser(calls, line):
     with pytest.raises(SystemExit) as caught:
         cli.main(line.split())
     assert caught.value.code == 2 and calls == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("02", "runs/one"), ("exact", "00_exact has no runs of its own: execute")]
+)
+def test_run_says_where_its_runs_are_or_that_there_are_none(calls, capsys, name, said):
+    assert cli.main(["run", name]) == 0
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_an_unknown_experiment_is_named(calls, capsys):
