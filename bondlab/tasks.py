@@ -24,7 +24,7 @@ class Task:
     """What a run trains on and is measured on.
 
     Args:
-        model: the reference policy; training copies it and leaves it as it is.
+        model: the reference policy; training freezes it, and changes a copy.
         reward: scores completions; see `rewards.Reward`.
         train_prompts, eval_prompts: texts; evaluation prompts are only ever measured on.
         eval_references: one human completion of each evaluation prompt, if there are any.
