@@ -9,6 +9,7 @@ Legend: S seeds, B prompts, F columns, R resamples.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -43,20 +44,22 @@ def observed(evaluation: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     if "predicted_quantile" not in evaluation or evaluation["predicted_quantile"].isna().any():
         raise ValueError("calibration needs a predicted_quantile of every row: a learned run's")
-    parts = [_against_bank(table) for _, table in evaluation.groupby(["step", "prompt"])]
-    table = pd.concat(parts, ignore_index=True).assign(seed=seed)
+    table = _against_bank(evaluation.reset_index(drop=True)).assign(seed=seed)
     table = table.rename(columns={"predicted_quantile": "predicted"})
     return table[["step", "seed", "source", "prompt", "sample", "predicted", "share", "draws"]]
 
 
 def _against_bank(table: pd.DataFrame) -> pd.DataFrame:
-    """The completions of one prompt and step with share and draws."""
+    """The rows with share and draws."""
+    place = table.groupby(["step", "prompt"]).ngroup()
     own = (table["source"] == "reference").to_numpy()
-    bank = np.sort(table.loc[own, "reward"].to_numpy())
-    if len(bank) < 3:  # the noise of a share of one draw cannot be told
-        raise ValueError(f"calibration needs three reference samples a prompt, not {len(bank)}")
-    beaten = np.searchsorted(bank, table["reward"].to_numpy(), side="right") - own
-    draws = len(bank) - own.astype(int)
+    bank = table[own].assign(place=place).pivot(index="place", columns="sample", values="reward")
+    bank = bank.reindex(range(place.max() + 1)).to_numpy()  # [steps and prompts, k]
+    sizes = np.isfinite(bank).sum(1)
+    if sizes.min() < 3:  # the noise of a share of one draw cannot be told
+        raise ValueError(f"calibration needs three reference samples a prompt, not {sizes.min()}")
+    beaten = (bank[place] <= table["reward"].to_numpy()[:, None]).sum(1) - own
+    draws = sizes[place] - own
     return table.assign(share=beaten / draws, draws=draws)
 
 
@@ -150,8 +153,9 @@ def rank_correlations(table: pd.DataFrame) -> dict[str, Interval]:
     """Spearman's correlation of prediction and share: over all completions, and within prompts.
 
     Both are pulled towards 0 by the bank's noise. "within prompts" is the mean over prompts of
-    each one's own correlation (seeds averaged), where both vary; "across prompts" ranks all completions
-    together, and its interval resamples prompts with these ranks kept. NaN where nothing varies.
+    each one's own correlation (seeds averaged), where both vary; "across prompts" ranks all
+    completions together, and its interval resamples prompts with these ranks kept. NaN where
+    nothing varies.
 
     Args:
         table: `observed` of one source and step.
@@ -165,8 +169,10 @@ def _within(table: pd.DataFrame) -> Interval:
         if _varies(part):
             found = stats.spearmanr(part["predicted"], part["share"]).statistic
             values.setdefault(prompt, []).append(found)
-    means = [np.mean(own) for own in values.values()]
-    return measures.mean_interval(means) if means else _nothing(_cells(table))
+    if not values:
+        return _nothing(_cells(table))
+    found = measures.mean_interval([np.mean(own) for own in values.values()])
+    return dataclasses.replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
 
 
 def _varies(table: pd.DataFrame) -> bool:

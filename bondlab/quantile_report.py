@@ -1,25 +1,24 @@
-"""Tables and figures of notebook 04 beside the paper's own: calibration, cost, how many samples."""
+"""Calibration and cost of the runs of Figure 9: tables and figures of notebook 04."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
+from matplotlib.ticker import MaxNLocator
 
 from bondlab import calibration as measured
 from bondlab import canvas, checkpoints, drawing, experiments, paths, plots, quantile_cost
 from bondlab import sample_size_xsum as xsum
 from bondlab.experiments import Profile
-from bondlab.measures import Interval
 from bondlab.plots import Panel
 from bondlab.quantile_cost import LEARNED
-from bondlab.sample_size_toy import PANELS
 from bondlab.sample_size_xsum import EXPERIMENT
 
 TITLES = {"policy": "the policy's summaries", "reference": "the reference's summaries"}
@@ -28,7 +27,6 @@ COST = [
     Panel("completions", "Completions drawn", "completions per step"),
     Panel("seconds", "Time", "median seconds per step"),
 ]
-SAMPLE_SIZE = [*PANELS, Panel("weights", "Bias of the weights alone", "share of their spread")]
 
 
 @dataclass(frozen=True)
@@ -102,16 +100,17 @@ def calibration(found: Results) -> Figure:
                     stroke(axes, curve["x"], curve, series, look[series])
             row[0].plot([0, 1], [0, 1], color="#555555", linestyle=":", label="calibrated")
             row[0].set(title=f"Reliability: {TITLES[source]}", ylabel="share at or below")
+            row[1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
             row[1].set(title=f"Error: {TITLES[source]}", ylabel="mean squared error of p")
         grid[1, 0].set_xlabel("predicted p")
         grid[1, 1].set_xlabel("training steps")
         figure = canvas.finish(figure, {"calibrated"})
     last = measured.summary(found.predictions, [found.predictions["step"].max()])
     headline = [
-        _number(f"{row.source}: {row.measure}, last step", row, "p", prompts, seeds)
+        number(f"{row.source}: {row.measure}, last step", row, "p", prompts, seeds)
         for row in last[last["measure"].str.startswith("mean squared")].itertuples()
     ]
-    return _saved(found, "calibration", figure, table, headline, _runs(found, LEARNED))
+    return saved(found, "calibration", figure, table, headline, _runs(found, LEARNED))
 
 
 def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -123,6 +122,16 @@ def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat([bins.assign(panel="reliability"), errors.assign(panel="error")])
     table = table.rename(columns={"source": "row"})
     return table[["row", "panel", "series", "x", "mean", "low", "high", "count"]]
+
+
+def calibration_summary(found: Results) -> pd.DataFrame:
+    """`calibration.summary` at the last step, policy and reference side by side."""
+    table = measured.summary(found.predictions, [found.predictions["step"].max()])
+    wide = {
+        source: [cell(row) for row in part.itertuples()]
+        for source, part in table.groupby("source", sort=False)
+    }
+    return pd.DataFrame({"measure": table["measure"].unique(), **wide})
 
 
 # -- cost ------------------------------------------------------------------------------------------
@@ -140,75 +149,37 @@ def cost(found: Results) -> Figure:
     figure = plots.bars_with_intervals(table, COST, decimals=1, note=note)
     seconds = table[table["panel"] == "seconds"]
     headline = [
-        _number(f"seconds a step, {row.series}", row, "s", row.count, found.steps["seed"].nunique())
+        number(f"seconds a step, {row.series}", row, "s", row.count, found.steps["seed"].nunique())
         for row in seconds.rename(columns={"mean": "value"}).itertuples(index=False, name="Row")
     ]
-    return _saved(found, "quantile_cost", figure, table, headline, _runs(found))
+    return saved(found, "quantile_cost", figure, table, headline, _runs(found))
 
 
-# -- how many samples ------------------------------------------------------------------------------
-
-
-def sample_size(found: xsum.Results) -> Figure:
-    """Bias and variance of the update against k, for the real model and reward."""
-    table = sample_size_table(found.errors)
-    settings = found.manifest["config"]["settings"]
-    documents = settings["task"]["train"]
-    note = (
-        f"Profile {found.profile}: {documents} documents, {settings['policy_samples']} completions "
-        f"with gradients of each, {settings['bank_samples']} samples as the law of the reference; "
-        "before the first step, where N has no effect on shares. 95 % intervals: jackknife over "
-        "documents; no bias is shown where without some document no update stands out from noise."
-    )
-    figure = plots.curves(
-        table, SAMPLE_SIZE, xlabel="k, reference samples (log scale)", log2=True,
-        title="How many reference samples are enough? (XSum)", note=note,
-    )  # fmt: skip
-    chosen = table[table["step"] == 16].rename(columns={"mean": "value"})
-    headline = [
-        _number(f"k = 16, {row.series}: {row.panel}", row, "", documents, 1)
-        for row in chosen.dropna(subset="value").itertuples(index=False)
+def break_even(found: Results, real: xsum.Results) -> pd.DataFrame:
+    """`quantile_cost.break_even` with the seconds of a reward call measured on the same task."""
+    seconds = real.manifest["seconds a sample"]
+    measured_now = [
+        {"what": f"{name} a reference sample, alone", "value": value, "low": np.nan, "high": np.nan}
+        for name, value in seconds.items()
     ]
-    made_by = {name: found.manifest[name] for name in ("run", "config", "packages")}
-    return _saved(found, "sample_size_xsum", figure, table, headline, made_by)
+    ties = quantile_cost.break_even(found.steps, seconds["scoring"])
+    table = pd.concat([pd.DataFrame(measured_now), ties], ignore_index=True)
+    return table.rename(columns={"value": "seconds"})
 
 
-def sample_size_table(errors: pd.DataFrame) -> pd.DataFrame:
-    """The plotted numbers: panel, series, step (k), mean, low, high, count."""
-    squares = errors.assign(
-        bias=errors["bias"] / errors["update"].where(errors["update"] > 0),  # else only noise
-        variance=errors["estimating"] / errors["drawing"],
-    )
-    rows = []
-    for panel in SAMPLE_SIZE:
-        for (series, k), part in squares.groupby(["smoothing", "k"], sort=False):
-            found = jackknife(part.set_index("left_out")[panel.name])
-            ends = np.array([found.mean, found.low, found.high])
-            if panel.name == "bias":  # a square that is unbiased, hence at times below 0
-                ends = np.sqrt(ends.clip(min=0))
-            rows.append((panel.name, series, k, *ends, found.count))
-    columns = ["panel", "series", "step", "mean", "low", "high", "count"]
-    return pd.DataFrame(rows, columns=columns)
+# -- numbers and files -----------------------------------------------------------------------------
 
 
-def jackknife(values: pd.Series) -> Interval:
-    """A statistic with its 95 % t interval: index -1 is of all units, i leaves out unit i.
-
-    All NaN where one of them is: the statistic then hangs on a single unit.
-    """
-    value, rest = float(values.loc[-1]), values.drop(-1).to_numpy()
-    count = len(rest)
-    if values.isna().any():
-        return Interval(*[float("nan")] * 4, count)
-    error = float(np.sqrt((count - 1) * rest.var()))
-    reach = float(stats.t.ppf(0.975, count - 1)) * error
-    return Interval(value, value - reach, value + reach, error, count)
+def cell(row: Any, value: str = "value") -> str:
+    """A number with its interval, "-" where there is none."""
+    middle = getattr(row, value)
+    if np.isnan(middle):
+        return "-"
+    ends = "" if np.isnan(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
+    return f"{middle:.3f}{ends}"
 
 
-# -- files -----------------------------------------------------------------------------------------
-
-
-def _number(what: str, row: object, unit: str, samples: int, seeds: int) -> dict:
+def number(what: str, row: Any, unit: str, samples: int, seeds: int) -> dict:
     """A headline number; its ends are null where it has no interval."""
     low, high = (None if np.isnan(end) else float(end) for end in (row.low, row.high))
     value = float(row.value)
@@ -221,7 +192,7 @@ def _runs(found: Results, series: str | None = None) -> dict[str, Sequence[str]]
     return {"runs": sorted(chosen["run"].unique())}
 
 
-def _saved(
+def saved(
     found: Results | xsum.Results,
     stem: str,
     figure: Figure,

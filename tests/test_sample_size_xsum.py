@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import quantile_report, quantiles, sample_gradients, sample_size_xsum, tiny
+from bondlab import quantiles, sample_gradients, sample_size_report, sample_size_xsum, tiny
 from bondlab.bank import seeded
 from bondlab.completions import Completions
 from bondlab.sample_size import SIZES, floored
@@ -130,9 +130,43 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     """Leaving one of n values out of a mean: the pseudo-values are the values themselves."""
     values = np.array([1.0, 4.0, 2.0, 8.0])
     rest = {i: np.delete(values, i).mean() for i in range(4)}
-    found = quantile_report.jackknife(pd.Series({-1: values.mean()} | rest))
+    found = sample_size_report.jackknife(pd.Series({-1: values.mean()} | rest))
     assert found.mean == pytest.approx(3.75) and found.count == 4
     assert found.standard_error == pytest.approx(values.std(ddof=1) / 2)
+
+
+def made_up(update: float, bias: float, left_out_update: float | None = None) -> pd.DataFrame:
+    """Errors of one k and smoothing on three documents, the same without any of them."""
+    row = {"k": 16, "smoothing": "add-one", "update": update, "bias": bias, "drawing": 8.0,
+           "estimating": 2.0, "log_bias": 0.1, "log_variance": 0.2, "weights": 0.3}  # fmt: skip
+    errors = pd.DataFrame([row | {"left_out": i} for i in range(-1, 3)])
+    if left_out_update is not None:
+        errors.loc[3, "update"] = left_out_update
+    return errors
+
+
+def test_shares_are_of_norms_and_of_variances():
+    """Squares 0.04 of 4.0: the norms are 0.2 and 2, a tenth. Variances 2 of 8."""
+    table = sample_size_report.table_of(made_up(4.0, 0.04)).set_index("panel")
+    assert table["mean"].to_dict() == pytest.approx({"bias": 0.1, "variance": 0.25, "weights": 0.3})
+    assert (table["low"] == table["mean"]).all() and (table["count"] == 3).all()
+
+
+def test_a_bias_that_noise_made_negative_is_drawn_as_none():
+    table = sample_size_report.table_of(made_up(4.0, -0.04)).set_index("panel")
+    assert table["mean"]["bias"] == 0
+
+
+@pytest.mark.parametrize(("update", "left_out"), [(-1.0, None), (4.0, -0.1)])
+def test_no_share_of_an_update_that_is_only_noise(update, left_out):
+    """Neither where the update's own square is negative, nor where one document carries it."""
+    table = sample_size_report.table_of(made_up(update, 0.04, left_out)).set_index("panel")
+    assert np.isnan(table.loc["bias", ["mean", "low", "high"]].astype(float)).all()
+    assert table["mean"]["variance"] == 0.25
+    summary = sample_size_report.summary(
+        sample_size_xsum.Results("smoke", made_up(update, 0.04, left_out), {})
+    )
+    assert summary["bias"].tolist() == ["-"] and summary["k"].tolist() == [16]
 
 
 # -- the whole -------------------------------------------------------------------------------------
