@@ -80,8 +80,17 @@ class Trainable(nn.Module):
         self.model._hf_peft_config_loaded = False
 
     def _linear_names(self) -> list[str]:
-        linear = (n for n, m in self.model.named_modules() if isinstance(m, nn.Linear))
-        return sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
+        head = self.model.get_output_embeddings()
+        linear = [
+            name.rpartition(".")[2]
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head
+        ]
+        if not linear:
+            raise ValueError(
+                "the model has no linear layers to adapt: train all weights (lora_rank=None)"
+            )
+        return sorted(set(linear))
 
     def _float32_adapter(self) -> None:
         # Adam's small updates would be rounded away in bfloat16.
@@ -96,7 +105,8 @@ class Trainable(nn.Module):
         """Write an ordinary Hugging Face folder: the adapter merged in, the tokenizer beside.
 
         Weights alone: template, limits and temperature are not in it. To sample the trained law,
-        pass `do_sample=True, temperature=...` to `generate`.
+        fill the template and pass `do_sample=True, top_k=0`, the temperature and `max_new_tokens`
+        to `generate`, whose defaults keep 50 tokens to choose from and stop after 20.
         """
         whole = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer})
         whole.merge_adapter()

@@ -84,11 +84,15 @@ def bond(
             of the anchor a prompt; `quantile_draws` then has no meaning.
 
     Raises:
-        ValueError: n is below 2.
+        ValueError: n is below 2, beta outside [0, 1], or there is nothing to draw.
     """
     if n < 2:
         raise ValueError(f"Best-of-{n} is the reference itself: take n of 2 or more")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta is the share of the backward KL and lies in [0, 1], not {beta}")
     forward, backward = beta < 1, beta > 0
+    if backward and min(policy_draws, quantile_draws) < 1:
+        raise ValueError("the backward KL needs policy_draws and quantile_draws of 1 or more")
     return Algorithm(
         rules.jeffreys,
         {"n": n, "beta": beta},

@@ -65,9 +65,18 @@ class BankFolder:
 
     @classmethod
     def of(
-        cls, parent: Path, task: Task, prompts: Sequence[str], samples: int, seed: int
+        cls,
+        parent: Path,
+        task: Task,
+        prompts: Sequence[str],
+        samples: int,
+        seed: int,
+        precision: str,
     ) -> BankFolder:
-        """The folder for `samples` completions a prompt of the task's reference."""
+        """The folder for `samples` completions a prompt of the task's reference.
+
+        `precision`, "bf16" or "fp32", is that of the computation: log-probabilities depend on it.
+        """
         model = task.model
         identity = {
             "results_version": results.RESULTS_VERSION,
@@ -78,6 +87,7 @@ class BankFolder:
             "law": [model.template, model.max_prompt_tokens, model.max_new_tokens],
             "temperature": model.temperature,
             "weights": str(next(model.parameters()).dtype),
+            "precision": precision,
         }
         return cls(parent / results.digest(identity), list(prompts), samples, seed)
 

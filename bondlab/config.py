@@ -14,7 +14,10 @@ Count = Annotated[int, Field(ge=1)]
 class Config(BaseModel):
     """Settings of a run; what the paper does not state says why it was chosen.
 
-    All counts are per optimiser step or per evaluation; `learning_rate` is Adam's after warm-up.
+    `steps` optimiser steps of `prompts_per_step` prompts; warm-up and the intervals of evaluations
+    and checkpoints count steps. `bank_samples`, `evaluation_samples` and `evaluation_bank` are
+    completions a prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient norm.
+    `fresh` draws the reference's samples anew at each step, as the paper does, and not from a bank.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

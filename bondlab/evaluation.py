@@ -45,8 +45,8 @@ def evaluate(
         One row a completion: source ("policy" or "reference"), prompt, sample, reward, quantile (of
         the policy's rows, under the bank), predicted_quantile (by `predict`; missing without it),
         log_prob (of the policy, nats), reference_log_prob, tokens, text (of the policy's rows).
-        The reference's rows are the bank's samples scored by
-        the policy, which the forward KL needs.
+        The reference's rows are the bank's samples scored by the policy, which the forward KL
+        needs.
     """
     total = len(task.eval_prompts)
     tables = []

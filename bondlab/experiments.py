@@ -178,9 +178,9 @@ ITERATIVE_CLAIMS = (
     Claim(
         "With a fixed N the log quantile saturates, earlier for smaller N.",
         "section 6, Fig. 4 left and middle",
-        "Reproduced if the rise of the log quantile over the second half of the evaluations is "
-        "greater for N = 16 than for N = 4 by an interval above 0; not reproduced if it lies below "
-        "0; else inconclusive.",
+        "Reproduced if N = 4 and N = 16 both rise less over the second half of the evaluations "
+        "than over the first, and N = 16 rises more over the second half than N = 4, each by an "
+        "interval above 0; not reproduced if one lies below 0; else inconclusive.",
         decisions.saturate,
     ),
     Claim(
@@ -194,9 +194,9 @@ ITERATIVE_CLAIMS = (
     Claim(
         "All runs lie on essentially the same trade-off between log quantile and KL.",
         "section 6, Fig. 4 right",
-        "Fit log quantile = a + b sqrt(KL) to the means of all evaluations of all runs. "
-        "Reproduced if each run's last log quantile lies with its whole interval within "
-        f"{decisions.AS_GOOD} nat of the curve; not reproduced if one interval lies wholly "
+        "For each run fit log quantile = a + b sqrt(KL) to the means of the other runs' "
+        "evaluations. Reproduced if each run's last log quantile lies with its whole interval "
+        f"within {decisions.AS_GOOD} nat of that curve; not reproduced if one interval lies wholly "
         "outside; else inconclusive.",
         decisions.one_trade_off,
     ),
@@ -226,7 +226,7 @@ QUANTILE_CLAIMS = (
         "appendix B.1, Fig. 9",
         "Reproduced if, after the last step, learned less counted lies with its whole interval "
         f"within {decisions.AS_GOOD} nat for the log quantile and within {decisions.CLOSE:.0%} of "
-        "the value before training for each divergence; not reproduced if one interval lies wholly "
+        "its formula's value before training for each divergence; not reproduced if one interval lies wholly "
         "outside; else inconclusive.",
         decisions.learned_is_close,
     ),

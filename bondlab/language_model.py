@@ -95,7 +95,8 @@ class LanguageModel(Trainable):
         """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
 
         Raises:
-            ValueError: no prompts, an empty one (its position is named), or one string alone.
+            ValueError: no prompts, an empty one (its position is named), one string alone, or a
+                template that leaves no room for the prompt.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
@@ -104,7 +105,7 @@ class LanguageModel(Trainable):
         for position, prompt in enumerate(prompts):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
-        texts = [self.template.format(prompt=prompt) for prompt in prompts]
+        texts = [self._filled(prompt) for prompt in prompts]
         batch = self.tokenizer(
             texts,
             truncation=True,
@@ -114,6 +115,21 @@ class LanguageModel(Trainable):
             return_tensors="pt",
         )
         return Prompts(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+
+    def _filled(self, prompt: str) -> str:
+        """The template with the prompt in it, cut so that what follows the prompt stays whole."""
+        text = self.template.format(prompt=prompt)
+        if self.template.endswith("{prompt}"):
+            return text  # the tokenizer cuts at the end
+        own = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        spare = len(self.tokenizer(text)["input_ids"]) - self.max_prompt_tokens
+        if spare <= 0:
+            return text
+        if spare >= len(own):
+            raise ValueError(
+                f"the template alone takes more than max_prompt_tokens = {self.max_prompt_tokens}"
+            )
+        return self.template.format(prompt=self.tokenizer.decode(own[: len(own) - spare]))
 
     def encode_completions(self, texts: Sequence[str]) -> Completions:
         """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""

@@ -243,23 +243,6 @@ def accuracy_interval(
     return Interval(share, centre - reach, centre + reach, error, len(correct))
 
 
-def correlation_interval(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:
-    """Pearson correlation of independent pairs with Fisher's interval (atanh scale), 4 or more.
-
-    `mean` is the correlation; pass ranks for Spearman's.
-    """
-    x, y = _finite(x, dimensions=1), _finite(y, dimensions=1)
-    if len(x) != len(y) or len(x) < 4:
-        raise ValueError(f"A correlation needs 4 or more pairs, not {len(x)} and {len(y)} values.")
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        raise ValueError("A correlation needs values that vary; one of the two is constant.")
-    r = float(np.corrcoef(x, y)[0, 1])
-    z = math.atanh(min(max(r, -1 + 1e-15), 1 - 1e-15))  # finite for a perfect correlation
-    reach = float(stats.norm.ppf((1 + level) / 2)) / math.sqrt(len(x) - 3)
-    error = (1 - r * r) / math.sqrt(len(x) - 3)
-    return Interval(r, math.tanh(z - reach), math.tanh(z + reach), error, len(x))
-
-
 def _require_shape(*tensors: Tensor) -> None:
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if len(set(shapes)) > 1:

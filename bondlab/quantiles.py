@@ -64,17 +64,3 @@ def empirical(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
         )
     beaten = reference_rewards.unsqueeze(-2) <= rewards.unsqueeze(-1)
     return beaten.to(torch.result_type(rewards, 1.0)).mean(dim=-1).clamp(min=1 / (2 * m))
-
-
-def log_order_quantiles(k: int) -> Tensor:
-    """Expected log quantile of the j-th smallest of k draws, j = 1..k ascending: float64 [k].
-
-    E[log u_(j)] = digamma(j) - digamma(k+1) = -(1/j + ... + 1/k) for a continuous reward, summed
-    so that nothing cancels. Unlike log(j/k) it is unbiased for the log quantile of a sample.
-
-    Raises:
-        ValueError: k is below 1.
-    """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
-    return -(1.0 / torch.arange(k, 0, -1, dtype=torch.float64)).cumsum(0).flip(0)

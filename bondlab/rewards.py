@@ -48,7 +48,8 @@ class EntailmentReward:
 
     Args:
         model: T5 encoder-decoder; tokenizer: its tokenizer.
-        max_premise_tokens: documents are cut to this many tokens; the claim is never cut.
+        max_premise_tokens: documents, with the question's opening before them, are cut to this
+            many tokens; the claim is never cut.
         pairs_at_once: pairs scored together, sorted by length to save padding.
         question: what the model reads, with {premise} and then {claim}.
         answers: what it says for entailed and for not entailed; their first tokens count.

@@ -24,7 +24,7 @@ def task() -> Task:
 
 @pytest.fixture
 def folder(task, tmp_path) -> BankFolder:
-    return BankFolder.of(tmp_path, task, task.train_prompts, SAMPLES, seed=0)
+    return BankFolder.of(tmp_path, task, task.train_prompts, SAMPLES, 0, "fp32")
 
 
 def fill(folder: BankFolder, task: Task, parts) -> BankFolder:
@@ -63,7 +63,7 @@ def test_bank_holds_scored_samples_of_the_reference(task, folder):
 
 def test_parts_may_be_filled_in_any_order(task, folder, tmp_path):
     """Each part has random numbers of its own, so backwards gives the same bytes as forwards."""
-    other = BankFolder.of(tmp_path / "other", task, task.train_prompts, SAMPLES, seed=0)
+    other = BankFolder.of(tmp_path / "other", task, task.train_prompts, SAMPLES, 0, "fp32")
     assert files(fill(folder, task, [0, 1, 2])) == files(fill(other, task, [2, 0, 1]))
     assert len(files(folder)) == 6
 
@@ -71,7 +71,7 @@ def test_parts_may_be_filled_in_any_order(task, folder, tmp_path):
 def test_parts_have_random_numbers_of_their_own(task, tmp_path):
     """The same 8 prompts as parts 0 and 1: with one stream both would hold the same samples."""
     prompts = list(task.train_prompts[:8]) * 2
-    loaded = fill(BankFolder.of(tmp_path, task, prompts, SAMPLES, seed=0), task, [0, 1]).load()
+    loaded = fill(BankFolder.of(tmp_path, task, prompts, SAMPLES, 0, "fp32"), task, [0, 1]).load()
     first, second = loaded.completions.tokens.split(8)
     assert not torch.equal(first, second)
 
@@ -118,11 +118,15 @@ def test_a_damaged_part_is_found_and_drawn_again(damage, task, folder):
 def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
     """Seed, prompts and their order, count, model, template, limits, temperature and precision."""
 
-    def name(task=task, prompts=None, samples=SAMPLES, seed=0, **settings) -> str:
+    def name(
+        task=task, prompts=None, samples=SAMPLES, seed=0, precision="fp32", **settings
+    ) -> str:
         model = tiny.language_model("t5", **settings)
         model = model.bfloat16() if settings.get("max_new_tokens") == 9 else model
-        task = dataclasses.replace(task, model=model) if settings else task
-        return BankFolder.of(tmp_path, task, prompts or task.train_prompts, samples, seed).path.name
+        if settings:
+            task = dataclasses.replace(task, model=model, identity=dict(task.identity))
+        prompts = prompts or task.train_prompts
+        return BankFolder.of(tmp_path, task, prompts, samples, seed, precision).path.name
 
     prompts = list(task.train_prompts)
     names = [
@@ -137,22 +141,22 @@ def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
         name(max_new_tokens=7),
         name(max_new_tokens=9),
         name(template="read {prompt}"),
+        name(precision="bf16"),
     ]
     assert len(set(names)) == len(names)
     assert name() == name(temperature=1.0) == names[0]
     assert name(max_new_tokens=9) == names[9]
-    bf16 = dataclasses.replace(task, model=tiny.language_model("t5").bfloat16())
+    model = tiny.language_model("t5").bfloat16()
+    bf16 = dataclasses.replace(task, model=model, identity=dict(task.identity))
     assert name(task=bf16) not in names
 
 
 def test_seeds_give_other_samples(task, tmp_path):
     """Training and held-out banks use seeds 0 and 1: none of their parts may share a stream."""
-    first, second = (
-        fill(
-            BankFolder.of(tmp_path, task, task.train_prompts, SAMPLES, seed), task, [0, 1, 2]
-        ).load()
-        for seed in (0, 1)
+    folders = (
+        BankFolder.of(tmp_path, task, task.train_prompts, SAMPLES, seed, "fp32") for seed in (0, 1)
     )
+    first, second = (fill(folder, task, [0, 1, 2]).load() for folder in folders)
     assert not torch.equal(first.completions.tokens, second.completions.tokens)
 
 

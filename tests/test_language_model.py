@@ -396,7 +396,10 @@ def test_encode_fills_the_template_cuts_and_pads(kind, side):
     assert prompts.mask[0, 0 if side == "right" else -1] == 1
     kept = prompts.ids[0][prompts.mask[0].bool()]
     assert model.tokenizer.decode(kept) == "said rain old"
-    assert model.tokenizer.decode(prompts.ids[1]).startswith("said a dog and a cat")
+    # What follows the prompt is never cut: the prompt gives way, to 6 of its tokens.
+    assert model.tokenizer.decode(prompts.ids[1]) == "said a dog and a cat by old"
+    with pytest.raises(ValueError, match="the template alone takes more"):
+        make(kind, template="{prompt} " + "old " * 9, max_prompt_tokens=8).encode([TEXTS[1]])
 
 
 def test_encode_names_what_is_wrong():

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from scipy.special import digamma
 
 from bondlab import best_of_n, quantiles
 
@@ -71,27 +70,3 @@ def test_empirical_refuses_what_it_cannot_compare():
         quantiles.empirical(torch.zeros(2, 3), torch.zeros(2, 0))
     with pytest.raises(ValueError, match="same prompts"):
         quantiles.empirical(torch.zeros(2, 3), torch.zeros(1, 4))
-
-
-@pytest.mark.parametrize("k", [1, 2, 7, 1000])
-def test_log_order_quantiles_are_digamma_differences(k):
-    """The j-th smallest of k uniforms is Beta(j, k+1-j); its mean log is digamma(j) -
-    digamma(k+1). The largest has -1/k exactly."""
-    values = quantiles.log_order_quantiles(k)
-    j = torch.arange(1, k + 1, dtype=torch.float64)
-    expected = torch.from_numpy(digamma(j.numpy())) - digamma(k + 1)
-    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-14)
-    assert values[-1].item() == -1 / k
-
-
-@pytest.mark.parametrize(("k", "n"), [(32, 1), (32, 8), (32, 32), (16, 2)])
-def test_order_statistics_give_the_log_quantile_of_best_of_n(k, n):
-    """Re-weighting k draws into Best-of-n must keep E[log u] = -1/n, with no bias in k."""
-    estimate = best_of_n.order_weights(k, n) @ quantiles.log_order_quantiles(k)
-    assert estimate.item() == pytest.approx(-1 / n, rel=1e-13)
-
-
-def test_log_order_quantiles_need_a_draw():
-    """k counts draws."""
-    with pytest.raises(ValueError, match="at least 1"):
-        quantiles.log_order_quantiles(0)

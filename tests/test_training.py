@@ -493,8 +493,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(value):
 
 def test_a_bank_that_is_too_small_says_so():
     """3 Best-of-N draws and 5 quantile draws do not fit into 7."""
-    with pytest.raises(ValueError, match="7 samples a prompt, the algorithm wants 8: raise bank_s"):
+    with pytest.raises(ValueError, match="wants 8 samples .* bank of 7: raise bank_samples"):
         train(task_of(), BOND, configured(bank_samples=7))
+    assert not (training.paths.runs_folder() / "banks").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"n": 1}, "Best-of-1"),
+        ({"beta": 1.5}, "beta"),
+        ({"beta": -0.1}, "beta"),
+        ({"policy_draws": 0}, "policy_draws"),
+        ({"quantile_draws": 0}, "quantile_draws"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused_at_once(wrong, named):
+    """Before any model is loaded, in words that say what to change."""
+    with pytest.raises(ValueError, match=named):
+        bond(**({"n": 8, "beta": 0.5} | wrong))
 
 
 def test_a_second_process_is_turned_away():
