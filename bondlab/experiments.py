@@ -226,8 +226,8 @@ QUANTILE_CLAIMS = (
         "appendix B.1, Fig. 9",
         "Reproduced if, after the last step, learned less counted lies with its whole interval "
         f"within {decisions.AS_GOOD} nat for the log quantile and within {decisions.CLOSE:.0%} of "
-        "its formula's value before training for each divergence; not reproduced if one interval lies wholly "
-        "outside; else inconclusive.",
+        "its formula's value before training for each divergence; not reproduced if one interval "
+        "lies wholly outside; else inconclusive.",
         decisions.learned_is_close,
     ),
 )

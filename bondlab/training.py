@@ -100,7 +100,8 @@ def train(
         folder: parent of the run's folder; by default `runs/library`.
 
     Raises:
-        ValueError: the bank is too small for the algorithm; the reward returned something not finite, or the loss became so.
+        ValueError: the bank is too small for the algorithm; the reward returned something not
+            finite, or the loss became so.
         RuntimeError: another process computes the same run.
     """
     wanted = algorithm.anchor_draws + algorithm.quantile_draws
