@@ -96,7 +96,7 @@ HUB = TaskSettings(
     policy="google/flan-t5-large", reward="google/t5_xxl_true_nli_mixture",
     data="EdinburghNLP/xsum",
 )  # fmt: skip
-LAPTOP_XSUM = TaskSettings(name="xsum", train=48, evaluate=24)
+LAPTOP_XSUM = TaskSettings(name="xsum", train=48, evaluate=16)
 STUDY_XSUM = TaskSettings(name="xsum", train=128, evaluate=40)
 SCALES = {
     "smoke": (TINY, SMOKE),

@@ -20,12 +20,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from bondlab import device, paths
+from bondlab import checkpoints, device, paths
 from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank, BankFolder
 from bondlab.config import Config
 from bondlab.language_model import LanguageModel
-from bondlab.results import RunFolder
+from bondlab.results import RunFolder, digest
 from bondlab.tasks import Task
 from bondlab.trainer import Trainer
 
@@ -132,7 +132,7 @@ def _loop(trainer: Trainer, run: RunFolder) -> None:
     while True:
         due = trainer.step % config.evaluate_every == 0 or trainer.step == config.steps
         if due and not run.evaluated(trainer.step):
-            run.add_evaluation(trainer.evaluate())
+            run.add_evaluation(trainer.evaluate() if trainer.step else _start(trainer, folders[-1]))
         if trainer.step == config.steps:
             break
         run.append(trainer.update())
@@ -141,3 +141,18 @@ def _loop(trainer: Trainer, run: RunFolder) -> None:
         bar.update()
     bar.close()
     run.mark("finished", time.perf_counter() - started)
+
+
+def _start(trainer: Trainer, held_out: BankFolder) -> pd.DataFrame:
+    """The evaluation before the first step: of the reference itself, so runs of a seed share it.
+
+    A quantile model adds its predictions, and a copy in float32 rounds in its own way: such runs
+    measure for themselves.
+    """
+    config = trainer.config
+    if trainer.algorithm.quantile_model or config.lora_rank is None:
+        return trainer.evaluate()
+    path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
+    if not path.exists():
+        checkpoints.write_atomically(path, trainer.evaluate().to_parquet(index=False))
+    return pd.read_parquet(path)

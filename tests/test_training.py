@@ -391,6 +391,27 @@ def test_a_damaged_checkpoint_costs_a_step_and_no_more(monkeypatch):
     assert_same_results(train(task_of(), BOND, CONFIG, folder), uninterrupted())
 
 
+def test_runs_of_one_seed_share_the_evaluation_before_the_first_step(monkeypatch):
+    """Before training every policy is the reference, whatever its algorithm and rank: the second
+    run evaluates twice (steps 2 and 4) where the first did three times, and what it takes over is
+    to the bit what it would have measured. Another seed, and other weights, measure anew."""
+    calls, evaluate = [], Trainer.evaluate
+    monkeypatch.setattr(
+        Trainer, "evaluate", lambda self: (calls.append(self.step), evaluate(self))[1]
+    )
+    first = uninterrupted()
+    other = train(task_of(), bond(3, 0.0), configured(lora_rank=3))
+    assert calls == [0, 2, 4, 2, 4]
+    start, same = (run.evaluation.query("step == 0") for run in (first, other))
+    pd.testing.assert_frame_equal(start, same)
+    fresh = trainer_of(bond(3, 0.0), configured(lora_rank=3)).evaluate()
+    pd.testing.assert_frame_equal(fresh, same)
+    for config in (configured(seed=1), configured(**ALL_WEIGHTS)):
+        calls.clear()
+        uninterrupted(config=config)
+        assert calls == [0, 2, 4]
+
+
 def forbidden(*_, **__):
     raise AssertionError("a finished run was computed again")
 
