@@ -158,11 +158,15 @@ def headline(found: Results, shown: Collection[str]) -> list[dict[str, Any]]:
 
 
 def entry(part: pd.DataFrame, what: str, unit: str, interval: Any) -> dict[str, Any]:
-    """A headline number of the series whose evaluations `part` holds; has mean, low and high."""
+    """A headline number of the series whose evaluations `part` holds; has mean, low and high.
+
+    An end that is not finite is None: strict JSON knows neither Infinity nor NaN.
+    """
     label = ", ".join(filter(None, part[["row", "series"]].iloc[0]))
+    low, high = (x if math.isfinite(x) else None for x in (interval.low, interval.high))
     return {
-        "what": f"{label}: {what}", "value": interval.mean, "low": interval.low,
-        "high": interval.high, "unit": unit, "samples": int(part["prompt"].nunique()),
+        "what": f"{label}: {what}", "value": interval.mean, "low": low,
+        "high": high, "unit": unit, "samples": int(part["prompt"].nunique()),
         "seeds": int(part["seed"].nunique()),
     }  # fmt: skip
 
