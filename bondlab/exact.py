@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from bondlab import best_of_n, paths, plots, quantiles, rules, toy
+from bondlab import best_of_n, provenance, quantiles, rules, toy
 from bondlab.measures import Interval, accuracy_interval, mean_interval
 from bondlab.plots import Panel
 
@@ -86,21 +86,13 @@ def save(
     table: pd.DataFrame,
     headline: Sequence[dict[str, Any]],
     settings: Sized,
-    paper_figure: str | None = None,
     experiment: str = "exact",
 ) -> None:
     """Write a figure's files; at profile "shipped" they are there already."""
     if settings.profile == "shipped":
         return
-    provenance = {
-        "experiment": experiment,
-        "paper_figure": paper_figure,
-        "profile": settings.profile,
-        "settings": settings.model_dump(),
-        "headline": list(headline),
-    }
-    folder = paths.figures_folder(experiment)
-    plots.save_figure(figure, folder, f"{stem}_{settings.profile}", table, provenance)
+    made_by = {"settings": settings.model_dump()}
+    provenance.write(experiment, stem, settings.profile, figure, table, headline, **made_by)
 
 
 def headline(what: str, found: Interval, unit: str) -> dict[str, Any]:

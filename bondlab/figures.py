@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import best_of_n, measures, paths, plots, reports
-from bondlab.experiments import EXPERIMENTS, Profile
+from bondlab import best_of_n, measures, plots, provenance, reports
+from bondlab.experiments import Profile
 from bondlab.plots import Level, Mark, Panel
 from bondlab.reports import Results
 
@@ -107,16 +107,9 @@ def save(
     ]
     if headline is None:
         headline = reports.headline(found, set(table["panel"]))
-    provenance = {
-        "experiment": name,
-        "paper_figure": EXPERIMENTS[name].figures.get(stem),
-        "profile": profile,
-        "note": reports.note(found),
-        "headline": headline,
-        "runs": runs,
-    }
-    folder = paths.figures_folder(name)
-    plots.save_figure(drawn, folder, f"{stem}_{profile}", table, provenance)
+    provenance.write(
+        name, stem, profile, drawn, table, headline, note=reports.note(found), runs=runs
+    )
 
 
 def publish(

@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bondlab import calibration as measured
-from bondlab import canvas, checkpoints, drawing, experiments, paths, plots, quantile_cost
+from bondlab import (
+    canvas,
+    checkpoints,
+    drawing,
+    experiments,
+    paths,
+    plots,
+    provenance,
+    quantile_cost,
+)
 from bondlab import sample_size_xsum as xsum
 from bondlab.experiments import Profile
 from bondlab.plots import Panel
@@ -202,13 +211,5 @@ def saved(
 ) -> Figure:
     """The figure, written beside its table unless the results were only read."""
     if not found.shipped:
-        provenance = {
-            "paper_figure": experiments.EXPERIMENTS[EXPERIMENT].figures[stem],
-            "experiment": EXPERIMENT,
-            "profile": found.profile,
-            "headline": list(headline),
-            **made_by,
-        }
-        folder = paths.figures_folder(EXPERIMENT)
-        plots.save_figure(figure, folder, f"{stem}_{found.profile}", table, provenance)
+        provenance.write(EXPERIMENT, stem, found.profile, figure, table, headline, **made_by)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import paths, plots, prepare, xsum_tables
+from bondlab import plots, prepare, provenance, xsum_tables
 from bondlab.plots import Level, Panel
 from bondlab.xsum_quality import EXPERIMENT, Results
 
@@ -176,13 +176,5 @@ def _saved(
     """The figure, written beside its table unless the results were only read."""
     if not found.shipped:
         made_by = {name: found.manifest[name] for name in ("run", "config", "packages")}
-        provenance = {
-            "paper_figure": None,  # the paper shows nothing of its two models
-            "experiment": EXPERIMENT,
-            "profile": found.profile,
-            "headline": list(headline),
-            **made_by,
-        }
-        folder = paths.figures_folder(EXPERIMENT)
-        plots.save_figure(figure, folder, f"{stem}_{found.profile}", table, provenance)
+        provenance.write(EXPERIMENT, stem, found.profile, figure, table, headline, **made_by)
     return figure

@@ -155,9 +155,9 @@ def test_figures_are_written_but_not_for_shipped_results(tmp_path, monkeypatch):
     numbers = [exact.headline("share", Interval(0.5, 0.4, 0.6, 0.05, 100), "")]
     exact.save(figure, "fig_a", table, numbers, settings(profile="shipped"))
     assert not (tmp_path / "exact").exists()
-    exact.save(figure, "fig_a", table, numbers, settings(), paper_figure="8")
+    exact.save(figure, "fig08_j_bond_reward", table, numbers, settings())
     written = sorted(path.name for path in (tmp_path / "exact").iterdir())
-    assert written == [f"fig_a_smoke.{kind}" for kind in ("csv", "json", "png", "svg")]
-    record = json.loads((tmp_path / "exact" / "fig_a_smoke.json").read_text())
+    assert written == [f"fig08_j_bond_reward_smoke.{kind}" for kind in ("csv", "json", "png", "svg")]
+    record = json.loads((tmp_path / "exact" / "fig08_j_bond_reward_smoke.json").read_text())
     assert record["paper_figure"] == "8" and record["headline"][0]["samples"] == 100
-    assert len(pd.read_csv(tmp_path / "exact" / "fig_a_smoke.csv")) == len(table)
+    assert len(pd.read_csv(tmp_path / "exact" / "fig08_j_bond_reward_smoke.csv")) == len(table)
