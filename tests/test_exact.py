@@ -157,7 +157,8 @@ def test_figures_are_written_but_not_for_shipped_results(tmp_path, monkeypatch):
     assert not (tmp_path / "exact").exists()
     exact.save(figure, "fig08_j_bond_reward", table, numbers, settings())
     written = sorted(path.name for path in (tmp_path / "exact").iterdir())
-    assert written == [f"fig08_j_bond_reward_smoke.{kind}" for kind in ("csv", "json", "png", "svg")]
-    record = json.loads((tmp_path / "exact" / "fig08_j_bond_reward_smoke.json").read_text())
+    stem = "fig08_j_bond_reward_smoke"
+    assert written == [f"{stem}.{kind}" for kind in ("csv", "json", "png", "svg")]
+    record = json.loads((tmp_path / "exact" / f"{stem}.json").read_text())
     assert record["paper_figure"] == "8" and record["headline"][0]["samples"] == 100
-    assert len(pd.read_csv(tmp_path / "exact" / "fig08_j_bond_reward_smoke.csv")) == len(table)
+    assert len(pd.read_csv(tmp_path / "exact" / f"{stem}.csv")) == len(table)
