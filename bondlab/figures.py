@@ -30,7 +30,7 @@ QUALITY = (
 TEXT = (
     Panel("words", "Length", "words per summary"),
     Panel("longest_copied_span", "Copying", "longest copied span (words)"),
-    Panel("rougeL", "Likeness to the human summary", "ROUGE-L F1"),
+    Panel("rougeL", "Likeness to human text", "ROUGE-L F1"),
 )
 GAINS = (QUALITY[0], DIVERGENCES[2])  # Figure 4, left and middle
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
 from tqdm.auto import tqdm
 
 from bondlab import device, tasks
@@ -78,6 +79,8 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
         jobs = [delayed(_train)(specs[i], parent) for i in left]
         with _watch([folders[i] for i in left], [specs[i].config.steps for i in left]):
             _spread(jobs, workers, "")
+        if workers > 1:  # idle workers would go on holding gigabytes
+            get_reusable_executor().shutdown(wait=True)
     return folders
 
 
