@@ -140,11 +140,11 @@ def test_gaps_pair_policy_and_target(records):
 def test_figure_is_written_with_its_headline_but_not_when_shipped(records, tmp_path, monkeypatch):
     """Best-of-16 is the second round of n = 4: four measures of two anchors in the record."""
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
-    exact_iteration.publish(records, Settings(profile="shipped"), "any")
+    exact_iteration.publish(records, Settings(profile="shipped"), "xsum_iterative")
     assert not list(tmp_path.iterdir())
-    exact_iteration.publish(records, Settings(profile="smoke"), "any")
-    record = json.loads((tmp_path / "any" / "toy_rounds_smoke.json").read_text())
-    assert len(record["headline"]) == 8 and record["experiment"] == "any"
+    exact_iteration.publish(records, Settings(profile="smoke"), "xsum_iterative")
+    record = json.loads((tmp_path / "xsum_iterative" / "toy_rounds_smoke.json").read_text())
+    assert len(record["headline"]) == 8 and record["experiment"] == "xsum_iterative"
     assert record["settings"]["rounds"] == 2
 
 

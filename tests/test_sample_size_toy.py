@@ -113,11 +113,11 @@ def test_curves_are_means_over_problems(found):
 def test_figure_is_written_but_not_when_shipped(found, tmp_path, monkeypatch):
     """The headline is k = 16, here absent; at k = 4 it would be 8 curves with 2 panels each."""
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
-    sample_size_toy.publish(found, Settings(profile="shipped"), "any")
+    sample_size_toy.publish(found, Settings(profile="shipped"), "xsum_quantiles")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(sample_size_toy, "HEADLINE", 4)
-    sample_size_toy.publish(found, Settings(profile="smoke"), "any")
-    record = json.loads((tmp_path / "any" / "sample_size_toy_smoke.json").read_text())
+    sample_size_toy.publish(found, Settings(profile="smoke"), "xsum_quantiles")
+    record = json.loads((tmp_path / "xsum_quantiles" / "sample_size_toy_smoke.json").read_text())
     assert len(record["headline"]) == 16 and record["settings"]["sizes"] == [2, 4]
 
 
