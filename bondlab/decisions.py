@@ -6,6 +6,8 @@ the runs' labels: series (the curve), seed, step, prompt and the measures.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,6 +26,21 @@ OBJECTIVES = {
     1.0: "beta = 1 (backward KL)",
 }
 FORWARD, JEFFREYS, BACKWARD = OBJECTIVES.values()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper and the rule, fixed before the runs, that decides it.
+
+    Args:
+        text: the claim; source: where the paper makes it; rule: the rule in words.
+        decide: from the evaluations of one row of the figure to the verdict and its intervals.
+    """
+
+    text: str
+    source: str
+    rule: str
+    decide: Callable[[pd.DataFrame], Decision]
 
 
 def at(table: pd.DataFrame, series: str, column: str, step: int) -> np.ndarray:

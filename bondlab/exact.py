@@ -97,8 +97,7 @@ def save(
 
 def headline(what: str, found: Interval, unit: str) -> dict[str, Any]:
     """One number of a figure for its provenance."""
-    ends = {"value": found.mean, "low": found.low, "high": found.high}
-    return {"what": what, **ends, "unit": unit, "samples": found.count, "seeds": 1}
+    return provenance.number(what, found.mean, found.low, found.high, unit, found.count, seeds=1)
 
 
 def simulated(table: pd.DataFrame, settings: Settings, **where: Any) -> Interval:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bondlab import exact, exact_toy, plots, toy, toy_training
@@ -42,27 +42,21 @@ PANELS = (
 Anchor = Literal["moving", "fixed"]
 
 
-class Settings(BaseModel):
-    """How much to compute. A count of 0 follows from the profile.
+class Settings(exact_toy.ToySettings):
+    """How much to compute.
 
     Args:
-        problems: toy problems, each with its own reference and reward.
         rounds: anchor updates.
         steps: Adam steps a round; not stated, chosen because twice as many move the log quantile
             by less than 0.01 nats.
     """
 
-    profile: Literal["shipped", "smoke", "laptop", "study", "paper"]
-    problems: int = Field(0, ge=0)
     rounds: int = Field(0, ge=0)
     steps: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _fill(self) -> Self:
-        if self.problems == 1:
-            raise ValueError("an interval needs 2 or more: raise `problems`, or 0")
         smoke = self.profile == "smoke"
-        self.problems = self.problems or (2 if smoke else 8)
         self.rounds = self.rounds or (2 if smoke else 6)
         self.steps = self.steps or (3 if smoke else 100)
         return self

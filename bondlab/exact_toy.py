@@ -9,20 +9,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
+from typing import Literal, Self
 
 import pandas as pd
 import torch
+from pydantic import BaseModel, Field, model_validator
 
 from bondlab import best_of_n, rules, toy, toy_training
+from bondlab.decisions import OBJECTIVES
 from bondlab.exact import QUANTILE_SAMPLES, Settings, entry
 from bondlab.measures import Interval, mean_interval, paired_difference
 from bondlab.plots import Level, Panel
 
-BETAS = {
-    0.0: "beta = 0 (forward KL)",
-    0.5: "beta = 0.5 (Jeffreys)",
-    1.0: "beta = 1 (backward KL)",
-}
 ROWS = ("exact", "sampled")
 PANELS = (
     Panel("backward_kl", r"Backward KL($\pi$ || $\pi_{BoN}$)", "nats"),
@@ -35,6 +33,24 @@ PROMPTS, VOCABULARY, LENGTH, NOISE = 4, 6, 3, 0.5
 LEARNING_RATE, COMPLETIONS = 0.05, 4
 
 
+class ToySettings(BaseModel):
+    """How much to compute on the toy. A count of 0 follows from the profile.
+
+    Args:
+        problems: toy problems, each with its own reference and reward.
+    """
+
+    profile: Literal["shipped", "smoke", "laptop", "study", "paper"]
+    problems: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fill_problems(self) -> Self:
+        if self.problems == 1:
+            raise ValueError("an interval needs 2 or more: raise `problems`, or 0")
+        self.problems = self.problems or (2 if self.profile == "smoke" else 8)
+        return self
+
+
 def descents(settings: Settings) -> pd.DataFrame:
     """Descend each objective on each toy problem, by exact gradients and by the rules' samples.
 
@@ -44,7 +60,7 @@ def descents(settings: Settings) -> pd.DataFrame:
     records = [
         {"row": row, "series": name, "problem": seed, **asdict(record)}
         for row in ROWS
-        for beta, name in BETAS.items()
+        for beta, name in OBJECTIVES.items()
         for seed in range(settings.seed, settings.seed + settings.problems)
         for record in _descend(row, beta, seed, settings)
     ]
@@ -87,7 +103,7 @@ def gaps(records: pd.DataFrame) -> dict[tuple[str, str], Interval]:
     for row, (measure, first, second) in product(ROWS, pairs):
         values = ends[ends["row"] == row].pivot(index="problem", columns="series", values=measure)
         what = f"{measure}, beta {first:g} - beta {second:g}"
-        found[row, what] = paired_difference(values[BETAS[first]], values[BETAS[second]])
+        found[row, what] = paired_difference(values[OBJECTIVES[first]], values[OBJECTIVES[second]])
     return found
 
 

@@ -5,39 +5,23 @@ Sections and figures are those of arXiv 2407.14622. Decision rules stand here be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import pandas as pd
 from pydantic import BaseModel, Field
 
 from bondlab import decisions, paths
 from bondlab.algorithms import Algorithm, bond
 from bondlab.anchors import Periodic
 from bondlab.config import Config
-from bondlab.decisions import OBJECTIVES, Decision
+from bondlab.decisions import OBJECTIVES, Claim
 from bondlab.quantiles import Learned
 from bondlab.results import RunFolder
 from bondlab.sweep import Spec, sweep
 from bondlab.tasks import TaskSettings
 
 Profile = Literal["shipped", "smoke", "laptop", "study", "paper"]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper and the rule, fixed before the runs, that decides it.
-
-    Args:
-        text: the claim; source: where the paper makes it; rule: the rule in words.
-        decide: from the evaluations of one row of the figure to the verdict and its intervals.
-    """
-
-    text: str
-    source: str
-    rule: str
-    decide: Callable[[pd.DataFrame], Decision]
 
 
 @dataclass(frozen=True)

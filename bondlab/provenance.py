@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,15 @@ from matplotlib.figure import Figure
 
 from bondlab import paths, plots
 from bondlab.experiments import EXPERIMENTS
+
+
+def number(
+    what: str, value: float, low: float, high: float, unit: str, samples: int, seeds: int
+) -> dict[str, Any]:
+    """A headline number. An end that is not finite is None: strict JSON has no Infinity or NaN."""
+    low, high = (float(end) if math.isfinite(end) else None for end in (low, high))
+    return {"what": what, "value": float(value), "low": low, "high": high, "unit": unit,
+            "samples": int(samples), "seeds": int(seeds)}  # fmt: skip
 
 
 def write(
@@ -25,8 +35,7 @@ def write(
 
     Args:
         table: the plotted numbers.
-        headline: numbers for the study's closing table: what, value, low, high, unit, samples,
-            seeds each.
+        headline: what `number` makes, for the study's closing table.
         made_by: what else the provenance holds: runs, settings, manifest entries.
     """
     provenance = {

@@ -25,6 +25,7 @@ class Counted:
     """p_hat as the share of M anchor samples that score no higher (eq. 9-10)."""
 
     losses: Mapping[str, Tensor] = {}
+    predict = None  # nothing is learned that could be asked about other completions
 
     def __call__(
         self, prompts: Prompts, completions: Completions, rewards: Tensor, others: Tensor

@@ -189,11 +189,8 @@ def cell(row: Any, value: str = "value") -> str:
 
 
 def number(what: str, row: Any, unit: str, samples: int, seeds: int) -> dict:
-    """A headline number; its ends are null where it has no interval."""
-    low, high = (None if np.isnan(end) else float(end) for end in (row.low, row.high))
-    value = float(row.value)
-    return {"what": what, "value": value, "low": low, "high": high, "unit": unit,
-            "samples": int(samples), "seeds": int(seeds)}  # fmt: skip
+    """A headline number of a row with value, low and high."""
+    return provenance.number(what, row.value, row.low, row.high, unit, samples, seeds)
 
 
 def _runs(found: Results, series: str | None = None) -> dict[str, Sequence[str]]:

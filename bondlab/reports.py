@@ -7,7 +7,6 @@ n, beta and seed. Tables keep rows and series in their order of appearance. Figu
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import textwrap
@@ -18,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from bondlab import best_of_n, checkpoints, decisions, measures, paths, tables
+from bondlab import best_of_n, checkpoints, decisions, measures, paths, provenance, tables
 from bondlab.experiments import EXPERIMENTS, Profile, run, specs
 from bondlab.results import RunFolder
 from bondlab.sweep import Spec, held_out_bank
@@ -97,10 +96,8 @@ def _examples(evaluation: pd.DataFrame) -> pd.DataFrame:
 
 def _write(folder: Path, profile: str, found: Results) -> None:
     for field in fields(found):
-        buffer = io.BytesIO()
-        getattr(found, field.name).to_parquet(buffer, index=False)
         path = folder / f"results_{profile}_{field.name}.parquet"
-        checkpoints.write_atomically(path, buffer.getvalue())
+        checkpoints.write_atomically(path, getattr(found, field.name).to_parquet(index=False))
 
 
 def _read(folder: Path, profile: str) -> Results | None:
@@ -158,17 +155,11 @@ def headline(found: Results, shown: Collection[str]) -> list[dict[str, Any]]:
 
 
 def entry(part: pd.DataFrame, what: str, unit: str, interval: Any) -> dict[str, Any]:
-    """A headline number of the series whose evaluations `part` holds; has mean, low and high.
-
-    An end that is not finite is None: strict JSON knows neither Infinity nor NaN.
-    """
+    """A headline number of the series whose evaluations `part` holds; has mean, low and high."""
     label = ", ".join(filter(None, part[["row", "series"]].iloc[0]))
-    low, high = (x if math.isfinite(x) else None for x in (interval.low, interval.high))
-    return {
-        "what": f"{label}: {what}", "value": interval.mean, "low": low,
-        "high": high, "unit": unit, "samples": int(part["prompt"].nunique()),
-        "seeds": int(part["seed"].nunique()),
-    }  # fmt: skip
+    ends = (interval.mean, interval.low, interval.high)
+    seeds = part["seed"].nunique()
+    return provenance.number(f"{label}: {what}", *ends, unit, part["prompt"].nunique(), seeds)
 
 
 def _by_series(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

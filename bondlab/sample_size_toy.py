@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from pydantic import BaseModel, Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from bondlab import exact, exact_toy, plots, toy, toy_training
@@ -41,25 +41,18 @@ PANELS = (
 )
 
 
-class Settings(BaseModel):
-    """How much to compute. A count of 0 follows from the profile.
+class Settings(exact_toy.ToySettings):
+    """How much to compute.
 
     Args:
-        problems: toy problems, each with its own reference and reward.
-        sizes: each k.
+        sizes: each k; left empty, they follow from the profile.
     """
 
-    profile: Literal["shipped", "smoke", "laptop", "study", "paper"]
-    problems: int = Field(0, ge=0)
     sizes: list[int] = []
 
     @model_validator(mode="after")
     def _fill(self) -> Self:
-        if self.problems == 1:
-            raise ValueError("an interval needs 2 or more: raise `problems`, or 0")
-        smoke = self.profile == "smoke"
-        self.problems = self.problems or (2 if smoke else 8)
-        self.sizes = self.sizes or list(SIZES[:2] if smoke else SIZES)
+        self.sizes = self.sizes or list(SIZES[:2] if self.profile == "smoke" else SIZES)
         return self
 
 

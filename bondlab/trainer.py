@@ -84,7 +84,7 @@ class Trainer:
                 self.config.evaluation_samples,
                 banks.PROMPTS_A_PART,  # not micro_batch: the draws of a batch share a generator
                 generators,
-                getattr(self.quantiles, "predict", None),
+                self.quantiles.predict,
             )
         table.insert(0, "step", self.step)
         return table
@@ -108,13 +108,10 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.algorithm.anchor.update(self.anchor_parameters, self._followed(), self.step)
+        if self.algorithm.anchor_moves:
+            self.algorithm.anchor.update(self.anchor_parameters, self.parameters, self.step)
         row = self._record(loss, norm, scores, policy_draws)
         return row | {"seconds": round(time.perf_counter() - started, 3)}
-
-    def _followed(self) -> list[torch.nn.Parameter]:
-        """The policy's parameters that the anchor follows: none where it is the reference."""
-        return self.parameters if self.algorithm.anchor_moves else []
 
     def _prompts(self) -> list[int]:
         """The step's prompts: shuffled passes over the training prompts, without a break."""

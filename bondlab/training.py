@@ -69,6 +69,9 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
 
     The held-out ones come from another stream of random numbers, and stand alone where the
     training samples are drawn anew at each step.
+
+    Raises:
+        ValueError: the training bank is too small for the algorithm.
     """
     parent, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
     kinds = [(task.train_prompts, config.bank_samples), (task.eval_prompts, config.evaluation_bank)]
@@ -76,7 +79,15 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
         BankFolder.of(parent, task, prompts, samples, seed, precision)
         for seed, (prompts, samples) in enumerate(kinds)
     )
-    return [held_out] if config.fresh or algorithm.anchor_moves else [training, held_out]
+    if config.fresh or algorithm.anchor_moves:
+        return [held_out]
+    wanted = algorithm.anchor_draws + algorithm.quantile_draws
+    if wanted > config.bank_samples:
+        raise ValueError(
+            f"the algorithm wants {wanted} samples a prompt of a bank of {config.bank_samples}: "
+            "raise bank_samples, or set fresh=True"
+        )
+    return [training, held_out]
 
 
 def fill(folders: list[BankFolder], task: Task, config: Config) -> list[Bank]:
@@ -104,12 +115,6 @@ def train(
             finite, or the loss became so.
         RuntimeError: another process computes the same run.
     """
-    wanted = algorithm.anchor_draws + algorithm.quantile_draws
-    if wanted > config.bank_samples and not (config.fresh or algorithm.anchor_moves):
-        raise ValueError(
-            f"the algorithm wants {wanted} samples a prompt of a bank of {config.bank_samples}: "
-            "raise bank_samples, or set fresh=True"
-        )
     parent = Path(folder) if folder else paths.runs_folder() / "library"
     run = RunFolder.of(parent, identity(task, algorithm, config))
     lock = run.lock()

@@ -157,15 +157,10 @@ def _headline(table: pd.DataFrame, unit: str, series: str | None = None) -> list
     """The table's rows, or those of one series, as headline numbers."""
     chosen = table if series is None else table[table["series"] == series]
     return [
-        {
-            "what": " ".join(f"{row.panel}, {row.group or row.series}".split()),
-            "value": row.mean,
-            "low": row.low,
-            "high": row.high,
-            "unit": unit,
-            "samples": row.count,
-            "seeds": 1,
-        }
+        provenance.number(
+            " ".join(f"{row.panel}, {row.group or row.series}".split()),
+            row.mean, row.low, row.high, unit, row.count, seeds=1,
+        )  # fmt: skip
         for row in chosen.itertuples(index=False, name="Row")
     ]
 
