@@ -1,7 +1,8 @@
 """BOND: distilling Best-of-N sampling into one-sample policies.
 
-The library's face: `LanguageModel`, `Task`, `bond`, `Config`, `train`. Each is imported when first
-asked for, so that the command line starts without waiting for torch.
+The library's face: `LanguageModel`, `Task`, an algorithm (`j_bond`, `bond` and the baselines),
+an anchor where the algorithm takes one, `Config`, `train`. Each is imported when first asked for,
+so that the command line starts without waiting for torch.
 """
 
 from importlib import import_module
@@ -9,7 +10,11 @@ from importlib import import_module
 _HOMES = {
     "LanguageModel": "language_model",
     "Task": "tasks",
-    "bond": "algorithms",
+    **dict.fromkeys(
+        ("j_bond", "bond", "reinforce", "warp", "raft", "vbon", "online_dpo", "bonbon"),
+        "algorithms",
+    ),
+    **dict.fromkeys(("Frozen", "Periodic", "MovingAverage"), "anchors"),
     "Config": "config",
     "train": "training",
 }

@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from bondlab import rules
-from bondlab.anchors import FROZEN, Anchor, Frozen
+from bondlab.anchors import FROZEN, Anchor, Frozen, MovingAverage
 from bondlab.quantiles import Learned
 from bondlab.rules import Scores
+
+SHARE = "beta is the share of the backward KL and lies in [0, 1]"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Algorithm:
             through the policy.
         anchor: how the anchor, whose samples these are, follows the policy; see `anchors`.
         quantile_model: a model that learns quantiles from the M completions; None counts them.
+        scores_anchor_draws: whether the rule wants the policy's log-probabilities of the N, too.
+        scales_rewards: whether it wants rewards in units of their spread; see `spread`.
     """
 
     rule: Callable[..., Tensor]
@@ -38,6 +42,8 @@ class Algorithm:
     trained_draws: int = 0
     anchor: Anchor = FROZEN
     quantile_model: Learned | None = None
+    scores_anchor_draws: bool = False
+    scales_rewards: bool = False
 
     def weights(self, scores: Scores) -> Tensor:
         """Weights [B, N+K] of one batch."""
@@ -51,13 +57,14 @@ class Algorithm:
     @property
     def identity(self) -> dict[str, Any]:
         """What names this algorithm in a run's identity."""
-        return {
+        named = {
             "rule": self.rule.__name__,
             **self.settings,
             "draws": [self.anchor_draws, self.policy_draws, self.quantile_draws],
             "anchor": repr(self.anchor),
             "quantiles": repr(self.quantile_model or "counted"),
         }
+        return named | ({"rewards": "in units of their spread"} if self.scales_rewards else {})
 
 
 def bond(
@@ -88,8 +95,7 @@ def bond(
     """
     if n < 2:
         raise ValueError(f"Best-of-{n} is the reference itself: take n of 2 or more")
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta is the share of the backward KL and lies in [0, 1], not {beta}")
+    _check(SHARE, 0 <= beta <= 1, beta)
     forward, backward = beta < 1, beta > 0
     if backward and min(policy_draws, quantile_draws) < 1:
         raise ValueError("the backward KL needs policy_draws and quantile_draws of 1 or more")
@@ -103,3 +109,126 @@ def bond(
         anchor=anchor,
         quantile_model=quantile_model if backward else None,
     )
+
+
+def j_bond(
+    beta: float = 0.5,
+    gamma: float = 0.0,
+    anchor: Anchor = MovingAverage(0.02),  # noqa: B008  (frozen)
+    policy_draws: int = 1,
+) -> Algorithm:
+    """J-BOND (Algorithm 2): iterated Best-of-2 with one policy and two anchor completions a prompt.
+
+    Args:
+        beta: share of the backward KL; 0.5 in the paper (section 6).
+        gamma: weight of the further KL to the anchor (eq. 19); Figure 6 tries 0, 0.5, 1 and 2.
+        anchor: `MovingAverage(0.02)` as in Figure 7 (eq. 18), or `Periodic(50)` as in Figure 5.
+        policy_draws: completions of the policy a prompt (Algorithm 2: 1).
+
+    Raises:
+        ValueError: beta outside [0, 1], gamma below 0, or no policy draw.
+    """
+    _check(SHARE, 0 <= beta <= 1, beta)
+    _check("gamma must not be negative", gamma >= 0, gamma)
+    _check("policy_draws must be 1 or more", policy_draws >= 1, policy_draws)
+    return Algorithm(
+        rules.j_bond,
+        {"beta": beta, "gamma": gamma},
+        anchor_draws=2,
+        policy_draws=policy_draws,
+        trained_draws=1 if beta < 1 else 0,
+        anchor=anchor,
+    )
+
+
+def reinforce(beta_rl: float, policy_draws: int = 2, anchor: Anchor = FROZEN) -> Algorithm:
+    """REINFORCE with a leave-one-out baseline (RLOO, arXiv:2402.14740): Figure 7's baseline.
+
+    Args:
+        beta_rl: strength of the KL to the anchor (eq. 1), for rewards in units of their spread:
+            one standard deviation of the reference's rewards within a prompt. The paper tries
+            0.001, 0.01, 0.1 and 1 on a private reward whose scale is not stated; relative to the
+            spread was chosen because a value then means the same on every reward.
+        policy_draws: completions a prompt, each the other's baseline (Figure 7: 2).
+        anchor: what the KL is taken to; the default keeps the reference.
+
+    Raises:
+        ValueError: beta_rl below 0, or fewer than two draws.
+    """
+    _check("beta_rl must not be negative", beta_rl >= 0, beta_rl)
+    _check("leaving one out needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
+    return Algorithm(
+        rules.reinforce,
+        {"beta_rl": beta_rl},
+        policy_draws=policy_draws,
+        anchor=anchor,
+        scales_rewards=True,
+    )
+
+
+def warp(beta_rl: float, rate: float, policy_draws: int = 2) -> Algorithm:
+    """WARP's first stage: REINFORCE whose KL is to a moving average (arXiv:2406.16768).
+
+    Its later stages merge the weights of several such runs, and are left out. WARP reports a rate
+    of 0.01 and a beta of 0.1.
+    """
+    return reinforce(beta_rl, policy_draws, MovingAverage(rate))
+
+
+def raft(n: int, anchor: Anchor) -> Algorithm:
+    """Fine-tuning on the best of n: RAFT (arXiv:2304.06767), the beta = 0 end of BOND.
+
+    RAFT samples anew from the model of the last iteration: an anchor that is copied now and then.
+    With a fixed one it is Best-of-n distilled by maximum likelihood (section 4.1).
+    """
+    return bond(n, 0.0, anchor=anchor)
+
+
+def vbon(n: int, policy_draws: int = 2, quantile_draws: int = 16) -> Algorithm:
+    """Variational Best-of-n (arXiv:2407.06057): the beta = 1 end of BOND, its anchor fixed.
+
+    It maximises (n-1) E[log p_<=] - KL(pi || pi_ref), the same objective with the same factor; the
+    authors use PPO where this is REINFORCE.
+    """
+    return bond(n, 1.0, policy_draws, quantile_draws)
+
+
+def online_dpo(beta_dpo: float, policy_draws: int = 2) -> Algorithm:
+    """DPO on fresh pairs of the policy that the reward ranks (arXiv:2402.04792).
+
+    Args:
+        beta_dpo: strength of the KL to the reference that DPO's loss stands for.
+        policy_draws: completions a prompt, whose best and worst are the pair (there: 2).
+
+    Raises:
+        ValueError: beta_dpo not above 0, or fewer than two draws.
+    """
+    _check("beta_dpo must be above 0", beta_dpo > 0, beta_dpo)
+    _check("a pair needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
+    return Algorithm(rules.online_dpo, {"beta_dpo": beta_dpo}, policy_draws=policy_draws)
+
+
+def bonbon(n: int, alpha: float = 0.005) -> Algorithm:
+    """BoNBoN (arXiv:2406.00832): likelihood of the best, and its gap to the worst, of n draws.
+
+    Args:
+        n: draws of the reference a prompt; the paper distils Best-of-8.
+        alpha: share of the likelihood; 0.005 there.
+
+    Raises:
+        ValueError: n below 2, or alpha outside [0, 1].
+    """
+    _check("a best and a worst need n of 2 or more", n > 1, n)
+    _check("alpha is the share of the likelihood and lies in [0, 1]", 0 <= alpha <= 1, alpha)
+    return Algorithm(
+        rules.bonbon,
+        {"alpha": alpha},
+        anchor_draws=n,
+        trained_draws=2,
+        scores_anchor_draws=True,
+    )
+
+
+def _check(demand: str, met: bool, value: float) -> None:
+    if not met:
+        raise ValueError(f"{demand}, not {value!r}")

@@ -28,29 +28,43 @@ class Scores:
     Args:
         anchor_rewards: rewards of the anchor's completions [B, N]; N may be 0.
         policy_rewards: rewards of the policy's completions [B, K]; K may be 0.
-        quantiles: p_<= of the policy's completions under the anchor [B, K], never 0.
+        quantiles: p_<= of the policy's completions under the anchor [B, K], never 0; None where
+            the rule needs none.
         log_ratio: log pi(y|x) - log pi_anchor(y|x) of the policy's completions [B, K], nats.
+        anchor_log_ratio: the same of the anchor's completions [B, N]; None where the rule needs
+            none.
+        reward_scale: one standard deviation of the reference's rewards within a prompt, for rules
+            that do not go by ranks.
 
     Raises:
-        ValueError: the shapes do not fit each other.
+        ValueError: the shapes do not fit each other, or a scale not above 0.
     """
 
     anchor_rewards: Tensor
     policy_rewards: Tensor
-    quantiles: Tensor
+    quantiles: Tensor | None
     log_ratio: Tensor
+    anchor_log_ratio: Tensor | None = None
+    reward_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        shape = self.policy_rewards.shape
-        if not (len(shape) == 2 and shape == self.quantiles.shape == self.log_ratio.shape):
+        if not self.reward_scale > 0:
+            raise ValueError(f"reward_scale must be above 0, got {self.reward_scale!r}.")
+        shape, anchor = self.policy_rewards.shape, self.anchor_rewards.shape
+        given = [x.shape for x in (self.quantiles, self.log_ratio) if x is not None]
+        if len(shape) != 2 or any(other != shape for other in given):
             raise ValueError(
                 "policy_rewards, quantiles and log_ratio must share one shape [B, K], got "
-                f"{tuple(shape)}, {tuple(self.quantiles.shape)}, {tuple(self.log_ratio.shape)}."
+                f"{tuple(shape)}, {', '.join(str(tuple(other)) for other in given)}."
             )
-        if self.anchor_rewards.dim() != 2 or self.anchor_rewards.shape[0] != shape[0]:
+        if len(anchor) != 2 or anchor[0] != shape[0]:
             raise ValueError(
-                f"anchor_rewards must be [B, N] with B = {shape[0]}, "
-                f"got {tuple(self.anchor_rewards.shape)}."
+                f"anchor_rewards must be [B, N] with B = {shape[0]}, got {tuple(anchor)}."
+            )
+        if self.anchor_log_ratio is not None and self.anchor_log_ratio.shape != anchor:
+            raise ValueError(
+                f"anchor_log_ratio must have the shape of anchor_rewards, {tuple(anchor)}, "
+                f"got {tuple(self.anchor_log_ratio.shape)}."
             )
 
 
@@ -102,12 +116,57 @@ def j_bond(scores: Scores, beta: float, gamma: float) -> Tensor:
 def reinforce(scores: Scores, beta_rl: float) -> Tensor:
     """REINFORCE on reward - beta_rl log(pi/pi_anchor), leave-one-out (RLOO): weights [B, N+K].
 
-    The baseline is the mean return of the same prompt's other completions (Ahmadian et al. 2024,
+    Rewards count in units of `reward_scale`, so beta_rl is relative to their spread. The baseline
+    is the mean return of the same prompt's other completions (Ahmadian et al. 2024,
     arXiv:2402.14740); the paper's Figure 7 uses K = 2. With K = 1 there is none.
     """
-    returns = scores.policy_rewards - beta_rl * scores.log_ratio  # Eq. 1
+    returns = scores.policy_rewards / scores.reward_scale - beta_rl * scores.log_ratio  # Eq. 1
     weights = (returns - _mean_of_others(returns, dim=1)) / _policy_count(scores)
     return torch.cat([_no_anchor(scores), weights], dim=1)
+
+
+@torch.no_grad()
+def online_dpo(scores: Scores, beta_dpo: float) -> Tensor:
+    """DPO on the best and the worst of the policy's completions: weights [B, N+K].
+
+    The loss -log sigmoid(beta_dpo (h_best - h_worst)), h = log(pi/pi_anchor), has the gradient
+    -beta_dpo sigmoid(-beta_dpo (h_best - h_worst)) (grad log pi_best - grad log pi_worst), with
+    the pair taken as given (Rafailov et al. 2023; Guo et al. 2024, arXiv:2402.04792). Completions
+    that all score alike are no pair.
+    """
+    pair = _best_and_worst(scores.policy_rewards).to(scores.log_ratio.dtype)
+    margin = (pair * scores.log_ratio).sum(dim=1, keepdim=True)
+    return torch.cat([_no_anchor(scores), beta_dpo * (-beta_dpo * margin).sigmoid() * pair], dim=1)
+
+
+@torch.no_grad()
+def bonbon(scores: Scores, alpha: float) -> Tensor:
+    """BoNBoN on the best and the worst of the anchor's N draws: weights [B, N+K].
+
+    alpha (-log pi_best) + (1-alpha) (h_best - h_worst - g)^2, h = log(pi/pi_anchor), where Best-of-
+    N itself has the mean gap g = (N-1) H_{N-1} (Gui et al. 2024, arXiv:2406.00832). The square's
+    gradient is linear in the gap that is missing. Draws that all score alike are no pair.
+
+    Raises:
+        ValueError: fewer than 2 draws, or no `anchor_log_ratio`.
+    """
+    n = scores.anchor_rewards.shape[1]
+    if n < 2 or scores.anchor_log_ratio is None:
+        raise ValueError("BoNBoN needs 2 or more anchor completions and their anchor_log_ratio.")
+    pair = _best_and_worst(scores.anchor_rewards).to(scores.log_ratio.dtype)
+    margin = (pair * scores.anchor_log_ratio).sum(dim=1, keepdim=True)
+    pull = 2 * (bonbon_gap(n) - margin) * pair
+    weights = alpha * _best(scores) + (1 - alpha) * pull
+    return torch.cat([weights, torch.zeros_like(scores.log_ratio)], dim=1)
+
+
+def bonbon_gap(n: int) -> float:
+    """(n-1) H_{n-1} nats: mean of h_best - h_worst of n anchor draws where pi is Best-of-n.
+
+    h = log n + (n-1) log u in the limit of continuous rewards, and the best and the worst of n
+    uniforms have E[log u] = -1/n and -H_n. 18.15 at n = 8.
+    """
+    return (n - 1) * sum(1 / k for k in range(1, n))
 
 
 @torch.no_grad()
@@ -151,7 +210,20 @@ def _best(scores: Scores) -> Tensor:
     return _no_anchor(scores).scatter(1, best, 1.0)
 
 
+def _best_and_worst(rewards: Tensor) -> Tensor:
+    """+1 on the first best, -1 on the first worst, 0 elsewhere, and everywhere if all tie: [B, K].
+
+    A tie of all has one first index for both, where they cancel.
+    """
+    one = torch.ones_like(rewards[:, :1])
+    pair = torch.zeros_like(rewards)
+    pair.scatter_add_(1, rewards.argmax(dim=1, keepdim=True), one)
+    return pair.scatter_add_(1, rewards.argmin(dim=1, keepdim=True), -one)
+
+
 def _backward(scores: Scores, n: int) -> Tensor:
+    if scores.quantiles is None:
+        raise ValueError("The backward KL needs quantiles: take quantile_draws of 1 or more.")
     returns = (n - 1) * scores.quantiles.log() - scores.log_ratio  # Eq. 15
     return (returns - leave_one_out(returns)) / _policy_count(scores)
 

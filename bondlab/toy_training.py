@@ -48,6 +48,7 @@ def surrogate(
         policy_rewards=problem.rewards.gather(1, policy_draws),
         quantiles=log_quantiles.gather(1, policy_draws).exp(),
         log_ratio=log_ratio.gather(1, policy_draws),
+        anchor_log_ratio=log_ratio.gather(1, anchor_draws),
     )
     draws = torch.cat([anchor_draws, policy_draws], dim=1)
     return -(rule(scores) * log_policy.gather(1, draws)).sum() / len(draws)

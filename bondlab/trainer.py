@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
+from functools import cached_property, partial
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from bondlab import bank as banks
-from bondlab import checkpoints, device
+from bondlab import checkpoints, device, spread
 from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank, seeded
 from bondlab.completions import Completions, concatenate
@@ -98,8 +98,14 @@ class Trainer:
         texts = [self.task.train_prompts[i] for i in index]
         (anchors, anchor_rewards), (_, others) = self._anchor_draws(index, texts)
         policy_draws, rewards, log_ratio = self._policy_draws(texts)
-        ranks = self._quantiles(texts, policy_draws, rewards, others)
-        scores = Scores(anchor_rewards, rewards, ranks, log_ratio)
+        scores = Scores(
+            anchor_rewards,
+            rewards,
+            self._quantiles(texts, policy_draws, rewards, others),
+            log_ratio,
+            self._anchor_log_ratio(texts, anchors),
+            self.reward_scale,
+        )
         trained, weights = self._trained(anchors, policy_draws, self.algorithm.weights(scores))
         loss = self._backward(texts, trained, weights)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip)
@@ -126,10 +132,14 @@ class Trainer:
     def _generator(self, purpose: str, where: torch.device | str = "cpu") -> torch.Generator:
         return seeded(self.config.seed, purpose, self.step, device=where)
 
-    def _anchor_draws(self, index: list[int], texts: list[str]) -> list[tuple[Completions, Tensor]]:
-        """Best-of-N draws and quantile draws, disjoint: from the bank, or anew."""
+    def _anchor_draws(
+        self, index: list[int], texts: list[str]
+    ) -> list[tuple[Completions | None, Tensor]]:
+        """Best-of-N draws and quantile draws, disjoint: from the bank, or anew; none if none."""
         sizes = [self.algorithm.anchor_draws, self.algorithm.quantile_draws]
         source, rows = self.bank, torch.tensor(index)
+        if not any(sizes):
+            return [(None, torch.zeros(len(texts), 0))] * 2
         if source is None:
             with torch.no_grad(), self.accelerator.autocast():
                 source = Bank(*banks.draw(
@@ -154,14 +164,33 @@ class Trainer:
 
     def _quantiles(
         self, texts: list[str], drawn: Completions | None, rewards: Tensor, others: Tensor
-    ) -> Tensor:
-        """p_<= of the policy's completions under the anchor, [B, K]."""
+    ) -> Tensor | None:
+        """p_<= of the policy's completions under the anchor, [B, K], or None without draws."""
         if drawn is None:
             return rewards
+        if not self.algorithm.quantile_draws:
+            return None
         return self.quantiles(self.policy.encode(texts), drawn, rewards, others)
 
+    def _anchor_log_ratio(self, texts: list[str], anchors: Completions | None) -> Tensor | None:
+        """log(pi/pi_anchor) of the anchor's completions, [B, N], where the rule asks for it."""
+        if not self.algorithm.scores_anchor_draws:
+            return None
+        drawn = anchors.to(self.policy.device)
+        with torch.no_grad(), self.accelerator.autocast():
+            log_prob = self.policy(self.policy.encode(texts), drawn).sum(-1)
+        return (log_prob - drawn.log_prob).cpu()
+
+    @cached_property
+    def reward_scale(self) -> float:
+        """The unit of rewards that the rule is given; 1 where it goes by ranks."""
+        if not self.algorithm.scales_rewards:
+            return 1.0
+        precision = device.resolve(self.config.precision)
+        return spread.measure(self.task, precision, self.accelerator)
+
     def _trained(
-        self, anchors: Completions, policy_draws: Completions | None, weights: Tensor
+        self, anchors: Completions | None, policy_draws: Completions | None, weights: Tensor
     ) -> tuple[Completions, Tensor]:
         """The completions whose weight is not 0 by plan, and their weights [B, trained + K]."""
         n, m = self.algorithm.anchor_draws, self.algorithm.trained_draws
@@ -199,12 +228,19 @@ class Trainer:
         if drawn is not None:
             values |= {
                 "reward": scores.policy_rewards.mean(),
-                "log_quantile": scores.quantiles.log().mean(),
                 "kl_to_anchor": scores.log_ratio.mean(),
                 "tokens": drawn.lengths.float().mean(),
+                "entropy": -drawn.log_prob.sum() / drawn.lengths.sum(),
             }
+            if scores.quantiles is not None:
+                values["log_quantile"] = scores.quantiles.log().mean()
         if scores.anchor_rewards.shape[1]:
             values["best_reward"] = scores.anchor_rewards.amax(1).mean()
+            if drawn is not None:
+                worst = scores.anchor_rewards.amin(1, keepdim=True)
+                values["penalised"] = (scores.policy_rewards < worst).float().mean()
+        if self.algorithm.scales_rewards:
+            values["reward_scale"] = torch.tensor(scores.reward_scale)
         numbers = torch.stack([v.detach().float().cpu() for v in values.values()]).tolist()
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(

@@ -5,7 +5,9 @@ Their expected updates are compared with exact gradients in test_toy.py.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -19,11 +21,15 @@ from bondlab.rules import Scores
 F64 = torch.float64
 LOG16 = math.log(16)
 
+FIELDS = ("anchor_rewards", "policy_rewards", "quantiles", "log_ratio", "anchor_log_ratio")
+
 RANK_RULES = {
     "forward_kl": rules.forward_kl,
     "backward_kl": partial(rules.backward_kl, n=4),
     "jeffreys": partial(rules.jeffreys, n=4, beta=0.5),
     "j_bond": partial(rules.j_bond, beta=0.5, gamma=0.3),
+    "online_dpo": partial(rules.online_dpo, beta_dpo=0.4),
+    "bonbon": partial(rules.bonbon, alpha=0.2),
 }
 ALL_RULES = {**RANK_RULES, "reinforce": partial(rules.reinforce, beta_rl=0.1)}
 
@@ -37,7 +43,15 @@ def scores_of(seed: int = 0, b: int = 3, n: int = 2, k: int = 2, dtype=F64) -> S
 
     quantiles = torch.rand(b, k, generator=generator, dtype=F64).clamp(min=1 / 32).to(dtype)
     log_ratio = torch.randn(b, k, generator=generator, dtype=F64).to(dtype)
-    return Scores(grid(n), grid(k), quantiles, log_ratio)
+    anchor, policy = grid(n), grid(k)
+    anchor_log_ratio = torch.randn(b, n, generator=generator, dtype=F64).to(dtype)
+    return Scores(anchor, policy, quantiles, log_ratio, anchor_log_ratio)
+
+
+def changed(scores: Scores, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Scores:
+    """The scores with change(name, tensor) in the place of every tensor."""
+    new = {name: change(name, getattr(scores, name)) for name in FIELDS}
+    return dataclasses.replace(scores, **new)
 
 
 def column(*values: float) -> torch.Tensor:
@@ -184,13 +198,9 @@ def test_leave_one_out_leaves_its_own_return_out():
 def test_weights_have_static_shape_and_no_gradient(name):
     """[B, N+K]; detached although the log ratio may still carry a graph."""
     scores = scores_of(b=4, n=2, k=3)
-    attached = Scores(
-        scores.anchor_rewards,
-        scores.policy_rewards,
-        scores.quantiles.requires_grad_(),
-        scores.log_ratio.requires_grad_(),
-    )
-    weights = ALL_RULES[name](attached)
+    for name_of_tensor in ("quantiles", "log_ratio", "anchor_log_ratio"):
+        getattr(scores, name_of_tensor).requires_grad_()
+    weights = ALL_RULES[name](scores)
     assert weights.shape == (4, 5)
     assert not weights.requires_grad
 
@@ -199,7 +209,7 @@ def test_weights_have_static_shape_and_no_gradient(name):
 def test_rules_never_read_a_value(name):
     """On the meta device no value exists: a synchronisation or a branch on data would raise."""
     scores = scores_of()
-    meta = Scores(*(getattr(scores, f).to("meta") for f in Scores.__dataclass_fields__))
+    meta = changed(scores, lambda _, x: x.to("meta"))
     assert ALL_RULES[name](meta).shape == (3, 4)
 
 
@@ -219,13 +229,8 @@ def test_rules_keep_the_type_of_the_log_ratio(name, dtype):
 def test_rank_rules_see_the_order_of_rewards_only(seed, name):
     """An increasing change of the reward changes no comparison, so no bit of a weight."""
     scores = scores_of(seed)
-    changed = Scores(
-        scores.anchor_rewards.exp() - 5,
-        scores.policy_rewards.exp() - 5,
-        scores.quantiles,
-        scores.log_ratio,
-    )
-    assert torch.equal(RANK_RULES[name](scores), RANK_RULES[name](changed))
+    other = changed(scores, lambda name, x: x.exp() - 5 if "rewards" in name else x)
+    assert torch.equal(RANK_RULES[name](scores), RANK_RULES[name](other))
 
 
 @given(st.integers(0, 10_000), st.permutations(range(4)), st.sampled_from(sorted(ALL_RULES)))
@@ -233,7 +238,7 @@ def test_rank_rules_see_the_order_of_rewards_only(seed, name):
 def test_prompt_order_does_not_matter(seed, order, name):
     """Weights move with their prompts."""
     scores = scores_of(seed, b=4)
-    moved = Scores(*(getattr(scores, f)[list(order)] for f in Scores.__dataclass_fields__))
+    moved = changed(scores, lambda _, x: x[list(order)])
     weights = ALL_RULES[name](scores)[list(order)]
     torch.testing.assert_close(ALL_RULES[name](moved), weights, rtol=1e-12, atol=1e-12)
 
@@ -252,11 +257,8 @@ def test_a_mean_over_samples_carries_its_share(rule, peers):
     all c. Repeating 2 samples of 3 prompts 100 times leaves distances alone, so the policy
     weights, each over K, keep their sum but for that factor; c = 6 over the batch, 2 a prompt."""
     scores = scores_of(b=3, k=2)
-    repeated = [getattr(scores, f).repeat(1, 100) for f in list(Scores.__dataclass_fields__)[1:]]
-    few, many = (
-        rule(s)[:, 2:].abs().sum().item()
-        for s in (scores, Scores(scores.anchor_rewards, *repeated))
-    )
+    repeated = changed(scores, lambda name, x: x if "anchor" in name else x.repeat(1, 100))
+    few, many = (rule(s)[:, 2:].abs().sum().item() for s in (scores, repeated))
     factor = (100 * peers / (100 * peers - 1)) / (peers / (peers - 1))
     assert many / few == pytest.approx(factor, rel=1e-12)
 
