@@ -76,7 +76,7 @@ PAPER = Config(
 # No T5 of the paper is public. Flan-T5 saw XSum's training split among its tasks; the TRUE model is
 # the public entailment T5 of the same group as the paper's reward (Roit et al. 2023).
 HUB = TaskSettings(
-    name="xsum", train=20_000, evaluate=128, document_tokens=512, summary_tokens=64,
+    name="xsum", train=20_000, evaluate=128, prompt_tokens=512, completion_tokens=64,
     policy="google/flan-t5-large", reward="google/t5_xxl_true_nli_mixture",
     data="EdinburghNLP/xsum",
 )  # fmt: skip

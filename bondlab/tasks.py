@@ -1,108 +1,20 @@
-"""A task: prompts, a reference model and a reward. The XSum task, and its tiny stand-in."""
+"""The tasks by name: XSum here, sentiment and chat in modules of their own, and tiny ones."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from bondlab import assets, device, prepare, tiny
 from bondlab.language_model import LanguageModel
-from bondlab.prepare import DOCUMENT_TOKENS, SUMMARY_TOKENS, WEIGHTS
-from bondlab.rewards import EntailmentReward, Reward, score
+from bondlab.prepare import WEIGHTS
+from bondlab.rewards import EntailmentReward
+from bondlab.task import Task, TaskSettings
 
-
-@dataclass(frozen=True)
-class Task:
-    """What a run trains on and is measured on.
-
-    Args:
-        model: the reference policy; training freezes it, and changes a copy.
-        reward: scores completions; see `rewards.Reward`.
-        train_prompts, eval_prompts: texts; evaluation prompts are only ever measured on.
-        eval_references: one human completion of each evaluation prompt, if there are any.
-        identity: names the model and the reward in run ids, for example by digests. None derives
-            it from the weights, and from the reward's code and its values for a few texts, so that
-            another model or reward does not take up an earlier one's runs; rewards of one code that
-            differ on rare texts alone need identities of their own. A given identity names the
-            model and reward it was given with: `dataclasses.replace` of either derives another.
-
-    Raises:
-        ValueError: a list is a single string, or lacks prompts; a prompt is empty, or is in both
-            lists; there are more or fewer references than evaluation prompts.
-    """
-
-    model: LanguageModel
-    reward: Reward
-    train_prompts: Sequence[str]
-    eval_prompts: Sequence[str]
-    eval_references: Sequence[str] | None = None
-    identity: dict | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("train_prompts", "eval_prompts", "eval_references"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is one string: pass a list of texts")
-        for name in ("train_prompts", "eval_prompts"):
-            texts = getattr(self, name)
-            empty = [i for i, text in enumerate(texts) if not text.strip()]
-            if not texts or empty:
-                raise ValueError(f"{name} has no prompts or an empty one: positions {empty}")
-        if shared := set(self.train_prompts) & set(self.eval_prompts):
-            raise ValueError(f"{len(shared)} prompts are in train_prompts and in eval_prompts")
-        if self.eval_references is not None:
-            counts = len(self.eval_references), len(self.eval_prompts)
-            if counts[0] != counts[1]:
-                raise ValueError(
-                    f"{counts[0]} eval_references for {counts[1]} eval_prompts: pass one for each"
-                )
-        object.__setattr__(self, "identity", _Identity.of(self))
-
-
-class _Identity(dict):
-    """A task's identity, and the model and reward that it was given for; None if derived."""
-
-    given_for: tuple[LanguageModel, Reward] | None = None
-
-    @classmethod
-    def of(cls, task: Task) -> _Identity:
-        """The identity given with the task's own model and reward, or one derived from them."""
-        given, owners = task.identity, (task.model, task.reward)
-        if isinstance(given, cls):  # of the task that this one replaces
-            before = given.given_for
-            kept = before is not None and all(a is b for a, b in zip(before, owners, strict=True))
-            given = given if kept else None
-        if given is None:
-            return cls(policy=_weights(task.model), reward=_probe(task))
-        named = cls(given)
-        named.given_for = owners
-        return named
-
-
-class TaskSettings(BaseModel):
-    """Which task, at which size. None takes the models and data that the study embeds.
-
-    `policy` and `reward` name models by hub name or local folder; `data` names a data set with the
-    splits train and test and the columns document and summary (and id).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: Literal["xsum", "tiny"]
-    train: Annotated[int, Field(ge=1)]
-    evaluate: Annotated[int, Field(ge=1)]
-    policy: str | None = None
-    reward: str | None = None
-    data: str | None = None
-    document_tokens: Annotated[int, Field(ge=1)] = DOCUMENT_TOKENS
-    summary_tokens: Annotated[int, Field(ge=1)] = SUMMARY_TOKENS
+__all__ = ["Task", "TaskSettings", "build", "xsum_documents", "xsum_reference", "xsum_reward"]
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +24,8 @@ def build(settings: TaskSettings, precision: str) -> Task:
     Raises:
         ValueError: more prompts asked for than there are.
     """
-    return {"xsum": _xsum, "tiny": _tiny}[settings.name](settings, precision)
+    builders = {"xsum": _xsum, "tiny": _tiny, "tiny_causal": _tiny}
+    return builders[settings.name](settings, precision)
 
 
 def xsum_documents(data: str | None = None) -> tuple[list[dict], list[dict]]:
@@ -180,11 +93,7 @@ def _xsum(settings: TaskSettings, precision: str) -> Task:
             f"there are {len(train_rows)} and {len(eval_rows)}"
         )
     train_rows, eval_rows = train_rows[: settings.train], eval_rows[: settings.evaluate]
-    limits = {
-        "max_prompt_tokens": settings.document_tokens,
-        "max_new_tokens": settings.summary_tokens,
-    }
-    model = xsum_reference(precision, settings.policy, **limits)
+    model = xsum_reference(precision, settings.policy, **settings.limits)
     return Task(
         model=model,
         reward=xsum_reward(precision, settings.reward),
@@ -200,45 +109,17 @@ def _xsum(settings: TaskSettings, precision: str) -> Task:
 
 def _tiny(settings: TaskSettings, precision: str) -> Task:
     texts = tiny.documents(settings.train + settings.evaluate)
-    model = tiny.language_model("t5").requires_grad_(False).to(device.dtype(precision))
+    family = "gemma" if settings.name == "tiny_causal" else "t5"
+    model = tiny.language_model(family, **settings.limits).requires_grad_(False)
     held_out = texts[settings.train :]
     return Task(
-        model=model,
+        model=model.to(device.dtype(precision)),
         reward=tiny.reward,
         train_prompts=texts[: settings.train],
         eval_prompts=held_out,
         eval_references=[" ".join(text.split()[:5]) for text in held_out],
-        identity={"policy": "tiny", "reward": "tiny"},
+        identity={"policy": settings.name, "reward": "tiny"},
     )
-
-
-def _weights(model: LanguageModel) -> str:
-    """Digest of a model's parameters."""
-    total = hashlib.sha256()
-    for parameter in model.parameters():
-        total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return total.hexdigest()[:12]
-
-
-def _probe(task: Task) -> str:
-    """Digest of a reward: its code, and what it says of a few texts, to five digits."""
-    prompts = list(task.train_prompts[:4])
-    texts = [[prompt, " ".join(prompt.split()[:5]), "Yes.", "No 1 2 3"] for prompt in prompts]
-    rewards = score(task.reward, prompts, texts).flatten().tolist()
-    values = " ".join(f"{x:.5g}" for x in rewards)
-    return hashlib.sha256(f"{_code(task.reward)}\n{values}".encode()).hexdigest()[:12]
-
-
-def _code(reward: Reward) -> str:
-    """The source of a reward's function or class, or its name where there is none to read.
-
-    Two rewards that each look for a word of their own are equal on most texts.
-    """
-    made = reward if inspect.isroutine(reward) else type(reward)
-    try:
-        return inspect.getsource(made)
-    except (OSError, TypeError):
-        return made.__qualname__
 
 
 def _identity(name: str | None, adapter: str) -> str:

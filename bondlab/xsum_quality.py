@@ -187,12 +187,7 @@ def _subjects(settings: Settings) -> tuple[Task, LanguageModel, list[dict]]:
         articles, references = ([row[k] for row in rows] for k in ("document", "summary"))
         task = dataclasses.replace(task, eval_prompts=articles, eval_references=references)
         return task, tiny.language_model("t5", seed=1), xsum_texts.tiny_claims(articles)
-    untrained = tasks.xsum_reference(
-        "auto",
-        settings.untrained,
-        max_prompt_tokens=chosen.document_tokens,
-        max_new_tokens=chosen.summary_tokens,
-    )
+    untrained = tasks.xsum_reference("auto", settings.untrained, **chosen.limits)
     return task, untrained, list(assets.dataset("vitaminc")["test"])
 
 

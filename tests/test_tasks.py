@@ -14,6 +14,7 @@ from bondlab import assets, device, tasks, tiny, training
 from bondlab.algorithms import bond
 from bondlab.config import Config
 from bondlab.language_model import LanguageModel
+from bondlab.task import LIMITS
 from bondlab.tasks import Task, TaskSettings
 from bondlab.training import train
 
@@ -63,7 +64,13 @@ def folders(tmp_path) -> dict[str, str]:
 
 
 def settings(folders: dict[str, str], **changed) -> TaskSettings:
-    values = {"name": "xsum", "train": 5, "evaluate": 3, "document_tokens": 12, "summary_tokens": 6}
+    values = {
+        "name": "xsum",
+        "train": 5,
+        "evaluate": 3,
+        "prompt_tokens": 12,
+        "completion_tokens": 6,
+    }
     return TaskSettings(**(values | folders | changed))
 
 
@@ -188,7 +195,7 @@ def test_a_reward_without_source_is_named_by_its_values():
 
 def test_settings_are_checked_where_they_enter():
     """Unknown tasks, names and impossible counts stop at once."""
-    for wrong in ({"name": "chat"}, {"train": 0}, {"evaluate": "4"}, {"temperature": 2.0}):
+    for wrong in ({"name": "chess"}, {"train": 0}, {"evaluate": "4"}, {"temperature": 2.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             TaskSettings(**({"name": "tiny", "train": 4, "evaluate": 2} | wrong))
 
@@ -204,6 +211,42 @@ def test_the_tiny_task_is_always_the_same():
     assert not any(p.requires_grad for p in large.model.parameters())
     half = tasks.build(TaskSettings(name="tiny", train=3, evaluate=2), "bf16")
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+
+
+def test_limits_left_open_are_the_task_s_own():
+    """A number given stands, the other is the default of `LIMITS`; written settings hold both."""
+    given = {"name": "tiny_causal", "train": 3, "evaluate": 2, "completion_tokens": 5}
+    chosen = TaskSettings(**given)
+    prompt, _ = LIMITS["tiny_causal"]
+    assert chosen.limits == {"max_prompt_tokens": prompt, "max_new_tokens": 5}
+    written = {"policy": None, "reward": None, "data": None, "prompt_tokens": prompt}
+    assert chosen.model_dump() == given | written
+    model = tasks.build(chosen, "fp32").model
+    assert (model.max_prompt_tokens, model.max_new_tokens) == (prompt, 5)
+    with pytest.raises(ValueError, match="prompt_tokens"):
+        TaskSettings(**given, prompt_tokens=0)
+
+
+def test_settings_of_xsum_are_written_as_they_were():
+    """Stored runs are named by these keys and numbers: another dictionary would be another run."""
+    assert TaskSettings(name="xsum", train=1, evaluate=100).model_dump(mode="json") == {
+        "name": "xsum", "train": 1, "evaluate": 100, "policy": None, "reward": None, "data": None,
+        "document_tokens": 160, "summary_tokens": 40,
+    }  # fmt: skip
+
+
+def test_the_tiny_causal_task_trains(runs):
+    """The same prompts as the tiny task's, a causal model under another name, and two steps."""
+    causal, other = (
+        tasks.build(TaskSettings(name=name, train=4, evaluate=2), "fp32")
+        for name in ("tiny_causal", "tiny")
+    )
+    assert not causal.model.is_encoder_decoder
+    assert list(causal.train_prompts) == list(other.train_prompts)
+    assert causal.identity != other.identity
+    config = HUB.model_copy(update={"lora_rank": 2, "prompts_per_step": 2})
+    run = train(causal, bond(2, 0.5, quantile_draws=3), config)
+    assert len(run.table) == 2 and run.table["gradient_norm"].min() > 0
 
 
 # -- the hub's path -------------------------------------------------------------------------------
