@@ -95,6 +95,7 @@ def save(
     drawn: Figure,
     table: pd.DataFrame,
     headline: list[dict[str, Any]] | None = None,
+    unit: str = "document",
 ) -> None:
     """Write a figure's files with their provenance; shipped figures are there already.
 
@@ -107,9 +108,8 @@ def save(
     ]
     if headline is None:
         headline = reports.headline(found, set(table["panel"]))
-    provenance.write(
-        name, stem, profile, drawn, table, headline, note=reports.note(found), runs=runs
-    )
+    note = reports.note(found, unit)
+    provenance.write(name, stem, profile, drawn, table, headline, note=note, runs=runs)
 
 
 def publish(

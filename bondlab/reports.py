@@ -58,15 +58,22 @@ def results(name: str, profile: Profile, workers: int | None = None) -> Results:
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
+    folder = paths.figures_folder(name)
     if profile == "shipped":
-        return _shipped(name)
+        return shipped(folder)
     wanted = specs(name, profile)
-    found = _collect(wanted, run(name, profile, workers), profile)
-    _write(paths.figures_folder(name), profile, found)
+    found = collect(wanted, run(name, profile, workers), profile)
+    write(folder, profile, found)
     return found
 
 
-def _collect(wanted: Sequence[Spec], folders: Sequence[RunFolder], profile: str) -> Results:
+def collect(
+    wanted: Sequence[Spec],
+    folders: Sequence[RunFolder],
+    profile: str,
+    sizes: Collection[int] = (),
+) -> Results:
+    """The tables of finished runs of one task; `sizes` are baselines beside the runs' own n."""
     task, evaluations, examples, runs = wanted[0].build(), [], [], []
     for spec, folder in zip(wanted, folders, strict=True):
         labels = {**spec.labels, "profile": profile}
@@ -74,8 +81,8 @@ def _collect(wanted: Sequence[Spec], folders: Sequence[RunFolder], profile: str)
         evaluations.append(tables.per_prompt(evaluation, spec.labels["n"], task).assign(**labels))
         examples.append(_examples(evaluation).assign(**labels))
         runs.append({**labels, "run": folder.path.name, "manifest": json.dumps(folder.manifest)})
-    sizes = sorted({1, *(spec.labels["n"] for spec in wanted)})
-    baselines = tables.best_of_n(held_out_bank(wanted[0]), sizes, task.model, task)
+    every = sorted({1, *sizes, *(spec.labels["n"] for spec in wanted)})
+    baselines = tables.best_of_n(held_out_bank(wanted[0]), every, task.model, task)
     return Results(
         pd.concat(evaluations, ignore_index=True),
         baselines.assign(profile=profile),
@@ -94,7 +101,8 @@ def _examples(evaluation: pd.DataFrame) -> pd.DataFrame:
     return chosen[["step", "prompt", "reward", "text"]]
 
 
-def _write(folder: Path, profile: str, found: Results) -> None:
+def write(folder: Path, profile: str, found: Results) -> None:
+    """Keep the tables of a profile, for `shipped` to read."""
     for field in fields(found):
         path = folder / f"results_{profile}_{field.name}.parquet"
         checkpoints.write_atomically(path, getattr(found, field.name).to_parquet(index=False))
@@ -107,8 +115,12 @@ def _read(folder: Path, profile: str) -> Results | None:
     return Results(**{name: pd.read_parquet(path) for name, path in files.items()})
 
 
-def _shipped(name: str) -> Results:
-    folder = paths.figures_folder(name)
+def shipped(folder: Path) -> Results:
+    """Of each row the "study" results of a folder where there are any, else the "laptop" ones.
+
+    Raises:
+        FileNotFoundError: there are neither.
+    """
     parts = {p: part for p in ("laptop", "study") if (part := _read(folder, p)) is not None}
     if not parts:
         raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
@@ -127,16 +139,16 @@ def _shipped(name: str) -> Results:
 # -- numbers ---------------------------------------------------------------------------------------
 
 
-def note(found: Results) -> str:
-    """The small print of a figure: how much it rests on."""
+def note(found: Results, unit: str = "document") -> str:
+    """The small print of a figure: how much it rests on; `unit` is what a prompt is."""
     lines = []
     for profile, part in found.evaluations.groupby("profile", sort=False):
         rows = ", ".join(filter(None, part["row"].unique()))
         seeds, prompts = part["seed"].nunique(), part["prompt"].nunique()
-        means = "two-way bootstrap over seeds and documents" if seeds > 1 else "t over documents"
+        means = f"two-way bootstrap over seeds and {unit}s" if seeds > 1 else f"t over {unit}s"
         lines.append(
             f"{rows + ': profile' if rows else 'Profile'} {profile}, {seeds} "
-            f"seed{'s' * (seeds > 1)}, {prompts} held-out documents, 95 % intervals ({means})."
+            f"seed{'s' * (seeds > 1)}, {prompts} held-out {unit}s, 95 % intervals ({means})."
         )
     return " ".join(lines)
 
@@ -197,8 +209,8 @@ def budget_table(found: Results) -> pd.DataFrame:
     return _tidy(rows)
 
 
-def print_examples(found: Results, **labels: float | str) -> None:
-    """Print summaries before and after training, with their reward as a probability.
+def print_examples(found: Results, unit: str = "document", **labels: float | str) -> None:
+    """Print completions before and after training, with their reward as a probability.
 
     Of the runs with these labels, such as `series="iterative, n = 4"`, and the first seed.
     """
@@ -206,7 +218,7 @@ def print_examples(found: Results, **labels: float | str) -> None:
     for label, value in labels.items():
         chosen = chosen[chosen[label] == value]
     for (row, series, prompt), rows in chosen.groupby(["row", "series", "prompt"], sort=False):
-        print(f"document {prompt}, {', '.join(filter(None, (row, series)))}")
+        print(f"{unit} {prompt}, {', '.join(filter(None, (row, series)))}")
         for line in rows.sort_values("step").itertuples():
             chance = 1 / (1 + math.exp(-line.reward))
             text = textwrap.fill(line.text, 92, subsequent_indent=" " * 19)
@@ -241,12 +253,15 @@ def start_table(found: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def last_table(found: Results, columns: Sequence[str]) -> pd.DataFrame:
-    """Reference, sampled Best-of-N and every policy after its last step, mean [95 % interval]."""
+def last_table(found: Results, columns: Sequence[str], sizes: Collection[int] = ()) -> pd.DataFrame:
+    """Reference, sampled Best-of-N and every policy after its last step, mean [95 % interval].
+
+    N are the runs' own n and `sizes`.
+    """
     rows = []
     for row, part in found.evaluations.groupby("row", sort=False):
         base = found.baselines[found.baselines["profile"] == part["profile"].iloc[0]]
-        for size in (1, *sorted(part["n"].unique())):
+        for size in (1, *sorted({*sizes, *part["n"].unique()})):
             label = "reference" if size == 1 else f"sampled Best-of-{size:g}"
             rows.append((row, label, base[base["n"] == size]))
         rows += [(row, name, own) for name, own in _by_series(ends(part))]

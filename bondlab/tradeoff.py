@@ -6,6 +6,7 @@ Tables and figures of notebook 03, for results with one row: Figure 4, right, an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,11 +24,12 @@ SAMPLED = "Best-of-N, sampled"
 BOUND = "Best-of-N, formula"
 
 
-def tradeoff_table(found: Results) -> pd.DataFrame:
-    """Reward and log quantile against KL to the reference, as `plots.paths` draws them.
+def tradeoff_table(found: Results, panels: Sequence[Panel] = GAINS) -> pd.DataFrame:
+    """Measures, one a panel, against KL to the reference, as `plots.paths` draws them.
 
-    A path for each series over its evaluations; sampled Best-of-N with its reward's interval, at
-    the KL log N - (N-1)/N and the log quantile -1/N; and the curve of these two for real N.
+    A path for each series over its evaluations; sampled Best-of-N with its measures' intervals, at
+    the KL log N - (N-1)/N and the log quantile -1/N; and, where log quantiles are drawn, the curve
+    of these two for real N.
 
     Returns:
         panel, series, kind, point (the step or N in words), x, x_low, x_high (KL to the reference,
@@ -35,22 +37,23 @@ def tradeoff_table(found: Results) -> pd.DataFrame:
     """
     distance = measures.grouped_intervals(found.evaluations, DISTANCE.name, BY)
     ends = {"mean": "x", "low": "x_low", "high": "x_high"}
-    runs = figures.curve_table(found, GAINS).merge(
+    runs = figures.curve_table(found, panels).merge(
         distance.drop(columns="count").rename(columns=ends), on=BY, how="left"
     )
     runs = runs.assign(kind="path", point=[f"step {step}" for step in runs["step"]])
-    sampled = _sampled(found)
-    reach = np.nanmax([runs["x"].max(), sampled["x"].max()])
-    return pd.concat([runs, sampled, _bound(reach)], ignore_index=True)
+    parts = [runs, sampled := _sampled(found, panels)]
+    if any(panel.name == "log_quantile" for panel in panels):
+        parts.append(_bound(np.nanmax([runs["x"].max(), sampled["x"].max()])))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _sampled(found: Results) -> pd.DataFrame:
-    """Best-of-N of the reference's own samples, for every N of the runs."""
+def _sampled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
+    """Best-of-N of the reference's own samples, for every N of the baselines."""
     base = found.baselines[found.baselines["n"] > 1]
     base = base[base["profile"].isin(found.evaluations["profile"])]
     parts = [
         measures.grouped_intervals(base, panel.name, ["n"]).assign(panel=panel.name)
-        for panel in GAINS
+        for panel in panels
     ]
     table = pd.concat(parts, ignore_index=True)
     distance = table["n"].map(base.groupby("n")["kl_to_reference"].first())

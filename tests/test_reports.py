@@ -110,8 +110,8 @@ def test_shipped_results_are_the_study_where_there_is_one(tmp_path, monkeypatch)
     with pytest.raises(FileNotFoundError, match="profile laptop"):
         reports.results("some", "shipped")
     laptop = [(f"N = {n}", series, n) for n in (2, 4, 8) for series in ("one", "two")]
-    reports._write(folder, "laptop", results("laptop", *laptop))
-    reports._write(folder, "study", results("study", ("N = 4", "one", 4)))
+    reports.write(folder, "laptop", results("laptop", *laptop))
+    reports.write(folder, "study", results("study", ("N = 4", "one", 4)))
     found = reports.results("some", "shipped")
     for table in (found.evaluations, found.examples, found.runs):
         origin = table.groupby(["row", "series"], sort=False)["profile"].unique().map(list)
@@ -142,6 +142,8 @@ def test_the_last_table_sets_policies_beside_the_reference_and_best_of_n():
     assert table["policy"].tolist() == [
         "reference", "sampled Best-of-2", "sampled Best-of-8", "N = 8", "iterative, n = 2",
     ]  # fmt: skip
+    table = reports.last_table(results("laptop", ("", "one", 2), ("", "two", 4)), columns, [4])
+    assert table["policy"].tolist()[1:3] == ["sampled Best-of-2", "sampled Best-of-4"]
 
 
 def test_the_budget_has_a_line_a_series():
@@ -202,6 +204,7 @@ def test_small_print_says_which_profile_each_row_is_of():
         "bootstrap over seeds and documents)."
     )
     assert reports.note(results("laptop", *FIGURE_4)).startswith("Profile laptop, 1 seed, 2 held")
+    assert "2 held-out prompts" in reports.note(laptop, "prompt")
 
 
 def test_examples_are_those_of_the_labels_asked_for(capsys):
