@@ -1,0 +1,153 @@
+"""The benchmarks' numbers: intervals, differences to the reference, tables and a figure.
+
+Items are the long tables of `benchmarks`: policy, seed, measure, group, item, value. Intervals are
+over items (and seeds, where there are several); differences are paired by item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bondlab import benchmarks, checkpoints, measures, paths, plots, provenance
+from bondlab.benchmarks import REFERENCE, SUITES
+from bondlab.experiments import Profile
+from bondlab.plots import Panel
+from bondlab.reports import Results, ends
+from bondlab.sweep import Spec
+
+STEM = "benchmarks"
+ALL = "all"  # the group of all groups together
+PANELS = (
+    Panel("constraints", "Constraints met", "share of answers, less the reference's"),
+    Panel("preferences", "HHH: better reply likelier", "share of pairs, less the reference's"),
+    Panel("bits_per_byte", "Held-out text (less is better)", "bits per byte, less the reference's"),
+)
+TEXT = ("rouge1", "rouge2", "rougeL", "longest_copied_span", "novel_bigrams", "repetition",
+        "numbers_faithful", "words")  # fmt: skip
+KEYS = ["policy", "measure", "group"]
+
+
+def results(
+    experiment: str, profile: Profile, specs: Sequence[Spec] = (), parent: Path | None = None
+) -> pd.DataFrame:
+    """The items of an experiment's finished runs: measured at a profile, or those that are shipped.
+
+    Measured ones are also written beside the experiment's figures, from where "shipped" reads them
+    ("study" before "laptop").
+
+    Args:
+        specs, parent: the runs, and the folder they lie in; unused for "shipped".
+
+    Raises:
+        FileNotFoundError: "shipped" was asked for and nothing is.
+    """
+    folder = paths.figures_folder(experiment)
+    if profile == "shipped":
+        files = [folder / f"results_{p}_{STEM}.parquet" for p in ("study", "laptop")]
+        found = next((path for path in files if path.exists()), None)
+        if found is None:
+            raise FileNotFoundError(f"{folder} holds no benchmarks: run them at profile laptop")
+        return pd.read_parquet(found)
+    items = benchmarks.collect(specs, parent, SUITES[profile])
+    path = folder / f"results_{profile}_{STEM}.parquet"
+    checkpoints.write_atomically(path, items.to_parquet(index=False))
+    return items
+
+
+def summaries(found: Results) -> pd.DataFrame:
+    """Items of the text measures of a summariser's runs: overlap with the human summary, copying.
+
+    Args:
+        found: the results at one Best-of-N size and profile; a document is an item. Reference and
+            Best-of-N are means over the bank's samples, policies those of the last step.
+    """
+    base = found.baselines
+    names = base["n"].map(lambda n: REFERENCE if n == 1 else f"sampled Best-of-{n:g}")
+    policies = ends(found.evaluations)
+    tables = [base.assign(policy=names, seed=0), policies.assign(policy=policies["series"])]
+    whole = pd.concat(tables).rename(columns={"prompt": "item"})
+    long = whole.melt(["policy", "seed", "item"], list(TEXT), "measure", "value")
+    return long.assign(group="summaries")[benchmarks.COLUMNS]
+
+
+def intervals(items: pd.DataFrame) -> pd.DataFrame:
+    """Mean with interval of each policy, measure and group, and of all groups together.
+
+    Returns:
+        Columns policy, measure, group, mean, low, high, count (items times seeds).
+    """
+    together = items.assign(group=ALL) if items["group"].nunique() > 1 else items.iloc[:0]
+    table = pd.concat([together, items], ignore_index=True).rename(columns={"item": "prompt"})
+    return measures.grouped_intervals(_complete(table), "value", KEYS)
+
+
+def _complete(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the items that lack a value for a seed: not every summary holds a number."""
+    lacking = table["value"].isna().groupby([table[key] for key in (*KEYS, "prompt")])
+    return table[~lacking.transform("any")]
+
+
+def differences(items: pd.DataFrame) -> pd.DataFrame:
+    """The same of each policy less the reference on the same items; columns as `intervals`."""
+    by = ["measure", "group", "item"]
+    base = items[items["policy"] == REFERENCE].set_index(by)["value"]
+    others = items[items["policy"] != REFERENCE].join(base.rename("base"), on=by)
+    return intervals(others.assign(value=others["value"] - others["base"]).drop(columns="base"))
+
+
+def table(found: pd.DataFrame, column: str = "measure", group: str | None = ALL) -> pd.DataFrame:
+    """A line a policy, a column a measure (or group): mean [95 % interval], "-" for none.
+
+    Args:
+        found: `intervals` or `differences`, restricted to what is to be shown.
+        column: "measure" or "group".
+        group: the group shown; None for every one there is.
+    """
+    chosen = found if group is None else found[found["group"] == group]
+    text = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in chosen.itertuples()]
+    wide = chosen.assign(text=text).pivot(index="policy", columns=column, values="text")
+    order = [list(dict.fromkeys(chosen[name])) for name in ("policy", column)]
+    return wide.loc[order[0], order[1]].fillna("-").rename_axis(columns=None).reset_index()
+
+
+def figure(items: pd.DataFrame, title: str, note: str) -> tuple[Figure, pd.DataFrame]:
+    """Differences to the reference as bars, a panel a measure; with the plotted numbers."""
+    shown = differences(items)
+    shown = shown[(shown["group"] == ALL) & shown["measure"].isin([p.name for p in PANELS])]
+    shown = shown.rename(columns={"measure": "panel", "policy": "series"}).assign(group="")
+    return plots.bars_with_intervals(shown, PANELS, decimals=3, title=title, note=note), shown
+
+
+def headline(shown: pd.DataFrame, items: pd.DataFrame) -> list[dict[str, Any]]:
+    """A number for the study's closing table of every bar; samples are its items."""
+    seeds = items.groupby("policy")["seed"].nunique()
+    titles = {panel.name: panel.title for panel in PANELS}
+    units = {"bits_per_byte": "bits per byte"}
+    return [
+        provenance.number(
+            f"{r.series}: {titles[r.panel]}, less the reference's", r.mean, r.low, r.high,
+            units.get(r.panel, "share"), r.count // seeds[r.series], seeds[r.series],
+        )
+        for r in shown.itertuples(index=False)
+    ]  # fmt: skip
+
+
+def publish(experiment: str, profile: Profile, items: pd.DataFrame) -> None:
+    """Draw the differences, write the figure's files and show it."""
+    counts = items[items["policy"] == REFERENCE].groupby("measure")["item"].nunique()
+    note = (
+        f"{counts['constraints']} instructions, {counts['preferences']} pairs, "
+        f"{counts['bits_per_byte']} texts; paired with the reference, 95 % intervals."
+    )
+    drawn, shown = figure(items, "Measures that training never saw", note)
+    if profile != "shipped":
+        provenance.write(
+            experiment, STEM, profile, drawn, shown, headline(shown, items), note=note,
+            suite=SUITES[profile].model_dump(),
+        )  # fmt: skip
+    plots.show(drawn, "Differences to the reference in constraints met, HHH and bits per byte")
