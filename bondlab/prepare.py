@@ -1,56 +1,36 @@
-"""Make the XSum task's two models by supervised training: the reference policy and the reward.
+"""Make what ships with the package: the XSum task's two models, and the other tasks' rewards.
 
-The paper takes both ready-made (a T5 fine-tuned on XSum, a T5 entailment model; section 6). Here:
+The rewards and judges of sentiment and chat are made by `scorer_training`. For XSum the paper takes
+both models ready-made (a T5 fine-tuned on XSum, a T5 entailment model; section 6). Here:
 1. Reference: LoRA on the small T5, maximum likelihood of one-sentence summaries (XSum and BBC).
 2. Reward: LoRA on the same T5, binary cross-entropy of "does the evidence entail the claim?"
    (VitaminC), with negatives that keep the topic: a true claim with a number or a name changed, or
    garbled.
-Both adapters ship with the package (`bondlab/weights/`); `prepare --retrain` makes them again.
+All lie in `bondlab/weights/`; `prepare --retrain` makes them again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
+import functools
 import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from bondlab import assets, device
-from bondlab.adapters import quiet
+from bondlab import assets, device, scorer_training
 from bondlab.alterations import garble, swap_entities, swap_numbers
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import EntailmentReward
+from bondlab.scorers import SCORERS
+from bondlab.supervised import BASE, WEIGHTS, Supervised, fit, load, save
 
-WEIGHTS = Path(__file__).parent / "weights"
-BASE = "traceforge-title-model"
 DOCUMENT_TOKENS = 160  # not stated; chosen because XSum's gist leads and cost grows with length
 SUMMARY_TOKENS = 40  # not stated; chosen because 95 % of the references are shorter
 TEMPLATE = "summarize: {prompt}"
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """Settings of one supervised LoRA training. None is stated in the paper."""
-
-    steps: int
-    batch: int
-    learning_rate: float
-    rank: int = 16
-    warmup: int = 30
-    clip: float = 1.0
-    check_every: int = 100
-    seed: int = 0
-
 
 REFERENCE = Supervised(steps=680, batch=8, learning_rate=1e-3)  # two passes over the 2,712 pairs
 REWARD = Supervised(steps=1200, batch=32, learning_rate=1e-3)  # 3 of 5 pairs, seen once
@@ -75,14 +55,6 @@ class Claim:
     origin: str
 
 
-def load(name: str = BASE) -> tuple[nn.Module, object]:
-    """An encoder-decoder in float32 and its tokenizer, by asset name, hub name or local folder."""
-    folder = assets.model_path(name)
-    with quiet():
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-        return model, AutoTokenizer.from_pretrained(folder)
-
-
 def summariser(model: nn.Module, tokenizer: object, **limits) -> LanguageModel:
     """A T5 as summariser, with the task's template and limits (each may be overridden)."""
     settings = {"max_prompt_tokens": DOCUMENT_TOKENS, "max_new_tokens": SUMMARY_TOKENS} | limits
@@ -91,7 +63,7 @@ def summariser(model: nn.Module, tokenizer: object, **limits) -> LanguageModel:
 
 def train_reference(settings: Supervised = REFERENCE, folder: Path | None = None) -> Path:
     """Fine-tune the reference policy; writes adapter, curve and manifest into `folder`."""
-    model, tokenizer = load()
+    model, tokenizer = load(BASE)
     policy = summariser(model.to(device.dtype("auto")), tokenizer)
     policy.add_adapter(settings.rank, settings.seed)
     xsum, bbc = assets.dataset("xsum"), assets.dataset("bbc")["train"]
@@ -111,7 +83,7 @@ def train_reference(settings: Supervised = REFERENCE, folder: Path | None = None
 
 def train_reward(settings: Supervised = REWARD, folder: Path | None = None) -> Path:
     """Train the entailment reward; writes adapter, curve and manifest into `folder`."""
-    model, tokenizer = load()
+    model, tokenizer = load(BASE)
     model.to(device.dtype("auto"))
     policy = LanguageModel(model, tokenizer)  # for its adapter handling alone
     policy.add_adapter(settings.rank, settings.seed)
@@ -124,7 +96,7 @@ def train_reward(settings: Supervised = REWARD, folder: Path | None = None) -> P
     def loss(batch: Sequence[Claim]) -> Tensor:
         rows = reward.encode([c.evidence for c in batch], [c.claim for c in batch])
         labels = torch.tensor([float(c.entailed) for c in batch], device=model.device)
-        return nn.functional.binary_cross_entropy_with_logits(reward.forward(rows), labels)
+        return nn.functional.binary_cross_entropy_with_logits(reward.scores(rows), labels)
 
     sample = rng.sample(held_out, 512)
     curve = fit(policy, loss, pairs, sample, settings, lambda claim: len(claim.evidence))
@@ -164,89 +136,27 @@ def _hide(claim: Claim, rows: Sequence[dict], rng: random.Random) -> Claim:
     return dataclasses.replace(claim, evidence=" ".join(parts))
 
 
-def fit(
-    policy: LanguageModel,
-    loss: Callable[[Sequence], Tensor],
-    data: Sequence,
-    held_out: Sequence,
-    settings: Supervised,
-    length: Callable[[object], int],
-) -> pd.DataFrame:
-    """AdamW with linear warm-up and decay on the adapter; returns step, loss, held_out_loss."""
-    accelerator = device.accelerator("auto")
-    policy.to(accelerator.device)
-    optimizer = torch.optim.AdamW(policy.trainable(), lr=settings.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _ramp(s, settings))
-    batches, curve, started = _batches(data, settings, length), [], time.perf_counter()
-    for step in tqdm(range(settings.steps + 1), desc="training", unit="step"):
-        if step % settings.check_every == 0 or step == settings.steps:
-            with torch.no_grad(), accelerator.autocast():
-                size = settings.batch
-                parts = [held_out[i : i + size] for i in range(0, len(held_out), size)]
-                checked = sum(loss(p).item() * len(p) for p in parts) / len(held_out)
-        if step == settings.steps:
-            curve.append((step, math.nan, checked, time.perf_counter() - started))
-            break
-        with accelerator.autocast():
-            value = loss(next(batches))
-        accelerator.backward(value)
-        accelerator.clip_grad_norm_(policy.trainable(), settings.clip)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        at_check = checked if step % settings.check_every == 0 else math.nan
-        curve.append((step, value.item(), at_check, time.perf_counter() - started))
-    return pd.DataFrame(curve, columns=["step", "loss", "held_out_loss", "seconds"])
-
-
-def _ramp(step: int, settings: Supervised) -> float:
-    rise = (step + 1) / max(1, settings.warmup)
-    fall = (settings.steps - step) / max(1, settings.steps - settings.warmup)
-    return max(0.0, min(1.0, rise, fall))
-
-
-def _batches(
-    data: Sequence, settings: Supervised, length: Callable[[object], int]
-) -> Iterator[list]:
-    rng = random.Random(settings.seed)
-    while True:
-        order = rng.sample(range(len(data)), len(data))
-        window = settings.batch * 16
-        for start in range(0, len(order), window):
-            # Neighbours of like length share a batch, so little of it is padding.
-            near = sorted(order[start : start + window], key=lambda i: length(data[i]))
-            batches = [near[i : i + settings.batch] for i in range(0, len(near), settings.batch)]
-            for batch in rng.sample(batches, len(batches)):
-                yield [data[i] for i in batch]
-
-
-def save(
-    policy: LanguageModel, folder: Path, curve: pd.DataFrame, settings: Supervised, data: list[str]
-) -> None:
-    """Adapter in bfloat16 (half the size), its training curve and how it was made."""
-    policy.save_adapter(folder)
-    curve.round(4).to_csv(folder / "training.csv", index=False)
-    manifest = {
-        "base": BASE,
-        "data": data,
-        "settings": dataclasses.asdict(settings),
-        "machine": device.describe(),
-        "seconds": round(float(curve["seconds"].iloc[-1])),
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-
-
 def prepare(retrain: bool = False, only: str | None = None) -> None:
-    """Check that both adapters are there; with `retrain` make them again.
+    """Check that the shipped models are there and train what is missing; `retrain`: make anew.
+
+    Args:
+        only: "reference" or "reward" (of XSum), or a scorer's name.
 
     Raises:
-        ValueError: `only` names neither model.
+        ValueError: `only` names none of them.
     """
-    makers = {"reference": train_reference, "reward": train_reward}
-    if only is not None and only not in makers:
-        raise ValueError(f"only must be one of {sorted(makers)}, not {only!r}")
-    for name in [only] if only else makers:
-        there = (WEIGHTS / f"xsum_{name}" / "adapter_model.safetensors").exists()
+    chosen = makers()
+    if only is not None and only not in chosen:
+        raise ValueError(f"only must be one of {sorted(chosen)}, not {only!r}")
+    for name in [only] if only else chosen:
+        folder = WEIGHTS / (name if name in SCORERS else f"xsum_{name}")
+        there = (folder / "adapter_model.safetensors").exists()
         print(f"{name}: {'training' if retrain or not there else 'ready'}")
         if retrain or not there:
-            makers[name]()
+            chosen[name]()
+
+
+def makers() -> dict[str, Callable[[], Path]]:
+    """What `prepare` can make, by name."""
+    own = {"reference": train_reference, "reward": train_reward}
+    return own | {name: functools.partial(scorer_training.train, name) for name in SCORERS}

@@ -18,6 +18,11 @@ QUESTION = "Premise: {premise} Hypothesis: {claim} Entailed? yes or no:"
 NO_CLAIM = -30.0  # the logit of a completion without a word: below every real score
 
 
+def has_word(text: str) -> bool:
+    """Whether there is anything to judge in a text: a letter or a digit."""
+    return any(character.isalnum() for character in text)
+
+
 def score(reward: Reward, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
     """Rewards [B, K] in float32 on the processor, checked.
 
@@ -39,12 +44,36 @@ def score(reward: Reward, prompts: Sequence[str], completions: Sequence[Sequence
     return values
 
 
+def in_batches(
+    rows: Sequence[Sequence[int]], scores: Callable[[list], Tensor], at_once: int
+) -> Tensor:
+    """`scores` of all rows of token ids, [n] float32 on the processor, in the rows' own order.
+
+    Rows of like length are computed together, at most `at_once` of them, so little is padding.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    values = torch.empty(len(rows))
+    for start in range(0, len(rows), at_once):
+        chosen = order[start : start + at_once]
+        values[chosen] = scores([rows[i] for i in chosen]).float().cpu()
+    return values
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as ids and mask [n, longest], padded with zeros on the right."""
+    width = max(map(len, rows))
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    return ids, (torch.arange(width, device=device) < lengths[:, None]).long()
+
+
 @dataclass
 class EntailmentReward:
-    """log-odds that a document entails its summary, from a T5 that answers "yes" or "no".
+    """log-odds of "yes" against "no", from a T5 that reads a premise, a claim and a question.
 
-    The paper's reward is a T5 entailment model (section 6; Roit et al. 2023). Only the first
-    decoder position and two rows of the output head are computed.
+    With the question as it stands: whether a document entails its summary. The paper's reward is a
+    T5 entailment model (section 6; Roit et al. 2023). Only the first decoder position and two rows
+    of the output head are computed.
 
     Args:
         model: T5 encoder-decoder; tokenizer: its tokenizer.
@@ -53,6 +82,7 @@ class EntailmentReward:
         pairs_at_once: pairs scored together, sorted by length to save padding.
         question: what the model reads, with {premise} and then {claim}.
         answers: what it says for entailed and for not entailed; their first tokens count.
+        wordless: the score of a completion without a letter or digit.
     """
 
     model: nn.Module
@@ -61,6 +91,7 @@ class EntailmentReward:
     pairs_at_once: int = 64
     question: str = QUESTION
     answers: tuple[str, str] = ("yes", "no")
+    wordless: float = NO_CLAIM
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
         k = len(completions[0])
@@ -71,14 +102,9 @@ class EntailmentReward:
     @torch.no_grad()
     def log_odds(self, premises: Sequence[str], claims: Sequence[str]) -> Tensor:
         """Log-odds [n] of entailment of n pairs, float32 on the processor."""
-        rows = self.encode(premises, claims)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        values = torch.empty(len(rows))
-        for start in range(0, len(rows), self.pairs_at_once):
-            chosen = order[start : start + self.pairs_at_once]
-            values[chosen] = self.forward([rows[i] for i in chosen]).float().cpu()
-        wordless = torch.tensor([not any(c.isalnum() for c in claim) for claim in claims])
-        return values.masked_fill(wordless, NO_CLAIM)
+        values = in_batches(self.encode(premises, claims), self.scores, self.pairs_at_once)
+        empty = torch.tensor([not has_word(claim) for claim in claims])
+        return values.masked_fill(empty, self.wordless)
 
     def encode(self, premises: Sequence[str], claims: Sequence[str]) -> list[list[int]]:
         """Token ids of each pair; the premise is cut, then the claim and the question follow."""
@@ -94,13 +120,10 @@ class EntailmentReward:
         after = ids([closing])[0] + [self.tokenizer.eos_token_id]
         return [a[:limit] + b + after for a, b in zip(before, claim, strict=True)]
 
-    def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Log-odds [n] of encoded pairs, differentiable; float32 at the end (logits are large)."""
-        model, device = self.model, self.model.device
-        width = max(map(len, rows))
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
+        model = self.model
+        ids, mask = padded(rows, model.device)
         start = ids.new_full((len(rows), 1), model.config.decoder_start_token_id)
         states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         hidden = model.get_decoder()(

@@ -12,9 +12,10 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from bondlab import assets, prepare, tasks, tiny
+from bondlab import assets, prepare, supervised, tasks, tiny
 from bondlab.language_model import LanguageModel
-from bondlab.prepare import Supervised
+from bondlab.scorers import SCORERS
+from bondlab.supervised import BASE, Supervised
 from bondlab.rewards import EntailmentReward
 
 TOY = Supervised(steps=40, batch=4, learning_rate=2e-2, rank=4, warmup=4, check_every=20)
@@ -42,7 +43,7 @@ def likelihood(policy: LanguageModel):
 
 def fitted(settings: Supervised = TOY) -> tuple[LanguageModel, pd.DataFrame]:
     policy = policy_of()
-    curve = prepare.fit(
+    curve = supervised.fit(
         policy, likelihood(policy), pairs(16), pairs(6, 1), settings, lambda pair: len(pair[0])
     )
     return policy, curve
@@ -99,11 +100,11 @@ def test_batches_cover_the_data_and_are_alike_in_length():
     window of 32, which lacks 3 of the lengths, so partners are at most 4 apart there; the last
     window has 3 items. Batches do not come in order of length."""
     settings = dataclasses.replace(TOY, batch=2)
-    stream = prepare._batches(list(range(35)), settings, lambda item: item)
+    stream = supervised._batches(list(range(35)), settings, lambda item: item)
     batches = [next(stream) for _ in range(18)]
     assert sorted(item for batch in batches for item in batch) == list(range(35))
     assert all(max(batch) - min(batch) <= 4 for batch in batches[:16])
-    again = prepare._batches(list(range(35)), settings, lambda item: item)
+    again = supervised._batches(list(range(35)), settings, lambda item: item)
     assert [next(again) for _ in range(18)] == batches
     assert batches != sorted(batches)
 
@@ -200,11 +201,11 @@ def test_some_evidence_is_hidden_among_others():
 def test_adapter_curve_and_manifest_are_written(tmp_path):
     """What is loaded is what was saved (in bfloat16), beside its curve and its settings."""
     policy, curve = fitted(dataclasses.replace(TOY, steps=4, check_every=2))
-    prepare.save(policy, tmp_path / "a", curve, TOY, ["toy train"])
+    supervised.save(policy, tmp_path / "a", curve, TOY, ["toy train"])
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names >= {"adapter_model.safetensors", "adapter_config.json", "training.csv"}
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-    assert manifest["data"] == ["toy train"] and manifest["base"] == prepare.BASE
+    assert manifest["data"] == ["toy train"] and manifest["base"] == BASE
     assert manifest["settings"] == dataclasses.asdict(TOY)
     stored = pd.read_csv(tmp_path / "a" / "training.csv")
     pd.testing.assert_frame_equal(stored, curve.round(4), check_dtype=False)
@@ -239,26 +240,34 @@ def toy_assets(monkeypatch, tmp_path):
         ),
     }
     monkeypatch.setattr(assets, "dataset", data.__getitem__)
-    monkeypatch.setattr(prepare, "load", lambda name=prepare.BASE: (tiny.t5(2), tiny.tokenizer()))
+    monkeypatch.setattr(prepare, "load", lambda name=BASE: (tiny.t5(2), tiny.tokenizer()))
     for module in (prepare, tasks):
         monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights")
     short = dataclasses.replace(TOY, steps=3, check_every=3)
     monkeypatch.setattr(prepare.train_reference, "__defaults__", (short, None))
     monkeypatch.setattr(prepare.train_reward, "__defaults__", (short, None))
+
+    def train(name: str) -> None:  # `test_scorer_training` has the real one
+        for file in ("manifest.json", "adapter_model.safetensors"):
+            (tmp_path / "weights" / name).mkdir(exist_ok=True)
+            (tmp_path / "weights" / name / file).touch()
+
+    monkeypatch.setattr(prepare.scorer_training, "train", train)
     return tmp_path / "weights"
 
 
-def test_prepare_makes_both_models_once(toy_assets, capsys):
-    """From nothing both are trained and say so; then both are ready; `retrain` of one makes only
+def test_prepare_makes_every_model_once(toy_assets, capsys):
+    """From nothing all are trained and say so; then all are ready; `retrain` of one makes only
     that one anew; the task finds what was made and folds it in."""
     with pytest.raises(FileNotFoundError, match="prepare --retrain"):
         tasks.xsum_reference("fp32")
     prepare.prepare()
-    assert capsys.readouterr().out.split("\n")[:2] == ["reference: training", "reward: training"]
+    trained = ["reference", "reward", *SCORERS]
+    assert capsys.readouterr().out.splitlines() == [f"{name}: training" for name in trained]
     made = {path: path.stat().st_mtime_ns for path in toy_assets.glob("*/manifest.json")}
-    assert {path.parent.name for path in made} == {"xsum_reference", "xsum_reward"}
+    assert {path.parent.name for path in made} == {"xsum_reference", "xsum_reward", *SCORERS}
     prepare.prepare()
-    assert capsys.readouterr().out.split("\n")[:2] == ["reference: ready", "reward: ready"]
+    assert capsys.readouterr().out.splitlines() == [f"{name}: ready" for name in trained]
     assert all(path.stat().st_mtime_ns == before for path, before in made.items())
     prepare.prepare(retrain=True, only="reward")
     changed = {path.parent.name for path, old in made.items() if path.stat().st_mtime_ns != old}
@@ -275,6 +284,6 @@ def test_prepare_makes_both_models_once(toy_assets, capsys):
 
 
 def test_prepare_names_what_it_can_make():
-    """Neither model is called x."""
-    with pytest.raises(ValueError, match=r"only must be one of \['reference', 'reward'\], not 'x'"):
+    """No model is called x; the message names those that there are."""
+    with pytest.raises(ValueError, match=r"only must be one of \['chat_judge', .*'reward', .*'x'"):
         prepare.prepare(only="x")

@@ -127,11 +127,11 @@ def test_question_and_answers_may_be_others():
     assert reward.log_odds(["rain at sea"], ["the sea"]).item() == pytest.approx(-value, abs=1e-6)
 
 
-def test_forward_carries_a_gradient():
-    """The reward is trained through the same `forward`; `log_odds` builds no graph."""
+def test_scores_carry_a_gradient():
+    """The reward is trained through the same `scores`; `log_odds` builds no graph."""
     reward = reward_of()
     reward.model.requires_grad_(True)
-    reward.forward(reward.encode(PREMISES, CLAIMS[:3])).sum().backward()
+    reward.scores(reward.encode(PREMISES, CLAIMS[:3])).sum().backward()
     assert reward.model.get_output_embeddings().weight.grad.abs().sum() > 0
     assert reward.model.encoder.embed_tokens.weight.grad.abs().sum() > 0
     assert not reward.log_odds(PREMISES, CLAIMS[:3]).requires_grad
