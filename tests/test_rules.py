@@ -1,6 +1,6 @@
 """The rules against worked examples, the constants of the paper and the laws they obey.
 
-Their expected updates are compared with exact gradients in test_toy.py.
+J-BOND's are in test_j_bond.py; expected updates are compared with exact gradients in test_toy.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from bondlab import rules
 from bondlab.rules import Scores
 
 F64 = torch.float64
-LOG16 = math.log(16)
 
 FIELDS = ("anchor_rewards", "policy_rewards", "quantiles", "log_ratio", "anchor_log_ratio")
 
@@ -95,88 +94,6 @@ def test_jeffreys_ends_need_one_side_only():
         rules.jeffreys(policy_only, n=4, beta=0.5)
 
 
-def test_j_bond_worked_example():
-    """beta = 0.25, gamma = 2, rewards 0 and 1.5 against (1, 2) and (2, 1), log ratios 0.1, -0.2.
-    r_J = (-log 16, 0), R = (-log16 - 0.1, 0.2); each baseline is the other's return D apart,
-    D = log16 + 0.3. Policy weights 0.25 (-D) - 2 (0.1) and 0.25 D + 2 (0.2); 0.75 on the better."""
-    anchor = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=F64)
-    scores = Scores(anchor, column(0, 1.5), column(1, 1), column(0.1, -0.2))
-    gap = LOG16 + 0.3
-    expected = [[0, 0.75, -0.25 * gap - 0.2], [0.75, 0, 0.25 * gap + 0.4]]
-    torch.testing.assert_close(
-        rules.j_bond(scores, beta=0.25, gamma=2), torch.tensor(expected, dtype=F64)
-    )
-
-
-def test_j_bond_pulls_towards_the_anchor():
-    """With equal rewards and beta = 0 only G_Reg is left: a sample that the policy prefers more
-    than the anchor does (log ratio > 0) must get a negative weight."""
-    anchor = torch.zeros(2, 2, dtype=F64)
-    scores = Scores(anchor, column(0, 0), column(1, 1), column(0.7, -0.7))
-    weights = rules.j_bond(scores, beta=0, gamma=1)[:, 2]
-    assert weights.tolist() == [-0.7, 0.7]
-
-
-def test_j_bond_reward_is_strict():
-    """Worse than both: -log 16. Equal to the worse, between, or better: 0 (eq. 17)."""
-    rewards = torch.tensor([[0.9, 1.0, 1.5, 3.0]])
-    anchor = torch.tensor([[2.0, 1.0]])
-    expected = torch.tensor([[-LOG16, 0, 0, 0]])
-    torch.testing.assert_close(rules.j_bond_reward(rewards, anchor), expected)
-
-
-@pytest.mark.parametrize(
-    ("p", "mean", "log_p"),
-    [
-        (0.05, -2.502, -2.996),
-        (0.1, -2.246, -2.303),
-        (0.25, -1.560, -1.386),
-        (0.5, -0.693, -0.693),
-        (0.75, -0.173, -0.288),
-        (0.9, -0.028, -0.105),
-        (0.95, -0.007, -0.051),
-        (1.0, 0.0, 0.0),
-    ],
-)
-def test_j_bond_reward_averages_to_its_parabola(p, mean, log_p):
-    """Both anchor rewards exceed a sample at quantile p with chance (1-p)^2, so E[r_J] =
-    -log16 (1-p)^2, beside log p (Figure 8). Anchor pairs on a 400 x 400 grid of midpoints."""
-    grid = (torch.arange(400, dtype=F64) + 0.5) / 400
-    pairs = torch.cartesian_prod(grid, grid)
-    rewards = torch.full((len(pairs), 1), p, dtype=F64)
-    actual = rules.j_bond_reward(rewards, pairs).mean().item()
-    assert actual == pytest.approx(-LOG16 * (1 - p) ** 2, abs=1e-12)
-    assert actual == pytest.approx(mean, abs=6e-4)
-    assert math.log(p) == pytest.approx(log_p, abs=6e-4)
-
-
-@pytest.mark.parametrize(("n", "share", "mean"), [(1, 1 / 3, -0.924), (2, 1 / 6, -0.462)])
-def test_j_bond_penalises_a_third_at_the_start(n, share, mean):
-    """A sample of Best-of-n, density n u^(n-1), is below both of two anchor draws with chance
-    int n u^(n-1) (1-u)^2 du: 1/3 at the anchor itself, 1/6 at Best-of-2. 400,000 draws, 5
-    standard errors."""
-    generator = torch.Generator().manual_seed(0)
-    count = 400_000
-    policy = torch.rand(count, n, generator=generator).amax(dim=1, keepdim=True)
-    rewards = rules.j_bond_reward(policy, torch.rand(count, 2, generator=generator))
-    error = (share * (1 - share) / count) ** 0.5
-    assert (rewards < 0).double().mean().item() == pytest.approx(share, abs=5 * error)
-    assert -LOG16 * share == pytest.approx(mean, abs=5e-4)
-    assert rewards.mean().item() == pytest.approx(mean, abs=5 * LOG16 * error + 5e-4)
-
-
-def test_j_bond_tilt_is_close_to_best_of_2():
-    """The exact optimum of the backward part tilts the anchor by exp(E[r_J(u)]): normaliser
-    0.5224, KL to the anchor 0.209 and mean quantile 0.676 (Best-of-2: 0.193 and 0.667), on a
-    grid of 10^6 quantiles."""
-    u = (torch.arange(1_000_000, dtype=F64) + 0.5) / 1_000_000
-    tilt = (rules.J_BOND_PENALTY * (1 - u) ** 2).exp()
-    density = tilt / tilt.mean()
-    assert tilt.mean().item() == pytest.approx(0.5224, abs=5e-5)
-    assert (density * density.log()).mean().item() == pytest.approx(0.209, abs=5e-4)
-    assert (density * u).mean().item() == pytest.approx(0.676, abs=5e-4)
-
-
 def test_reinforce_is_leave_one_out_over_the_prompt():
     """beta_RL = 0.5, rewards (3, 1), log ratios (2, -2): returns (2, 2), so no preference; with
     rewards (5, 1) returns (4, 2) and weights +-2, halved for K = 2. Prompts do not mix."""
@@ -185,6 +102,75 @@ def test_reinforce_is_leave_one_out_over_the_prompt():
     none = torch.zeros(2, 0)
     scores = Scores(none, rewards, torch.ones(2, 2), log_ratio)
     assert rules.reinforce(scores, beta_rl=0.5).tolist() == [[0, 0], [1, -1]]
+
+
+def test_reinforce_counts_rewards_in_units_of_their_spread():
+    """Rewards ten times as far apart, with a spread ten times as large, change nothing."""
+    scores = scores_of()
+    wide = changed(scores, lambda name, x: 10 * x if "rewards" in name else x)
+    wide = dataclasses.replace(wide, reward_scale=10.0)
+    rule = partial(rules.reinforce, beta_rl=0.1)
+    torch.testing.assert_close(rule(wide), rule(scores))
+    assert not torch.allclose(rule(wide), rule(dataclasses.replace(wide, reward_scale=1.0)))
+
+
+def test_online_dpo_worked_example():
+    """beta = 0.5. Rewards (1, 3), log ratios (0.4, -1.6): the margin of the second over the first
+    is -2, so the weights are -+ 0.5 sigmoid(1). Of three (2, 7, 5) the second and the first are the
+    pair: margin 1 - 3. Equal rewards are no pair."""
+    two = Scores(torch.zeros(1, 0), torch.tensor([[1.0, 3.0]]), None, torch.tensor([[0.4, -1.6]]))
+    pull = 0.5 / (1 + math.exp(-1))
+    weights = rules.online_dpo(two, beta_dpo=0.5)
+    torch.testing.assert_close(weights, torch.tensor([[-pull, pull]]))
+    three = Scores(
+        torch.zeros(1, 0), torch.tensor([[2.0, 7.0, 5.0]]), None, torch.tensor([[3.0, 1.0, 9.0]])
+    )
+    weights = rules.online_dpo(three, beta_dpo=0.5)
+    torch.testing.assert_close(weights, torch.tensor([[-pull, pull, 0.0]]))
+    tied = dataclasses.replace(two, policy_rewards=torch.tensor([[3.0, 3.0]]))
+    assert rules.online_dpo(tied, beta_dpo=0.5).tolist() == [[0, 0]]
+
+
+def test_bonbon_worked_example():
+    """n = 3, so the gap is 2 (1 + 1/2) = 3. The pair's margin is 0.5 - (-0.5) = 1, the square's
+    pull 2 (3 - 1) = 4; alpha = 0.25 gives 0.25 + 3 on the best and -3 on the worst. Equal rewards
+    are no pair, and keep the likelihood of the first."""
+    anchor = torch.tensor([[5.0, 1.0, 9.0], [2.0, 2.0, 2.0]])
+    ratio = torch.tensor([[0.0, -0.5, 0.5], [1.0, 2.0, 3.0]])
+    none = torch.zeros(2, 0)
+    weights = rules.bonbon(Scores(anchor, none, None, none, ratio), alpha=0.25)
+    torch.testing.assert_close(weights, torch.tensor([[0, -3, 3.25], [0.25, 0, 0]]))
+
+
+@pytest.mark.parametrize(("n", "gap"), [(2, 1.0), (4, 5.5), (8, 18.15)])
+def test_the_gap_of_bonbon_is_that_of_best_of_n(n, gap):
+    """(n-1) H_{n-1}, from sampling: h = (n-1) log u + log n, and the mean of h_best - h_worst over
+    200,000 sets of n uniforms lies within 5 standard errors. 18.15 is the value of the paper."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(200_000, n, generator=generator, dtype=F64)
+    gaps = (n - 1) * (draws.amax(dim=1) / draws.amin(dim=1)).log()
+    error = gaps.std().item() / len(gaps) ** 0.5
+    assert rules.bonbon_gap(n) == pytest.approx(gap, abs=1e-9 if n < 8 else 5e-3)
+    assert gaps.mean().item() == pytest.approx(rules.bonbon_gap(n), abs=5 * error)
+
+
+@pytest.mark.parametrize("rule", ["online_dpo", "bonbon"])
+def test_a_pair_is_pushed_apart_until_its_loss_is_least(rule):
+    """The derivative of the pair's loss in its margin, times -1, is the weight of the best: by
+    differences of the loss itself, at margins on both sides of the optimum (of the square's: 1)."""
+
+    def loss(margin: float) -> float:
+        return math.log1p(math.exp(-0.7 * margin)) if rule == "online_dpo" else (margin - 1) ** 2
+
+    for margin in (-3.0, 0.5, 4.0):
+        rewards, ratio = torch.tensor([[2.0, 1.0]]), torch.tensor([[margin, 0.0]])
+        none = torch.zeros(1, 0)
+        if rule == "online_dpo":
+            weights = rules.online_dpo(Scores(none, rewards, None, ratio), beta_dpo=0.7)
+        else:
+            weights = rules.bonbon(Scores(rewards, none, None, none, ratio), alpha=0.0)
+        slope = (loss(margin + 1e-5) - loss(margin - 1e-5)) / 2e-5
+        assert weights[0].tolist() == pytest.approx([-slope, slope], abs=1e-5)
 
 
 def test_leave_one_out_leaves_its_own_return_out():
@@ -296,7 +282,17 @@ def test_wrong_arguments_stop():
         rules.j_bond(scores_of(n=3), beta=0.5, gamma=0)
     with pytest.raises(ValueError, match="anchor completions"):
         rules.forward_kl(scores_of(n=0))
+    with pytest.raises(ValueError, match="quantile_draws"):
+        rules.backward_kl(dataclasses.replace(scores, quantiles=None), n=2)
+    with pytest.raises(ValueError, match="2 or more anchor completions"):
+        rules.bonbon(scores_of(n=1), alpha=0.5)
+    with pytest.raises(ValueError, match="anchor_log_ratio"):
+        rules.bonbon(dataclasses.replace(scores, anchor_log_ratio=None), alpha=0.5)
     with pytest.raises(ValueError, match=r"share one shape"):
         Scores(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, 2), torch.zeros(2, 1))
     with pytest.raises(ValueError, match="B = 2"):
         Scores(torch.zeros(3, 1), *[torch.zeros(2, 1)] * 3)
+    with pytest.raises(ValueError, match="anchor_log_ratio must have the shape"):
+        dataclasses.replace(scores, anchor_log_ratio=torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="reward_scale must be above 0"):
+        dataclasses.replace(scores, reward_scale=0.0)
