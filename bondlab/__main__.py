@@ -10,6 +10,9 @@ from bondlab.archives import AssetError
 from bondlab.notebook import ParameterError
 
 PROFILES = ("smoke", "laptop", "study", "paper")
+SHIPPED = (  # what `prepare` makes; named here because to import it takes seconds
+    "reference", "reward", "sentiment_reward", "sentiment_judge", "chat_reward", "chat_judge",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add(fetch, "fetch", "fetch, verify and convert models and data")
     sub.add_argument("names", nargs="*", help="assets by name; default: what the study needs")
     add(list_assets, "assets", "list the models and data, and which are there")
-    sub = add(prepare, "prepare", "make the reference policy and the reward ready")
+    sub = add(prepare, "prepare", "make the trained models ready: policy, rewards, judges")
     sub.add_argument("--retrain", action="store_true", help="train them anew")
-    sub.add_argument("--only", choices=("reference", "reward"))
+    sub.add_argument("--only", choices=SHIPPED)
     sub = add(run, "run", "compute the runs of one experiment")
     sub.add_argument("experiment", help="its name, or the first letters of its notebook")
     _scale(sub)

@@ -13,10 +13,11 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from bondlab import assets, prepare, supervised, tasks, tiny
+from bondlab.__main__ import SHIPPED
 from bondlab.language_model import LanguageModel
+from bondlab.rewards import EntailmentReward
 from bondlab.scorers import SCORERS
 from bondlab.supervised import BASE, Supervised
-from bondlab.rewards import EntailmentReward
 
 TOY = Supervised(steps=40, batch=4, learning_rate=2e-2, rank=4, warmup=4, check_every=20)
 
@@ -284,6 +285,7 @@ def test_prepare_makes_every_model_once(toy_assets, capsys):
 
 
 def test_prepare_names_what_it_can_make():
-    """No model is called x; the message names those that there are."""
+    """No model is called x; the message names those that there are, and so does the command."""
+    assert set(SHIPPED) == set(prepare.makers())
     with pytest.raises(ValueError, match=r"only must be one of \['chat_judge', .*'reward', .*'x'"):
         prepare.prepare(only="x")
