@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from bondlab.corpora import digest
 from bondlab.rewards import has_word
 
-PROMPT_WORDS = 8  # the task's prompts are the first eight words of a review
+PROMPT_WORDS = 8  # as many as the sentiment task's prompts have
 REVIEW_WORDS = (12, 40)  # not stated; chosen because prompt and completion together have as many
-DIALOGUE_WORDS = 70  # not stated; chosen because they are about 100 tokens of the policy's
+DIALOGUE_WORDS = 50  # as many as the chat task's prompts have
 CANDIDATES = 20  # foreign replies among which the one nearest in words is taken
 SAME_DIALOGUE = 0.25  # of the rejected replies; not stated; chosen because they share the topic
 

@@ -11,26 +11,18 @@ this for its own models.
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
-from tqdm.auto import tqdm
 
-from bondlab import assets, checkpoints, device, paths, prepare, tasks, tiny, xsum_texts
+from bondlab import assets, device, prepare, scored_texts, tasks, tiny, xsum_texts
 from bondlab.experiments import HUB, Profile
 from bondlab.language_model import LanguageModel
-from bondlab.results import RunFolder
-from bondlab.rewards import Reward, score
+from bondlab.scored_texts import Results, scores
 from bondlab.tasks import Task, TaskSettings
 
 EXPERIMENT = "xsum_task"
-PAIRS_AT_ONCE = 256  # scored together; the reward sorts them by length
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -72,31 +64,12 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Results:
-    """Every scored text, and how the table was made.
-
-    Args:
-        profile: whose settings they are; never "shipped".
-        table: a row a text: source, prompt (the document, or for claims the page), sample (for
-            claims the pair), reward, entailed (claims), the measures of `summaries.describe`
-            (summaries) and the text itself where the policy wrote it.
-        manifest: the run's manifest: settings, weights, machine, seconds.
-        shipped: read, not computed here.
-    """
-
-    profile: str
-    table: pd.DataFrame
-    manifest: dict
-    shipped: bool = False
-
-    def of(self, source: str) -> pd.DataFrame:
-        """The rows of one source."""
-        return self.table[self.table["source"] == source]
-
-
 def results(profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
     """Measure at a profile, unless that was done before; "shipped" reads what is committed.
+
+    The columns are source, prompt (the document, or for claims the page), sample (for claims the
+    pair), reward, entailed (claims), the measures of `summaries.describe` (summaries) and the text
+    itself where the policy wrote it.
 
     Args:
         seed: of the samples and of the false claims.
@@ -109,20 +82,12 @@ def results(profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
     if retrain and profile not in ("laptop", "study"):
         raise ValueError(f"retrain makes the models of profiles laptop and study, not {profile!r}")
     if profile == "shipped":
-        return _shipped()
+        return scored_texts.shipped(EXPERIMENT)
     if retrain:
-        prepare.prepare(retrain=True)
+        for name in ("reference", "reward"):
+            prepare.prepare(retrain=True, only=name)
     settings = SETTINGS[profile].model_copy(update={"seed": seed})
-    run = RunFolder.of(paths.runs_folder() / EXPERIMENT, identity(settings))
-    if not run.finished:
-        with run.lock():
-            _compute(settings, run)
-    found = Results(profile, run.evaluation().drop(columns="step"), run.manifest)
-    stem = paths.figures_folder(EXPERIMENT) / f"results_{profile}"
-    checkpoints.write_atomically(Path(f"{stem}_texts.parquet"), found.table.to_parquet(index=False))
-    text = json.dumps(found.manifest, indent=1) + "\n"
-    checkpoints.write_atomically(Path(f"{stem}_run.json"), text.encode())
-    return found
+    return scored_texts.computed(EXPERIMENT, profile, identity(settings), lambda: measure(settings))
 
 
 def identity(settings: Settings) -> dict:
@@ -142,26 +107,6 @@ def identity(settings: Settings) -> dict:
     }
 
 
-def _shipped() -> Results:
-    folder = paths.figures_folder(EXPERIMENT)
-    for profile in ("study", "laptop"):
-        run = folder / f"results_{profile}_run.json"
-        if run.exists():
-            table = pd.read_parquet(folder / f"results_{profile}_texts.parquet")
-            return Results(profile, table, json.loads(run.read_text()), shipped=True)
-    raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
-
-
-def _compute(settings: Settings, run: RunFolder) -> None:
-    started = time.perf_counter()
-    run.mark("running", 0.0)
-    if not run.evaluated(0):
-        table = measure(settings)
-        run.append({"step": 0, "texts": len(table), "seconds": time.perf_counter() - started})
-        run.add_evaluation(table.assign(step=0))  # the models stand still: one step, number 0
-    run.mark("finished", time.perf_counter() - started)
-
-
 def measure(settings: Settings) -> pd.DataFrame:
     """Draw, score and describe every text; the columns are those of `Results.table`."""
     task, untrained, pairs = _subjects(settings)
@@ -171,8 +116,8 @@ def measure(settings: Settings) -> pd.DataFrame:
     claims = xsum_texts.claims_of(pairs, settings.claims, settings.seed)
     with device.accelerator("auto").autocast():
         made = xsum_texts.summaries_of(task, untrained, counts, settings.seed)
-        made["reward"] = _scores(task.reward, [documents[i] for i in made["prompt"]], made["text"])
-        claims["reward"] = _scores(task.reward, claims.pop("evidence"), claims.pop("text"))
+        made["reward"] = scores(task.reward, [documents[i] for i in made["prompt"]], made["text"])
+        claims["reward"] = scores(task.reward, claims.pop("evidence"), claims.pop("text"))
     # All but our models' samples is other people's text: measured, not kept.
     made["text"] = made["text"].where(made["source"].isin(xsum_texts.SAMPLED))
     return pd.concat([made, claims], ignore_index=True)
@@ -198,13 +143,3 @@ def documents(profile: Profile) -> list[dict]:
         articles = xsum_texts.tiny_articles(chosen.evaluate)
         return [{"document": text, "summary": text.splitlines()[-1]} for text in articles]
     return tasks.xsum_documents(chosen.data)[1]
-
-
-def _scores(reward: Reward, premises: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """The reward of each text, read after its premise."""
-    premises, values = list(premises), []
-    texts = [[text] for text in texts]
-    for start in tqdm(range(0, len(texts), PAIRS_AT_ONCE), desc="scoring", leave=False):
-        part = slice(start, start + PAIRS_AT_ONCE)
-        values += score(reward, premises[part], texts[part])[:, 0].tolist()
-    return values

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from bondlab import plots, prepare, provenance, xsum_tables
 from bondlab.plots import Level, Panel
-from bondlab.xsum_quality import EXPERIMENT, Results
+from bondlab.scored_texts import Results
+from bondlab.xsum_quality import EXPERIMENT
 
 UNITS = {"reference": "nats a token", "reward": "nats a claim"}
 SMOOTHED = 20  # training steps

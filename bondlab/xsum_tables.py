@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bondlab import measures
 from bondlab.measures import Interval, mean_interval
+from bondlab.scored_texts import Results
 from bondlab.summaries import ROUGES
-from bondlab.xsum_quality import Results
 from bondlab.xsum_texts import CLAIMS, FALSE_COPIES
 
 SIZES = (1, 2, 4, 8, 16)

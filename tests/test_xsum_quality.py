@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from bondlab import prepare, tasks, tiny, xsum_quality, xsum_report, xsum_tables, xsum_texts
+from bondlab.scored_texts import Results
 from bondlab.tasks import TaskSettings
-from bondlab.xsum_quality import Results
 
 
 @pytest.fixture
@@ -235,8 +235,11 @@ def test_retraining_comes_before_the_run_is_named(folders, monkeypatch):
         (weights / name).mkdir(parents=True)
         (weights / name / "adapter_model.safetensors").write_bytes(b"old")
 
-    def train(retrain):
+    trained = []
+
+    def train(retrain, only):
         assert retrain
+        trained.append(only)
         (weights / "xsum_reward" / "adapter_model.safetensors").write_bytes(b"new")
 
     calls = []
@@ -246,6 +249,7 @@ def test_retraining_comes_before_the_run_is_named(folders, monkeypatch):
     old = xsum_quality.results("laptop").manifest["run"]
     assert xsum_quality.results("laptop").manifest["run"] == old and len(calls) == 1
     assert xsum_quality.results("laptop", retrain=True).manifest["run"] != old and len(calls) == 2
+    assert trained == ["reference", "reward"]
 
 
 @pytest.mark.parametrize("profile", ["shipped", "smoke", "paper"])

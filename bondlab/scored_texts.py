@@ -1,0 +1,99 @@
+"""Texts scored once and kept in one table: how the notebooks on rewards and judges keep results.
+
+A table is computed in a run's folder, copied beside the figures, and read from there where a
+notebook shows committed results.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from bondlab import checkpoints, paths
+from bondlab.results import RunFolder
+from bondlab.rewards import Reward, score
+
+PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every scored text, and how the table was made.
+
+    Args:
+        profile: whose settings they are; never "shipped".
+        table: a row a text; has the columns source, prompt, sample and reward.
+        manifest: the run's manifest: settings, weights, machine, seconds.
+        shipped: read, not computed here.
+    """
+
+    profile: str
+    table: pd.DataFrame
+    manifest: dict
+    shipped: bool = False
+
+    def of(self, source: str) -> pd.DataFrame:
+        """The rows of one source."""
+        return self.table[self.table["source"] == source]
+
+
+def computed(
+    experiment: str, profile: str, identity: dict, measure: Callable[[], pd.DataFrame]
+) -> Results:
+    """The results of a profile: measured now, unless that was done before.
+
+    Args:
+        identity: everything that determines the table.
+        measure: makes it.
+    """
+    run = RunFolder.of(paths.runs_folder() / experiment, identity)
+    if not run.finished:
+        with run.lock():
+            _compute(run, measure)
+    found = Results(profile, run.evaluation().drop(columns="step"), run.manifest)
+    stem = paths.figures_folder(experiment) / f"results_{profile}"
+    checkpoints.write_atomically(Path(f"{stem}_texts.parquet"), found.table.to_parquet(index=False))
+    text = json.dumps(found.manifest, indent=1) + "\n"
+    checkpoints.write_atomically(Path(f"{stem}_run.json"), text.encode())
+    return found
+
+
+def _compute(run: RunFolder, measure: Callable[[], pd.DataFrame]) -> None:
+    started = time.perf_counter()
+    run.mark("running", 0.0)
+    if not run.evaluated(0):
+        table = measure()
+        run.append({"step": 0, "texts": len(table), "seconds": time.perf_counter() - started})
+        run.add_evaluation(table.assign(step=0))  # the models stand still: one step, number 0
+    run.mark("finished", time.perf_counter() - started)
+
+
+def shipped(experiment: str) -> Results:
+    """What is committed, of the largest profile.
+
+    Raises:
+        FileNotFoundError: nothing is.
+    """
+    folder = paths.figures_folder(experiment)
+    for profile in ("study", "laptop"):
+        run = folder / f"results_{profile}_run.json"
+        if run.exists():
+            table = pd.read_parquet(folder / f"results_{profile}_texts.parquet")
+            return Results(profile, table, json.loads(run.read_text()), shipped=True)
+    raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
+
+
+def scores(reward: Reward, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """The reward of each text, one a prompt."""
+    prompts, values = list(prompts), []
+    rows = [[text] for text in texts]
+    for start in tqdm(range(0, len(rows), PAIRS_AT_ONCE), desc="scoring", leave=False):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        values += score(reward, prompts[part], rows[part])[:, 0].tolist()
+    return values
