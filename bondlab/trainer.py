@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bondlab import bank as banks
-from bondlab import checkpoints, device, spread
+from bondlab import checkpoints, device, monitor, spread
 from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank, seeded
 from bondlab.completions import Completions, concatenate
@@ -225,22 +225,9 @@ class Trainer:
             ValueError: the loss or the gradient is not finite.
         """
         values = {"loss": loss, "gradient_norm": norm, **self.quantiles.losses}
-        if drawn is not None:
-            values |= {
-                "reward": scores.policy_rewards.mean(),
-                "kl_to_anchor": scores.log_ratio.mean(),
-                "tokens": drawn.lengths.float().mean(),
-                "entropy": -drawn.log_prob.sum() / drawn.lengths.sum(),
-            }
-            if scores.quantiles is not None:
-                values["log_quantile"] = scores.quantiles.log().mean()
-        if scores.anchor_rewards.shape[1]:
-            values["best_reward"] = scores.anchor_rewards.amax(1).mean()
-            if drawn is not None:
-                worst = scores.anchor_rewards.amin(1, keepdim=True)
-                values["penalised"] = (scores.policy_rewards < worst).float().mean()
+        values |= monitor.measure(scores, drawn)
         if self.algorithm.scales_rewards:
-            values["reward_scale"] = torch.tensor(scores.reward_scale)
+            values["reward_scale"] = torch.tensor(self.reward_scale)
         numbers = torch.stack([v.detach().float().cpu() for v in values.values()]).tolist()
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(
