@@ -7,7 +7,7 @@ completions. Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from bondlab.adapters import Trainable
 from bondlab.attention import use_shared_prompts
 from bondlab.completions import Completions, Prompts
+from bondlab.templates import fitted, once_started
 
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 
@@ -48,8 +49,10 @@ class LanguageModel(Trainable):
     Args:
         model: a transformers encoder-decoder or causal model.
         tokenizer: its tokenizer.
-        template: Python format string with `{prompt}`.
-        max_prompt_tokens: the template's prompt is cut to this many tokens.
+        template: format string with `{prompt}`, or a function from prompt to text, whose repr names
+            it (for chat formats see `templates`). The attribute holds the string or the repr.
+        max_prompt_tokens: most tokens of the filled template. A longer prompt is cut, at its end in
+            a format string, at its start by a function: the last turns of a dialogue stay.
         max_new_tokens: T, the longest completion; a longer one is cut without its end token.
         temperature: divides the logits (1.0: the model's own law).
 
@@ -61,7 +64,7 @@ class LanguageModel(Trainable):
         self,
         model: nn.Module,
         tokenizer,
-        template: str = "{prompt}",
+        template: str | Callable[[str], str] = "{prompt}",
         max_prompt_tokens: int = 512,
         max_new_tokens: int = 64,
         temperature: float = 1.0,
@@ -71,9 +74,11 @@ class LanguageModel(Trainable):
             raise ValueError("max_prompt_tokens and max_new_tokens must be at least 1")
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
-        if "{prompt}" not in template:
+        if isinstance(template, str) and "{prompt}" not in template:
             raise ValueError(f"the template must contain {{prompt}}; got {template!r}")
-        self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.template = template if isinstance(template, str) else repr(template)
+        self._function = None if isinstance(template, str) else template
         self.max_prompt_tokens, self.max_new_tokens = max_prompt_tokens, max_new_tokens
         self.temperature = temperature
         self._head_copy: tuple[Tensor, Tensor] | None = None
@@ -95,8 +100,8 @@ class LanguageModel(Trainable):
         """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
 
         Raises:
-            ValueError: no prompts, an empty one (its position is named), one string alone, or a
-                template that leaves no room for the prompt.
+            ValueError: no prompts, an empty one (its position is named), one string alone, or as
+                `filled`.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
@@ -105,7 +110,7 @@ class LanguageModel(Trainable):
         for position, prompt in enumerate(prompts):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
-        texts = [self._filled(prompt) for prompt in prompts]
+        texts = [self.filled(prompt) for prompt in prompts]
         batch = self.tokenizer(
             texts,
             truncation=True,
@@ -116,20 +121,21 @@ class LanguageModel(Trainable):
         )
         return Prompts(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
 
-    def _filled(self, prompt: str) -> str:
-        """The template with the prompt in it, cut so that what follows the prompt stays whole."""
-        text = self.template.format(prompt=prompt)
-        if self.template.endswith("{prompt}"):
-            return text  # the tokenizer cuts at the end
-        own = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        spare = len(self.tokenizer(text)["input_ids"]) - self.max_prompt_tokens
-        if spare <= 0:
-            return text
-        if spare >= len(own):
-            raise ValueError(
-                f"the template alone takes more than max_prompt_tokens = {self.max_prompt_tokens}"
-            )
-        return self.template.format(prompt=self.tokenizer.decode(own[: len(own) - spare]))
+    def filled(self, prompt: str) -> str:
+        """What the model reads: the template with as much of the prompt as the limit leaves room.
+
+        Raises as `templates.fitted`.
+        """
+        text = self.template
+        if self._function is None and text.endswith("{prompt}"):
+            return once_started(text.format(prompt=prompt), self.tokenizer)  # cut by the tokenizer
+        return fitted(
+            self._function or (lambda cut: text.format(prompt=cut)),
+            self.tokenizer,
+            prompt,
+            self.max_prompt_tokens,
+            keep_end=self._function is not None,
+        )
 
     def encode_completions(self, texts: Sequence[str]) -> Completions:
         """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""

@@ -88,10 +88,10 @@ class _Identity(dict):
 # Most tokens of a prompt and of a completion where a task's settings leave them open.
 LIMITS = {
     "xsum": (DOCUMENT_TOKENS, SUMMARY_TOKENS),
-    # Not stated; chosen because eight words take at most about 20 tokens, and a review's next 24
-    # show its sentiment.
-    "sentiment": (32, 24),
-    "chat": (128, 32),  # not stated; chosen because a dialogue is cut to about 100, replies to 32
+    # Not stated; chosen because no review's first words take more than 64 tokens, and a review's
+    # next 24 show its sentiment.
+    "sentiment": (64, 24),
+    "chat": (144, 32),  # not stated; chosen because no prompt of its dialogues has more
     "tiny": (24, 8),
     "tiny_causal": (24, 8),
 }
@@ -100,9 +100,10 @@ LIMITS = {
 class TaskSettings(BaseModel):
     """Which task, at which size. None takes the models, data and limits of the task itself.
 
-    `policy` names a model by asset name, hub name or local folder, `reward` likewise, or one of the
-    study's own rewards for sentiment and chat; `data` names a data set with the embedded one's
-    splits and columns (for XSum: train and test; document, summary and perhaps id).
+    `policy` names a model by asset name, hub name or local folder; `reward` for XSum likewise, for
+    sentiment and chat one of `scorers.SCORERS`; `data` names a data set with the embedded one's
+    splits train and test and its columns: document and summary for XSum, text for sentiment,
+    dialogue, context and reply for chat (see `corpora`).
     `prompt_tokens` and `completion_tokens` are the most there may be; see `LIMITS`.
     """
 
@@ -137,6 +138,20 @@ class TaskSettings(BaseModel):
         if self.name == "xsum":
             names = ("document_tokens", "summary_tokens")
         return written | dict(zip(names, self.limits.values(), strict=True))
+
+
+def first(train: Sequence, held_out: Sequence, settings: TaskSettings) -> tuple[list, list]:
+    """The first training and held-out rows, as many as asked for.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if settings.train > len(train) or settings.evaluate > len(held_out):
+        raise ValueError(
+            f"asked for {settings.train} training and {settings.evaluate} held-out prompts; "
+            f"there are {len(train)} and {len(held_out)}"
+        )
+    return list(train[: settings.train]), list(held_out[: settings.evaluate])
 
 
 def _weights(model: LanguageModel) -> str:

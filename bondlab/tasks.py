@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
-from pathlib import Path
 
-import torch
-
-from bondlab import assets, device, prepare, tiny
+from bondlab import assets, chat, device, models, prepare, sentiment, tiny
 from bondlab.language_model import LanguageModel
 from bondlab.prepare import WEIGHTS
 from bondlab.rewards import EntailmentReward
-from bondlab.task import Task, TaskSettings
+from bondlab.task import Task, TaskSettings, first
 
 __all__ = ["Task", "TaskSettings", "build", "xsum_documents", "xsum_reference", "xsum_reward"]
 
@@ -24,7 +20,13 @@ def build(settings: TaskSettings, precision: str) -> Task:
     Raises:
         ValueError: more prompts asked for than there are.
     """
-    builders = {"xsum": _xsum, "tiny": _tiny, "tiny_causal": _tiny}
+    builders = {
+        "xsum": _xsum,
+        "sentiment": sentiment.build,
+        "chat": chat.build,
+        "tiny": _tiny,
+        "tiny_causal": _tiny,
+    }
     return builders[settings.name](settings, precision)
 
 
@@ -47,7 +49,7 @@ def xsum_reference(
     """The summariser: the small T5 fine-tuned on XSum's training split and BBC News."""
     if policy is None:
         return _prepared("xsum_reference", precision, **limits)
-    return _placed(prepare.summariser(*prepare.load(policy), **limits), precision)
+    return models.placed(prepare.summariser(*models.load(policy), **limits), precision)
 
 
 def xsum_reward(
@@ -60,7 +62,7 @@ def xsum_reward(
     if reward is None:
         reader = _prepared("xsum_reward", precision)
         return EntailmentReward(reader.model, reader.tokenizer)
-    reader = _placed(LanguageModel(*prepare.load(reward)), precision)
+    reader = models.placed(LanguageModel(*models.load(reward)), precision)
     return EntailmentReward(
         reader.model, reader.tokenizer, question="premise: {premise} hypothesis: {claim}",
         answers=("1", "0"), max_premise_tokens=448,
@@ -77,22 +79,11 @@ def _prepared(name: str, precision: device.Precision, **limits) -> LanguageModel
     model = prepare.summariser(*prepare.load(prepare.BASE), **limits)
     model.load_adapter(folder)
     model.merge_adapter()
-    return _placed(model, precision)
-
-
-def _placed(model: LanguageModel, precision: device.Precision) -> LanguageModel:
-    target = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(target, device.dtype(precision)).requires_grad_(False)
+    return models.placed(model, precision)
 
 
 def _xsum(settings: TaskSettings, precision: str) -> Task:
-    train_rows, eval_rows = xsum_documents(settings.data)
-    if settings.train > len(train_rows) or settings.evaluate > len(eval_rows):
-        raise ValueError(
-            f"asked for {settings.train} training and {settings.evaluate} held-out prompts; "
-            f"there are {len(train_rows)} and {len(eval_rows)}"
-        )
-    train_rows, eval_rows = train_rows[: settings.train], eval_rows[: settings.evaluate]
+    train_rows, eval_rows = first(*xsum_documents(settings.data), settings)
     model = xsum_reference(precision, settings.policy, **settings.limits)
     return Task(
         model=model,
@@ -123,14 +114,7 @@ def _tiny(settings: TaskSettings, precision: str) -> Task:
 
 
 def _identity(name: str | None, adapter: str) -> str:
-    """Name and digest of a model's files: the name alone does not say what they hold now."""
-    if name is None:
-        return assets.file_digest(WEIGHTS / adapter / "adapter_model.safetensors")[:12]
-    kinds = (".safetensors", ".bin", ".model")
-    files = sorted(
-        path for path in assets.model_path(name).iterdir()
-        if path.suffix in kinds or path.name in ("config.json", "tokenizer.json")
-    )  # fmt: skip
-    digests = [f"{path.name} {assets.file_digest(path)}" for path in files]
-    digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    return f"{Path(name).name}@{digest[:12]}"
+    """Digest of a shipped adapter, or what names another model."""
+    if name is not None:
+        return models.identity(name)
+    return assets.file_digest(WEIGHTS / adapter / "adapter_model.safetensors")[:12]

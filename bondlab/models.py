@@ -1,0 +1,54 @@
+"""Language models by name: read from their folders, placed, and named by what the folders hold."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from bondlab import assets, device
+from bondlab.adapters import quiet
+from bondlab.language_model import LanguageModel
+
+# What of a model's folder decides its law and its tokens.
+_WEIGHTS = (".safetensors", ".bin", ".model")
+_SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")
+
+
+def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, object]:
+    """A causal or encoder-decoder model and its tokenizer.
+
+    Args:
+        name: of an asset or on the hub, or a local folder; see `assets.model_path`.
+        dtype: in which the weights are stored; read so, a large model is never there twice.
+
+    Raises:
+        AssetError: there is no such model, or its terms are not accepted.
+        ValueError: the folder's configuration is of neither kind of model.
+    """
+    folder = assets.model_path(name)
+    with quiet():
+        both = AutoConfig.from_pretrained(folder).is_encoder_decoder
+        kind = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+        model = kind.from_pretrained(folder, dtype=dtype)
+        return model, AutoTokenizer.from_pretrained(folder)
+
+
+def placed(model: LanguageModel, precision: device.Precision) -> LanguageModel:
+    """The model as a frozen reference: on the GPU if there is one, stored in the precision."""
+    target = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(target, device.dtype(precision)).requires_grad_(False)
+
+
+def identity(name: str) -> str:
+    """Name and digest of a model's files: the name alone does not say what they hold now."""
+    folder = assets.model_path(name)
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix in _WEIGHTS or path.name in _SETTINGS
+    )
+    digests = [f"{path.name} {assets.file_digest(path)}" for path in files]
+    digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return f"{Path(name).name}@{digest[:12]}"

