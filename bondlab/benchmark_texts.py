@@ -18,24 +18,11 @@ SCORED_WORDS = 40
 _WORD = re.compile(r"\S+")
 
 
-def chat_template(tokenizer) -> str:
-    """The tokenizer's own chat format with `{prompt}` as the user's turn; plain lines without one.
-
-    Raises:
-        ValueError: its format has other braces, so that it cannot be filled.
-    """
-    if not tokenizer.chat_template:
-        return "{prompt}\n"
-    turn = [{"role": "user", "content": "{prompt}"}]
-    made = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    made = made.removeprefix(tokenizer.bos_token or "")
-    if made.count("{") != 1 or made.count("}") != 1:
-        raise ValueError(f"the chat template cannot be filled: {made!r}")
-    return made
-
-
 def comparisons(corpora: str, count: int) -> list[dict[str, str]]:
-    """HHH comparisons: subset, query, chosen, rejected."""
+    """HHH comparisons: subset, query, chosen, rejected.
+
+    A query is put on one line, as a line is a turn in chat formats (`templates`).
+    """
     if corpora == "made":
         texts = tiny.documents(3 * count, seed=1)
         parts = zip(texts[::3], texts[1::3], texts[2::3], strict=True)
@@ -43,7 +30,8 @@ def comparisons(corpora: str, count: int) -> list[dict[str, str]]:
             {"subset": ("helpful", "honest")[i % 2], "query": q, "chosen": c, "rejected": r}
             for i, (q, c, r) in enumerate(parts)
         ]
-    return spaced(list(assets.dataset("hhh_alignment")["test"]), count)
+    rows = spaced(list(assets.dataset("hhh_alignment")["test"]), count)
+    return [row | {"query": " ".join(row["query"].split())} for row in rows]
 
 
 def openings(corpora: str, count: int) -> dict[str, list[Pair]]:

