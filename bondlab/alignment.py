@@ -20,7 +20,6 @@ from bondlab.algorithms import (
     vbon,
     warp,
 )
-from bondlab.alignment_decisions import BETAS_RL, COPY, ETAS, GAMMA_ETA, GAMMAS, J_BOND, MOVING
 from bondlab.anchors import MovingAverage, Periodic
 from bondlab.config import Config
 from bondlab.decisions import Claim
@@ -28,7 +27,10 @@ from bondlab.sweep import Spec
 from bondlab.tasks import TaskSettings
 
 RUNS = "alignment"  # all tasks and both experiments share what they have in common
-ROW = ""
+ANCHOR_FIGURES = {"fig05_anchor": "5", "fig05_tradeoff": "5"}
+ANCHOR_FIGURES |= {"fig06_eta": "6", "fig06_gamma": "6", "fig06_tradeoff": "6"}
+J_BOND_FIGURES = {"fig07_training": "7", "fig07_tradeoff": "7"}
+J_BOND_FIGURES |= {"kl_growth": None, "other_baselines": None, "other_tradeoff": None}
 
 # -- scales ----------------------------------------------------------------------------------------
 
@@ -91,7 +93,8 @@ def spec(
 ) -> Spec:
     """A run at a profile. Divergences in its tables are those to Best-of-2, J-BOND's n."""
     config = CONFIGS[profile].model_copy(update={"seed": seed})
-    known = {"row": ROW, "series": series, "n": 2, "seed": seed, "warmup": config.warmup}
+    known = {"row": "", "series": series, "n": 2, "seed": seed, "warmup": config.warmup}
+    known |= {"rate": 0.0, "every": 0}  # of an anchor that stays
     beta = algorithm.settings.get("beta", float("nan"))
     return Spec(task, algorithm, config, {**known, "beta": beta, **labels})
 
@@ -110,10 +113,13 @@ def anchor_specs(
 
     period = every(profile)
     runs = {
-        MOVING: moving(0.02),  # section 6, Fig. 5
-        COPY: (j_bond(anchor=Periodic(period)), {"gamma": 0.0, "every": period}),
-        **{decisions.speed_name(eta): moving(eta) for eta in ETAS},
-        **{decisions.speed_name(GAMMA_ETA, g): moving(GAMMA_ETA, g) for g in GAMMAS[1:]},
+        decisions.MOVING: moving(0.02),  # section 6, Fig. 5
+        decisions.COPY: (j_bond(anchor=Periodic(period)), {"gamma": 0.0, "every": period}),
+        **{decisions.speed_name(eta): moving(eta) for eta in decisions.ETAS},
+        **{
+            decisions.speed_name(decisions.GAMMA_ETA, g): moving(decisions.GAMMA_ETA, g)
+            for g in decisions.GAMMAS[1:]
+        },
     }
     chosen = settings("anchor_ablations", profile, task, policy)
     return [
@@ -194,8 +200,8 @@ def j_bond_specs(
         warp(WARP_BETA, rate(profile, WARP_RATE)),
     )
     runs = {
-        J_BOND: (j_bond(anchor=anchor), {"eta": 0.02, "gamma": 0.0, "rate": anchor.rate}),
-        **{decisions.reinforce_name(b): (reinforce(b), {"beta_rl": b}) for b in BETAS_RL},
+        decisions.J_BOND: (j_bond(anchor=anchor), {"eta": 0.02, "gamma": 0.0, "rate": anchor.rate}),
+        **{decisions.reinforce_name(b): (reinforce(b), {"beta_rl": b}) for b in decisions.BETAS_RL},
         **{name: (algorithm, {}) for name, algorithm in zip(BASELINES, others, strict=True)},
     }
     chosen = settings("j_bond", profile, task, policy)

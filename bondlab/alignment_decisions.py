@@ -8,7 +8,7 @@ reference's rewards within a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,11 @@ def speed_name(eta: float, gamma: float = 0.0) -> str:
 def reinforce_name(beta_rl: float) -> str:
     """The series of Figure 7 with this strength of the KL."""
     return f"REINFORCE, beta_RL = {beta_rl:g}"
+
+
+ETA_SERIES = tuple(speed_name(eta) for eta in ETAS)
+GAMMA_SERIES = tuple(speed_name(GAMMA_ETA, gamma) for gamma in GAMMAS)
+REINFORCE_SERIES = tuple(reinforce_name(beta_rl) for beta_rl in BETAS_RL)
 
 
 def after_start(table: pd.DataFrame, series: str, column: str) -> np.ndarray:
@@ -75,23 +80,23 @@ def better_anchor(table: pd.DataFrame) -> Decision:
 
 def faster_with_eta(table: pd.DataFrame) -> Decision:
     """Reward over training rises with eta."""
-    values = [after_start(table, speed_name(eta), "reward") for eta in ETAS]
+    values = [after_start(table, series, "reward") for series in ETA_SERIES]
     found = frontier.scaled(trend(np.log2(ETAS), values), 1 / frontier.spread(table))
     return all_above_zero({"reward per doubling of eta (spreads)": found})
 
 
 def slower_with_gamma(table: pd.DataFrame) -> Decision:
     """KL after the last step falls with gamma."""
-    found = _trend_at_end(table, lambda g: speed_name(GAMMA_ETA, g), -np.array(GAMMAS), GAMMAS, KL)
+    found = _trend_at_end(table, GAMMA_SERIES, -np.array(GAMMAS), KL)
     return all_above_zero({"fall of KL per unit of gamma (nats)": found})
 
 
 def better_with_gamma(table: pd.DataFrame) -> Decision:
     """A larger gamma earns more at the same KL."""
-    base = speed_name(GAMMA_ETA)
+    base = GAMMA_SERIES[0]
     return all_above_zero({
-        f"gamma {gamma:g} above gamma 0 (spreads)": _area(table, speed_name(GAMMA_ETA, gamma), base)
-        for gamma in GAMMAS[-2:]
+        f"{series} above gamma = 0 (spreads)": _area(table, series, base)
+        for series in GAMMA_SERIES[-2:]
     })  # fmt: skip
 
 
@@ -101,14 +106,12 @@ def better_with_gamma(table: pd.DataFrame) -> Decision:
 def depends_on_beta(table: pd.DataFrame) -> Decision:
     """REINFORCE ends with less reward and less KL where beta_RL is larger."""
     x = -np.log10(BETAS_RL)
-    reward = _trend_at_end(table, reinforce_name, x, BETAS_RL, "reward")
+    reward = _trend_at_end(table, REINFORCE_SERIES, x, "reward")
     return all_above_zero({
         "fall of reward per tenfold beta_RL (spreads)": (
             frontier.scaled(reward, 1 / frontier.spread(table))
         ),
-        "fall of KL per tenfold beta_RL (nats)": (
-            _trend_at_end(table, reinforce_name, x, BETAS_RL, KL)
-        ),
+        "fall of KL per tenfold beta_RL (nats)": _trend_at_end(table, REINFORCE_SERIES, x, KL),
     })  # fmt: skip
 
 
@@ -138,8 +141,8 @@ def grows_linearly(table: pd.DataFrame) -> Decision:
 def above_reinforce(table: pd.DataFrame) -> Decision:
     """J-BOND earns more than each REINFORCE run at the same KL."""
     return all_above_zero({
-        f"J-BOND above {reinforce_name(b)} (spreads)": _area(table, J_BOND, reinforce_name(b))
-        for b in BETAS_RL
+        f"J-BOND above {other} (spreads)": _area(table, J_BOND, other)
+        for other in REINFORCE_SERIES
     })  # fmt: skip
 
 
@@ -154,15 +157,11 @@ def _area(table: pd.DataFrame, series: str, other: str) -> Interval:
 
 
 def _trend_at_end(
-    table: pd.DataFrame,
-    name: Callable[[float], str],
-    x: np.ndarray,
-    settings: tuple[float, ...],
-    column: str,
+    table: pd.DataFrame, series: Sequence[str], x: np.ndarray, column: str
 ) -> Interval:
-    """Slope over x of a measure after the last step, across the series of these settings."""
+    """Slope over x, one value a series, of a measure after the last step."""
     end = table["step"].max()
-    return trend(x, [at(table, name(setting), column, end) for setting in settings])
+    return trend(x, [at(table, name, column, end) for name in series])
 
 
 def _within(found: dict[str, Interval], reach: float) -> Decision:

@@ -123,11 +123,15 @@ def resampled(values: np.ndarray) -> np.ndarray:
 
 
 def interval(draws: np.ndarray, count: int) -> Interval:
-    """The first draw, with the percentile interval of the others; no ends if one is not finite."""
+    """The first draw, with the percentile interval of the others; no ends if one is not finite.
+
+    An estimate that resampling biases, as it does R^2, would lie outside: the end reaches to it.
+    """
     value, others = float(draws[0]), draws[1:]
     if not np.isfinite(draws).all():
         return Interval(value, np.nan, np.nan, np.nan, count)
     low, high = np.quantile(others, [0.025, 0.975])
+    low, high = min(low, value), max(high, value)
     return Interval(value, float(low), float(high), float(others.std(ddof=1)), count)
 
 

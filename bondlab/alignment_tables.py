@@ -1,0 +1,113 @@
+"""The results of Figures 5, 6 and 7: what `reports` collects, with the second judge's verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bondlab import alignment, judging, measures, paths, reports, rules, spread
+from bondlab.experiments import Profile
+from bondlab.reports import Results
+from bondlab.results import RunFolder
+from bondlab.sweep import Spec, sweep
+
+SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N; an evaluation bank holds 16 or more
+KEYS = ["series", "seed", "step", "prompt"]
+PENALTY = rules.J_BOND_PENALTY
+
+
+def results(
+    name: str,
+    profile: Profile,
+    task: str = "sentiment",
+    policy: str | None = None,
+    workers: int | None = None,
+    series: Collection[str] | None = None,
+) -> Results:
+    """The results of "anchor_ablations" or "j_bond": computed at a profile, or those shipped.
+
+    Args:
+        series: which runs to compute and to keep; None is all.
+
+    Like `reports.results`, with further columns. In evaluations: judge (mean score of the second
+    judge), win_over_<N> (its win rate over sampled Best-of-N of the reference, 1 being the
+    reference), penalised (share worse than both of two completions of the reference) and spread (of
+    the reference's rewards within a prompt). In baselines: judge and win_over_1.
+
+    Raises:
+        FileNotFoundError: "shipped" was asked for and nothing is.
+    """
+    folder = paths.figures_folder(name) / variant(task, policy)
+    if profile == "shipped":
+        return reports.shipped(folder)
+    wanted = alignment.specs(name, profile, task, policy)
+    wanted = [spec for spec in wanted if series is None or spec.labels["series"] in series]
+    folders = sweep(wanted, paths.runs_folder() / alignment.RUNS, workers)
+    found = judged(reports.collect(wanted, folders, profile, SIZES), wanted, folders)
+    reports.write(folder, profile, found)
+    return found
+
+
+def variant(task: str, policy: str | None) -> str:
+    """What tells results of another task or policy from the default's; "" for those."""
+    parts = [task] * (task != "sentiment") + [str(policy).rsplit("/")[-1]] * (policy is not None)
+    return "_".join(parts)
+
+
+def judged(found: Results, wanted: Sequence[Spec], folders: Sequence[RunFolder]) -> Results:
+    """The results with the columns of the second judge, penalised and spread."""
+    task, held_out = wanted[0].build(), wanted[0].banks()[-1]
+    judge = judging.judge_of(wanted[0].task, wanted[0].config.precision)
+    bank, rewards = judging.bank_scores(held_out, task, judge), held_out.load().rewards
+    parts = []
+    for spec, folder in zip(wanted, folders, strict=True):
+        verdict = judging.per_prompt(judging.run_scores(folder, task, judge), bank, rewards, SIZES)
+        part = verdict.merge(_penalties(folder.evaluation(), rewards), on=["step", "prompt"])
+        parts.append(part.assign(series=spec.labels["series"], seed=spec.labels["seed"]))
+    extra = pd.concat(parts, ignore_index=True)
+    evaluations = found.evaluations.merge(extra, on=KEYS, how="left", validate="one_to_one")
+    base = judging.best_of_n(bank, rewards, sorted(found.baselines["n"].unique()))
+    return dataclasses.replace(
+        found,
+        evaluations=evaluations.assign(spread=spread.within(rewards)),
+        baselines=found.baselines.merge(base, on=["n", "prompt"], validate="one_to_one"),
+    )
+
+
+def _penalties(evaluation: pd.DataFrame, reference_rewards: Tensor) -> pd.DataFrame:
+    """Share of the policy's completions that r_J would penalise: step, prompt, penalised."""
+    own = evaluation[evaluation["source"] == "policy"]
+    tables = []
+    for step, part in own.groupby("step"):
+        wide = part.pivot(index="prompt", columns="sample", values="reward")
+        share = penalised(torch.from_numpy(wide.to_numpy(dtype="float64")), reference_rewards)
+        columns = {"step": step, "prompt": wide.index, "penalised": share.mean(1).numpy()}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def penalised(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
+    """Chance that two of M reference completions are both better: [B, K] x [B, M] -> [B, K].
+
+    That is when r_J (eq. 17) is -log 16; 1/3 on average for the reference itself, 1/6 for its
+    Best-of-2 (section 4.2 of the paper's algorithm with an anchor that stays).
+    """
+    m = reference_rewards.shape[1]
+    better = (reference_rewards[:, None].double() > rewards[..., None].double()).sum(2)
+    return better * (better - 1) / (m * (m - 1))
+
+
+def start_table(found: Results) -> pd.DataFrame:
+    """J-BOND's reward before the first step beside its theory: penalised share, mean r_J."""
+    first = found.evaluations[found.evaluations["step"] == 0]
+    shares = first.groupby("prompt")["penalised"].mean().to_numpy()
+    rows = {"penalised share": (shares, 1 / 3), "mean r_J": (shares * PENALTY, PENALTY / 3)}
+    return pd.DataFrame([
+        {"measure": name, "theory": theory, "measured": (i := measures.mean_interval(x)).mean,
+         "low": i.low, "high": i.high, "prompts": i.count}
+        for name, (x, theory) in rows.items()
+    ])  # fmt: skip

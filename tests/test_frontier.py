@@ -1,0 +1,115 @@
+"""Curves of reward against KL, the area between two, and how straight a KL grows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bondlab import frontier
+
+
+def table(series: dict[str, tuple], seeds: int = 1, prompts: int = 20, offsets=None, warmup=0):
+    """Runs whose reward and KL at steps 0, 10, ... are given, the same for all seeds and prompts.
+
+    `offsets` [seeds, prompts] are added to the reward of the first series.
+    """
+    offsets = np.zeros((seeds, prompts)) if offsets is None else offsets
+    return pd.DataFrame([
+        {"series": name, "seed": s, "prompt": p, "step": 10 * t, "warmup": warmup, "reward": r,
+         "kl_to_reference": kl}
+        for place, (name, (rewards, kls)) in enumerate(series.items())
+        for s in range(seeds) for p in range(prompts)
+        for t, (kl, r) in enumerate(zip(kls, rewards + (place == 0) * offsets[s, p], strict=True))
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # y = x above 0 over [0, 1], which both reach: a triangle of height 1.
+        (((0, 2), (0, 2)), ((0, 1), (0, 0)), 0.5),
+        # The same with the points in another order: a curve goes by its KL.
+        (((2, 0), (2, 0)), ((1, 0), (0, 0)), 0.5),
+        # Up to 1 and flat from there, over [0, 2]: (1/2 + 1) / 2.
+        (((0, 1, 2), (0, 1, 1)), ((0, 2), (0, 0)), 0.75),
+        # Crossing lines x and 1 - x over [0, 1]: as much above as below.
+        (((0, 1), (0, 1)), ((0, 1), (1, 0)), 0.0),
+    ],
+)
+def test_the_mean_height_is_the_area_over_its_width(first, second, expected):
+    points = [np.array(part, float) for part in (*first, *second)]
+    assert frontier.height(*points) == pytest.approx(expected)
+
+
+def test_curves_that_share_no_kl_have_no_height():
+    """0.01 nat in common is less than what counts, and resampling cannot give it an interval."""
+    near, far = (np.array(x) for x in ((0, 0.01), (0, 3)))
+    assert np.isnan(frontier.height(near, near, far, far))
+    found = frontier.area(table({"a": ([0, 1], [0, 0.01]), "b": ([0, 1], [0, 3])}), "a", "b")
+    assert np.isnan(found.mean) and np.isnan(found.low)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_what_a_prompt_does_to_both_curves_cancels(seeds):
+    """One curve is 2 above the other on every prompt, whose rewards differ by up to 100."""
+    rewards = np.array([0.0, 1, 2])
+    found = table({"a": (rewards + 2, [0, 1, 2]), "b": (rewards, [0, 1, 2])}, seeds)
+    found["reward"] += 100.0 * (found["prompt"] % 2)
+    height = frontier.area(found, "a", "b")
+    assert (height.mean, height.low, height.high) == pytest.approx((2, 2, 2))
+    assert height.count == 20 * seeds
+    assert frontier.scaled(height, 0.5).low == pytest.approx(1)
+
+
+def test_the_interval_is_as_wide_as_prompts_differ():
+    """With offsets d of the prompts the height is mean(d): standard error sd(d) / sqrt(B)."""
+    offsets = np.random.default_rng(1).normal(0, 1, (1, 40))
+    found = table({"a": ([0, 1], [0, 1]), "b": ([0, 1], [0, 1])}, 1, 40, offsets)
+    height = frontier.area(found, "a", "b")
+    assert height.mean == pytest.approx(offsets.mean())
+    assert height.standard_error == pytest.approx(offsets.std(ddof=1) / 40**0.5, rel=0.06)
+    assert height.low < offsets.mean() < height.high
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """Three seeds at -1, 0 and 1 with equal prompts: all the spread is between seeds."""
+    offsets = np.repeat([[-1.0], [0.0], [1.0]], 20, axis=1)
+    found = table({"a": ([0, 1], [0, 1]), "b": ([0, 1], [0, 1])}, 3, 20, offsets)
+    height = frontier.area(found, "a", "b")
+    assert height.standard_error == pytest.approx(1 / 3**0.5, rel=0.06)
+
+
+STEPS = np.arange(6)
+
+
+@pytest.mark.parametrize(
+    ("kl", "slope", "bend"),
+    [
+        (0.3 * STEPS, 0.03, 0.0),  # a line
+        (STEPS**2, 0.5, 1.0),  # a square: from slope 2.5 in the first half to 7.5, of mean 5
+        (5 * STEPS - STEPS**2 / 2, 0.25, -1.0),  # from 3.75 to 1.25, of mean 2.5
+    ],
+)
+def test_slope_and_bend(kl, slope, bend):
+    """Steps are 10 apart, so slopes a step are a tenth of those a place."""
+    grown = frontier.growth(table({"a": (0 * STEPS, kl)}), "a")
+    assert grown.slope.mean == pytest.approx(slope)
+    assert grown.bend.mean == pytest.approx(bend, abs=1e-9)
+    assert (grown.r_squared.mean == pytest.approx(1)) == (bend == 0)
+    for found in (grown.slope, grown.r_squared, grown.bend):
+        assert found.low <= found.mean <= found.high
+
+
+def test_the_warm_up_is_left_out():
+    """The line begins at step 20; what comes before does not count, and three points must stay."""
+    kl = np.array([0, 5, 2, 3, 4, 5])
+    grown = frontier.growth(table({"a": (0 * STEPS, kl)}, warmup=20), "a")
+    assert grown.slope.mean == pytest.approx(0.1) and grown.bend.mean == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="2 times after its warm-up"):
+        frontier.growth(table({"a": (0 * STEPS, kl)}, warmup=40), "a")
+
+
+def test_a_kl_that_stays_has_no_bend():
+    grown = frontier.growth(table({"a": (0 * STEPS, 0 * STEPS)}), "a")
+    assert grown.slope.mean == pytest.approx(0) and np.isnan(grown.bend.low)
