@@ -10,9 +10,10 @@ from typing import Self
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 ADAPTER = "policy"
+PREFIX = "base_model.model."
 
 
 class Trainable(nn.Module):
@@ -54,14 +55,18 @@ class Trainable(nn.Module):
         self._float32_adapter()
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapter in peft's format, in bfloat16: half the size, below training noise."""
+        """Write the adapter in peft's format, in bfloat16: half the size, below training noise.
+
+        `PeftModel.from_pretrained(base, folder)` puts it on a model with the reference's weights.
+        """
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
         state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
-            {name: tensor.bfloat16().contiguous() for name, tensor in state.items()},
+            # peft's own prefix: without it PeftModel finds no weight, and only warns.
+            {f"{PREFIX}{name}": x.bfloat16().contiguous() for name, x in state.items()},
             folder / "adapter_model.safetensors",
             metadata={"format": "pt"},
         )
@@ -69,15 +74,24 @@ class Trainable(nn.Module):
 
     def merge_adapter(self) -> None:
         """Fold the adapter, if there is one, into the weights for good."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        for module in list(self.model.modules()):
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
-                parent, _, name = _path_of(self.model, module).rpartition(".")
-                setattr(self.model.get_submodule(parent), name, module.get_base_layer())
+        for path, module in self._adapted():
+            module.merge()
+            parent, _, name = path.rpartition(".")
+            setattr(self.model.get_submodule(parent), name, module.get_base_layer())
         self.model.__dict__.pop("peft_config", None)
         self.model._hf_peft_config_loaded = False
+
+    @torch.no_grad()
+    def adapter_changes(self) -> dict[str, Tensor]:
+        """What the adapter adds to each weight, the product of its factors, by the layer's path."""
+        return {path: module.get_delta_weight(ADAPTER) for path, module in self._adapted()}
+
+    def _adapted(self) -> list[tuple[str, nn.Module]]:
+        """Paths and layers that carry an adapter."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = self.model.named_modules()
+        return [(path, layer) for path, layer in layers if isinstance(layer, BaseTunerLayer)]
 
     def _linear_names(self) -> list[str]:
         head = self.model.get_output_embeddings()
@@ -125,7 +139,3 @@ def quiet() -> Iterator[None]:
     finally:
         transformers.logging.set_verbosity(level)
         transformers.logging.enable_progress_bar()
-
-
-def _path_of(root: nn.Module, target: nn.Module) -> str:
-    return next(name for name, module in root.named_modules() if module is target)

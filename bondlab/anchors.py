@@ -61,6 +61,11 @@ class MovingAverage:
     Rate 0 keeps the anchor, rate 1 copies the policy. Keep the anchor in float32: at the paper's
     rates a bfloat16 anchor would round most of each update away.
 
+    Under LoRA the tensors are the factors B and A of a change BA, and mean(B) mean(A) stands for
+    the mean of BA, which is what averaging the weights would give. They differ by the covariance
+    of B and A over the average's memory: by nothing while the policy stands still or only B moves,
+    and in second order of how far both move meanwhile. `adapter_average` measures it.
+
     Raises:
         ValueError: `rate` is outside [0, 1].
     """
