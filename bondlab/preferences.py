@@ -19,6 +19,8 @@ PROMPT_WORDS = 8  # as many as the sentiment task's prompts have
 REVIEW_WORDS = (12, 40)  # not stated; chosen because prompt and completion together have as many
 DIALOGUE_WORDS = 50  # as many as the chat task's prompts have
 CANDIDATES = 20  # foreign replies among which the one nearest in words is taken
+DIFFERENT = ("other dialogue", "same dialogue", "similar words", "shuffled words")
+JUDGED = DIFFERENT[1:]  # the judge's; the reward knows the first two
 SAME_DIALOGUE = 0.25  # of the rejected replies; not stated; chosen because they share the topic
 
 _SENTENCE = re.compile(r"[.!?][\"')]*$")
@@ -114,13 +116,30 @@ def replies(rows: Sequence[Mapping], rng: random.Random) -> list[Judged]:
     """Each human reply, and one that does not fit: of its dialogue, near in words, or shuffled."""
     made, worse = [], _Worse(rows, rng)
     for row in worse.rows:
-        origin = rng.choice(["same dialogue", "similar words", "shuffled words"])
+        origin = rng.choice(JUDGED)
         rejected = worse.of(row, origin)
         if rejected:
             prompt, group = dialogue(row["context"]), row["dialogue"]
             made.append(Judged(prompt, row["reply"], True, "human", group))
             made.append(Judged(prompt, rejected, False, origin, group))
     return made
+
+
+def every_reply(rows: Sequence[Mapping], count: int, rng: random.Random) -> list[Judged]:
+    """`count` human replies, each with one of every kind that does not fit."""
+    made, worse = [], _Worse(rows, rng)
+    for row in rng.sample(worse.rows, min(count, len(worse.rows))):
+        prompt, group = dialogue(row["context"]), row["dialogue"]
+        made.append(Judged(prompt, row["reply"], True, "human", group))
+        others = ((origin, worse.of(row, origin)) for origin in DIFFERENT)
+        made += [Judged(prompt, text, False, origin, group) for origin, text in others if text]
+    return made
+
+
+def shuffled(text: str, rng: random.Random) -> str:
+    """The words of a text in random order."""
+    words = text.split()
+    return " ".join(rng.sample(words, len(words)))
 
 
 class _Worse:
@@ -135,7 +154,7 @@ class _Worse:
             "same dialogue": self._same,
             "other dialogue": lambda row: self._foreign(row, 1)[0],
             "similar words": self._similar,
-            "shuffled words": self._shuffled,
+            "shuffled words": lambda row: shuffled(row["reply"], self.rng),
         }
 
     def of(self, row: Mapping, origin: str) -> str | None:
@@ -158,10 +177,6 @@ class _Worse:
     def _similar(self, row: Mapping) -> str:
         known = _content(dialogue(row["context"]))
         return max(self._foreign(row, CANDIDATES), key=lambda text: len(known & _content(text)))
-
-    def _shuffled(self, row: Mapping) -> str:
-        words = row["reply"].split()
-        return " ".join(self.rng.sample(words, len(words)))
 
 
 def _content(text: str) -> set[str]:

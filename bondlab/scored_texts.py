@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, paths
+from bondlab import checkpoints, paths, provenance
 from bondlab.results import RunFolder
 from bondlab.rewards import Reward, score
 
@@ -97,3 +98,18 @@ def scores(reward: Reward, prompts: Sequence[str], texts: Sequence[str]) -> list
         part = slice(start, start + PAIRS_AT_ONCE)
         values += score(reward, prompts[part], rows[part])[:, 0].tolist()
     return values
+
+
+def saved(
+    experiment: str,
+    stem: str,
+    found: Results,
+    figure: Figure,
+    table: pd.DataFrame,
+    headline: Iterable[dict],
+) -> Figure:
+    """The figure, written beside its table unless the results were only read."""
+    if not found.shipped:
+        made_by = {name: found.manifest[name] for name in ("run", "config", "packages")}
+        provenance.write(experiment, stem, found.profile, figure, table, headline, **made_by)
+    return figure

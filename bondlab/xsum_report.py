@@ -5,17 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import plots, prepare, provenance, xsum_tables
+from bondlab import plots, provenance, scored_texts, supervised, xsum_tables
 from bondlab.plots import Level, Panel
 from bondlab.scored_texts import Results
 from bondlab.xsum_quality import EXPERIMENT
 
 UNITS = {"reference": "nats a token", "reward": "nats a claim"}
-SMOOTHED = 20  # training steps
 
 
 def training(found: Results) -> Figure:
@@ -26,31 +24,13 @@ def training(found: Results) -> Figure:
         "reward": "Reward: T5 on VitaminC",
     }
     panels = [Panel(name, titles[name], f"loss ({unit})") for name, unit in UNITS.items()]
-    held_out = table[table["series"] == "held out"]
-    headline = [
-        {"what": f"{name}: held-out loss {when} training", "value": value, "unit": unit, "seeds": 1}
-        for name, unit in UNITS.items()
-        for when, value in _first_and_last(held_out[held_out["panel"] == name]["mean"])
-    ]
+    headline = supervised.before_and_after(table, UNITS)
     return _saved(found, "training", plots.curves(table, panels), table, headline)
 
 
 def training_table() -> pd.DataFrame:
     """The shipped trainings' curves, tidy; their losses have no interval."""
-    parts = []
-    for name in UNITS:
-        curve = pd.read_csv(prepare.WEIGHTS / f"xsum_{name}" / "training.csv")
-        smooth = curve["loss"].rolling(SMOOTHED, min_periods=1).mean()
-        series = {f"training, mean of {SMOOTHED} steps": smooth, "held out": curve["held_out_loss"]}
-        parts += [
-            pd.DataFrame({"panel": name, "series": label, "step": curve["step"], "mean": mean})
-            for label, mean in series.items()
-        ]
-    return pd.concat(parts).dropna().assign(low=np.nan, high=np.nan)
-
-
-def _first_and_last(losses: pd.Series) -> list[tuple[str, float]]:
-    return [("before", losses.iloc[0]), ("after", losses.iloc[-1])]
+    return supervised.curves({name: f"xsum_{name}" for name in UNITS})
 
 
 def rouge(found: Results) -> Figure:
@@ -160,7 +140,12 @@ def _headline(table: pd.DataFrame, unit: str, series: str | None = None) -> list
     return [
         provenance.number(
             " ".join(f"{row.panel}, {row.group or row.series}".split()),
-            row.mean, row.low, row.high, unit, row.count, seeds=1,
+            row.mean,
+            row.low,
+            row.high,
+            unit,
+            row.count,
+            seeds=1,
         )  # fmt: skip
         for row in chosen.itertuples(index=False, name="Row")
     ]
@@ -169,8 +154,4 @@ def _headline(table: pd.DataFrame, unit: str, series: str | None = None) -> list
 def _saved(
     found: Results, stem: str, figure: Figure, table: pd.DataFrame, headline: Iterable[dict]
 ) -> Figure:
-    """The figure, written beside its table unless the results were only read."""
-    if not found.shipped:
-        made_by = {name: found.manifest[name] for name in ("run", "config", "packages")}
-        provenance.write(EXPERIMENT, stem, found.profile, figure, table, headline, **made_by)
-    return figure
+    return scored_texts.saved(EXPERIMENT, stem, found, figure, table, headline)

@@ -1,0 +1,158 @@
+"""Reviews become extracts, dialogues comparisons; what does not belong is wrong as it says."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from bondlab import preferences
+from bondlab.preferences import CANDIDATES, DIFFERENT, DIALOGUE_WORDS, REVIEW_WORDS
+
+TEXT = " ".join(f"Word{i}a b{i} c{i} d{i}." for i in range(30))  # 30 sentences of four words
+
+
+def review(i: int, source: str = "imdb") -> dict:
+    return {"text": f"Film{i}. {TEXT}", "label": i % 2, "source": source}
+
+
+def turns(dialogues: int, length: int = 6) -> list[dict]:
+    """Dialogues whose every reply has the dialogue's own word and a word of its own."""
+    return [
+        {
+            "dialogue": f"d{d}",
+            "context": [f"what about topic{chr(97 + d)} number {t}"],
+            "reply": f"my topic{chr(97 + d)} answer is unique{d}x{t} today",
+        }
+        for d in range(dialogues)
+        for t in range(length)
+    ]
+
+
+# -- reviews --------------------------------------------------------------------------------------
+
+
+def test_extracts_start_at_sentences_and_keep_the_length():
+    """Of 400 draws all begin with a capital, lie in the text as they are, have 12 to 40 words, and
+    both ends of the range and many starts occur."""
+    rng, lengths, starts = random.Random(0), set(), set()
+    for _ in range(400):
+        words = preferences.extract(TEXT, rng)
+        assert words[0].startswith("Word") and " ".join(words) in TEXT
+        lengths.add(len(words))
+        starts.add(words[0])
+    assert (min(lengths), max(lengths)) == REVIEW_WORDS
+    assert len(starts) > 20
+    assert preferences.extract("Good.", rng) == ["Good."]
+
+
+def test_reviews_are_of_one_source_with_their_label():
+    """Half a prompt's words at most of a short text, eight of a long one; the pair together is the
+    extract; texts without a second word are left out; each has its own group."""
+    rows = [review(i) for i in range(6)] + [review(9, "rotten_tomatoes")]
+    rows += [{"text": "bad film", "label": 0, "source": "imdb"}]
+    rows += [{"text": "Good", "label": 1, "source": "imdb"}]
+    made = preferences.reviews(rows, "imdb", random.Random(0))
+    assert [x.good for x in made] == [False, True] * 3 + [False]
+    assert all(len(x.prompt.split()) in (6, 7, 8) for x in made[:6])
+    assert (made[-1].prompt, made[-1].completion) == ("Bad", "film")
+    assert len({x.group for x in made}) == 7 and {x.origin for x in made} == {"imdb"}
+    assert f"{made[0].prompt} {made[0].completion}" in rows[0]["text"]
+
+
+def test_tidied_text_reads_as_written():
+    """Spaces before marks and after an opening bracket go, the first letter is a capital."""
+    given = "it isn't ( very ) good , and it 's long . do n't !"
+    assert preferences.tidied(given) == "It isn't (very) good, and it's long. don't!"
+    assert preferences.tidied("It's fine, really.") == "It's fine, really."
+
+
+# -- dialogues ------------------------------------------------------------------------------------
+
+
+def test_halves_share_no_dialogue():
+    """Seven dialogues: three and four, every turn in one of them, whatever the order of rows."""
+    rows = turns(7)
+    first, second = preferences.halves(rows)
+    names = [{row["dialogue"] for row in part} for part in (first, second)]
+    assert [len(part) for part in names] == [3, 4] and not names[0] & names[1]
+    assert len(first) + len(second) == len(rows)
+    assert {row["dialogue"] for row in preferences.halves(rows[::-1])[0]} == names[0]
+
+
+def test_a_dialogue_keeps_its_last_turns():
+    """Turns of 20 words: two fit into 50, one of 60 stays alone; line breaks within are spaces."""
+    twenty = " ".join(["word"] * 20)
+    assert DIALOGUE_WORDS == 50
+    assert preferences.dialogue([twenty] * 5) == f"{twenty}\n{twenty}"
+    assert preferences.dialogue(["a b", " ".join(["x"] * 60)]) == " ".join(["x"] * 60)
+    assert preferences.dialogue(["hello\n you", "yes"]) == "hello you\nyes"
+
+
+def test_comparisons_reject_another_reply():
+    """All 600 turns get one; a quarter (5 deviations) of the turn's own dialogue, the others of
+    another; never the chosen reply."""
+    rows = turns(20, 30)
+    made = preferences.comparisons(rows, random.Random(0))
+    assert [x.chosen for x in made] == [row["reply"] for row in rows]
+    same = [x for x in made if x.origin == "same dialogue"]
+    assert abs(len(same) - 150) < 5 * math.sqrt(600 * 0.25 * 0.75)
+    for x in made:
+        own = x.chosen.split()[1] in x.rejected.split()
+        assert own == (x.origin == "same dialogue") and x.rejected != x.chosen
+
+
+def test_judged_replies_are_even_and_wrong_in_three_ways():
+    """Each turn gives its human reply and a false one; each kind in a third (5 deviations)."""
+    rows = turns(20, 15)
+    made = preferences.replies(rows, random.Random(0))
+    assert [x.good for x in made] == [True, False] * 300
+    assert {x.origin for x in made if x.good} == {"human"}
+    for kind in preferences.JUDGED:
+        count = sum(x.origin == kind for x in made)
+        assert abs(count - 100) < 5 * math.sqrt(300 * (1 / 3) * (2 / 3))
+    for true, false in zip(made[::2], made[1::2], strict=True):
+        assert (true.prompt, true.group) == (false.prompt, false.group)
+        if false.origin == "shuffled words":
+            assert sorted(false.completion.split()) == sorted(true.completion.split())
+            assert false.completion != true.completion
+
+
+def test_every_kind_of_wrong_reply_is_made_of_a_turn():
+    """For 30 turns a human reply and four false ones each, by kind: of its own dialogue, of
+    another, its own words in another order."""
+    made = preferences.every_reply(turns(5, 20), 30, random.Random(0))
+    assert [x.origin for x in made] == ["human", *DIFFERENT] * 30
+    for start in range(0, len(made), 5):
+        human, other, same, similar, shuffled = made[start : start + 5]
+        topic = human.completion.split()[1]
+        assert topic in same.completion and topic not in other.completion + similar.completion
+        assert sorted(shuffled.completion.split()) == sorted(human.completion.split())
+
+
+def test_the_nearest_foreign_reply_shares_words():
+    """One foreign reply in twenty names the prompt's topic; among CANDIDATES drawn at random it is
+    there with probability 1 - 0.95^20 = 0.64, and then it is taken. 200 draws, 5 deviations."""
+    rows = turns(1, 1)
+    rows += [
+        {"dialogue": "x", "context": ["hi"], "reply": f"nothing at all {i}"} for i in range(19)
+    ]
+    rows += [{"dialogue": "x", "context": ["hi"], "reply": "topica is fine"}]
+    worse = preferences._Worse(rows, random.Random(0))
+    found = [worse.of(rows[0], "similar words") == "topica is fine" for _ in range(200)]
+    chance = 1 - 0.95**CANDIDATES
+    assert sum(found) == pytest.approx(200 * chance, abs=5 * math.sqrt(200 * chance * (1 - chance)))
+
+
+def test_no_reply_is_its_own_alternative():
+    """A lone turn of a dialogue has no other of its dialogue, a one-word reply no other order, and
+    wordless replies are left out."""
+    rows = [
+        {"dialogue": "a", "context": ["hi"], "reply": "yes"},
+        {"dialogue": "b", "context": ["hi"], "reply": "..."},
+    ]
+    worse = preferences._Worse(rows, random.Random(0))
+    assert [row["reply"] for row in worse.rows] == ["yes"]
+    assert worse.of(rows[0], "same dialogue") is None
+    assert worse.of(rows[0], "shuffled words") is None
