@@ -84,7 +84,9 @@ def _penalties(evaluation: pd.DataFrame, reference_rewards: Tensor) -> pd.DataFr
     tables = []
     for step, part in own.groupby("step"):
         wide = part.pivot(index="prompt", columns="sample", values="reward")
-        share = penalised(torch.from_numpy(wide.to_numpy(dtype="float64")), reference_rewards)
+        share = penalised(
+            torch.from_numpy(wide.to_numpy(dtype="float64", copy=True)), reference_rewards
+        )
         columns = {"step": step, "prompt": wide.index, "penalised": share.mean(1).numpy()}
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
