@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import benchmarks, checkpoints, measures, paths, plots, provenance
+from bondlab import benchmarks, checkpoints, measures, plots, provenance
 from bondlab.benchmarks import REFERENCE, SUITES
 from bondlab.experiments import Profile
 from bondlab.plots import Panel
@@ -23,8 +23,8 @@ from bondlab.sweep import Spec
 STEM = "benchmarks"
 ALL = "all"  # the group of all groups together
 PANELS = (
-    Panel("constraints", "Constraints met", "share of answers, less the reference's"),
-    Panel("preferences", "HHH: better reply likelier", "share of pairs, less the reference's"),
+    Panel("constraints", "Constraints met", "share, less the reference's"),
+    Panel("preferences", "HHH: better reply likelier", "share, less the reference's"),
     Panel("bits_per_byte", "Held-out text (less is better)", "bits per byte, less the reference's"),
 )
 TEXT = ("rouge1", "rouge2", "rougeL", "longest_copied_span", "novel_bigrams", "repetition",
@@ -33,20 +33,18 @@ KEYS = ["policy", "measure", "group"]
 
 
 def results(
-    experiment: str, profile: Profile, specs: Sequence[Spec] = (), parent: Path | None = None
+    folder: Path, profile: Profile, specs: Sequence[Spec] = (), parent: Path | None = None
 ) -> pd.DataFrame:
     """The items of an experiment's finished runs: measured at a profile, or those that are shipped.
 
-    Measured ones are also written beside the experiment's figures, from where "shipped" reads them
-    ("study" before "laptop").
-
     Args:
+        folder: where measured ones are written, beside the experiment's other tables, and from
+            where "shipped" reads them ("study" before "laptop").
         specs, parent: the runs, and the folder they lie in; unused for "shipped".
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
-    folder = paths.figures_folder(experiment)
     if profile == "shipped":
         files = [folder / f"results_{p}_{STEM}.parquet" for p in ("study", "laptop")]
         found = next((path for path in files if path.exists()), None)
@@ -59,20 +57,23 @@ def results(
     return items
 
 
-def summaries(found: Results) -> pd.DataFrame:
-    """Items of the text measures of a summariser's runs: overlap with the human summary, copying.
+def of_results(found: Results, columns: Sequence[str] = TEXT) -> pd.DataFrame:
+    """Items of measures that an experiment has already, of the last step; a prompt is an item.
+
+    For a summariser overlap with the human summary, copying and numbers (`TEXT`); for others for
+    example "win_over_1", the second judge's. Reference and Best-of-N are means over the bank's
+    samples.
 
     Args:
-        found: the results at one Best-of-N size and profile; a document is an item. Reference and
-            Best-of-N are means over the bank's samples, policies those of the last step.
+        found: the results at one profile and, where a row has its own bank, of one row.
     """
     base = found.baselines
     names = base["n"].map(lambda n: REFERENCE if n == 1 else f"sampled Best-of-{n:g}")
     policies = ends(found.evaluations)
     tables = [base.assign(policy=names, seed=0), policies.assign(policy=policies["series"])]
     whole = pd.concat(tables).rename(columns={"prompt": "item"})
-    long = whole.melt(["policy", "seed", "item"], list(TEXT), "measure", "value")
-    return long.assign(group="summaries")[benchmarks.COLUMNS]
+    long = whole.melt(["policy", "seed", "item"], list(columns), "measure", "value")
+    return long.assign(group="prompts")[benchmarks.COLUMNS]
 
 
 def intervals(items: pd.DataFrame) -> pd.DataFrame:
@@ -138,8 +139,8 @@ def headline(shown: pd.DataFrame, items: pd.DataFrame) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def publish(experiment: str, profile: Profile, items: pd.DataFrame) -> None:
-    """Draw the differences, write the figure's files and show it."""
+def publish(experiment: str, profile: Profile, items: pd.DataFrame, stem: str = STEM) -> None:
+    """Draw the differences, write the figure's files (unless they are shipped) and show it."""
     counts = items[items["policy"] == REFERENCE].groupby("measure")["item"].nunique()
     note = (
         f"{counts['constraints']} instructions, {counts['preferences']} pairs, "
@@ -148,7 +149,7 @@ def publish(experiment: str, profile: Profile, items: pd.DataFrame) -> None:
     drawn, shown = figure(items, "Measures that training never saw", note)
     if profile != "shipped":
         provenance.write(
-            experiment, STEM, profile, drawn, shown, headline(shown, items), note=note,
+            experiment, stem, profile, drawn, shown, headline(shown, items), note=note,
             suite=SUITES[profile].model_dump(),
         )  # fmt: skip
     plots.show(drawn, "Differences to the reference in constraints met, HHH and bits per byte")

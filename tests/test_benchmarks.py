@@ -22,10 +22,10 @@ from bondlab import (
 )
 from bondlab.algorithms import j_bond
 from bondlab.benchmarks import REFERENCE, SUITES, Answers
-from bondlab.experiments import SMOKE
 from bondlab.instructions import INSTRUCTIONS
 from bondlab.sweep import Spec
 from bondlab.task import Task, TaskSettings
+from bondlab.xsum_runs import SMOKE
 
 NAME = "xsum_divergences"  # any registered experiment
 SUITE = SUITES["smoke"]
@@ -203,7 +203,8 @@ def measured(tmp_path_factory):
         environment.setenv("BONDLAB_RUNS", str(folder / "runs"))
         environment.setenv("BONDLAB_FIGURES", str(folder / "figures"))
         parent = paths.runs_folder() / "alignment"
-        found = benchmark_report.results(NAME, "smoke", specs(), parent)
+        results = paths.figures_folder(NAME)
+        found = benchmark_report.results(results, "smoke", specs(), parent)
         benchmark_report.publish(NAME, "smoke", found)
     return found, folder
 
@@ -239,17 +240,14 @@ def test_the_figure_comes_with_its_numbers(measured):
     assert {line["seeds"] for line in record["headline"]} == {1, 2}
 
 
-def test_shipped_reads_what_was_written(measured, monkeypatch, tmp_path):
+def test_shipped_reads_what_was_written(measured, tmp_path):
     """The study's before the laptop's, and a clear error where there is neither."""
     found, _ = measured
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no benchmarks"):
-        benchmark_report.results(NAME, "shipped")
+        benchmark_report.results(tmp_path, "shipped")
     for value, profile in ((1.0, "laptop"), (2.0, "study")):
-        path = tmp_path / NAME / f"results_{profile}_benchmarks.parquet"
-        path.parent.mkdir(exist_ok=True)
-        found.assign(value=value).to_parquet(path)
-        assert set(benchmark_report.results(NAME, "shipped")["value"]) == {value}
+        found.assign(value=value).to_parquet(tmp_path / f"results_{profile}_benchmarks.parquet")
+        assert set(benchmark_report.results(tmp_path, "shipped")["value"]) == {value}
 
 
 def items(values: dict[str, list[float]], groups: str = "aabb", seed: int = 0) -> pd.DataFrame:
@@ -296,7 +294,7 @@ def test_summarisers_are_compared_on_their_texts():
     """From the shipped results at N = 8: reference, Best-of-8 and three objectives; every measure;
     the difference in ROUGE-L is that of the means, as documents are the same."""
     found = reports.results("xsum_divergences", "shipped").of([8])
-    made = benchmark_report.summaries(found)
+    made = benchmark_report.of_results(found)
     assert list(made["policy"].unique()[:2]) == [REFERENCE, "sampled Best-of-8"]
     assert made["policy"].nunique() == 5 and set(made["measure"]) == set(benchmark_report.TEXT)
     change = benchmark_report.differences(made).set_index(["policy", "measure"])["mean"]
