@@ -8,7 +8,7 @@ import random
 import pytest
 
 from bondlab import preferences
-from bondlab.preferences import CANDIDATES, DIFFERENT, DIALOGUE_WORDS, REVIEW_WORDS
+from bondlab.preferences import CANDIDATES, DIALOGUE_WORDS, DIFFERENT, REVIEW_WORDS
 
 TEXT = " ".join(f"Word{i}a b{i} c{i} d{i}." for i in range(30))  # 30 sentences of four words
 
