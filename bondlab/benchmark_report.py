@@ -23,9 +23,9 @@ from bondlab.sweep import Spec
 STEM = "benchmarks"
 ALL = "all"  # the group of all groups together
 PANELS = (
-    Panel("constraints", "Constraints met", "share, less the reference's"),
-    Panel("preferences", "HHH: better reply likelier", "share, less the reference's"),
-    Panel("bits_per_byte", "Held-out text (less is better)", "bits per byte, less the reference's"),
+    Panel("constraints", "Constraints met", "difference in the share"),
+    Panel("preferences", "HHH: better reply likelier", "difference in the share"),
+    Panel("bits_per_byte", "Held-out text (less is better)", "difference in bits per byte"),
 )
 TEXT = ("rouge1", "rouge2", "rougeL", "longest_copied_span", "novel_bigrams", "repetition",
         "numbers_faithful", "words")  # fmt: skip
@@ -122,7 +122,11 @@ def figure(items: pd.DataFrame, title: str, note: str) -> tuple[Figure, pd.DataF
     shown = differences(items)
     shown = shown[(shown["group"] == ALL) & shown["measure"].isin([p.name for p in PANELS])]
     shown = shown.rename(columns={"measure": "panel", "policy": "series"}).assign(group="")
-    return plots.bars_with_intervals(shown, PANELS, decimals=3, title=title, note=note), shown
+    drawn = plots.bars_with_intervals(shown, PANELS, decimals=3, title=title, note=note)
+    for axes in drawn.axes:
+        axes.set_xticks([])  # one nameless group
+        axes.axhline(0, color="#555555", linewidth=0.8)
+    return drawn, shown
 
 
 def headline(shown: pd.DataFrame, items: pd.DataFrame) -> list[dict[str, Any]]:
@@ -144,7 +148,8 @@ def publish(experiment: str, profile: Profile, items: pd.DataFrame, stem: str = 
     counts = items[items["policy"] == REFERENCE].groupby("measure")["item"].nunique()
     note = (
         f"{counts['constraints']} instructions, {counts['preferences']} pairs, "
-        f"{counts['bits_per_byte']} texts; paired with the reference, 95 % intervals."
+        f"{counts['bits_per_byte']} texts. Each policy less the reference on the same ones, with "
+        "95 % intervals; Best-of-N has no likelihood of its own."
     )
     drawn, shown = figure(items, "Measures that training never saw", note)
     if profile != "shipped":
