@@ -62,18 +62,29 @@ def of_results(found: Results, columns: Sequence[str] = TEXT) -> pd.DataFrame:
 
     For a summariser overlap with the human summary, copying and numbers (`TEXT`); for others for
     example "win_over_1", the second judge's. Reference and Best-of-N are means over the bank's
-    samples.
+    samples; of a measure that some samples lack, as not every summary holds a number, the reference
+    is the policies before their first step.
 
     Args:
-        found: the results at one profile and, where a row has its own bank, of one row.
+        found: the results, of one row.
     """
-    base = found.baselines
+    policies, base = ends(found.evaluations), found.baselines
+    base = base[base["profile"] == policies["profile"].iloc[0]]
     names = base["n"].map(lambda n: REFERENCE if n == 1 else f"sampled Best-of-{n:g}")
-    policies = ends(found.evaluations)
     tables = [base.assign(policy=names, seed=0), policies.assign(policy=policies["series"])]
     whole = pd.concat(tables).rename(columns={"prompt": "item"})
     long = whole.melt(["policy", "seed", "item"], list(columns), "measure", "value")
+    lacking = [c for c in columns if c not in base or base.loc[base["n"] == 1, c].isna().any()]
+    own = long["policy"].isin(set(names)) & long["measure"].isin(lacking)
+    long = pd.concat([_starts(found, lacking), long[~own]], ignore_index=True)
     return long.assign(group="prompts")[benchmarks.COLUMNS]
+
+
+def _starts(found: Results, columns: Sequence[str]) -> pd.DataFrame:
+    """The policies before their first step, means over the runs, as the reference's items."""
+    first = found.evaluations[found.evaluations["step"] == 0]
+    means = first.groupby("prompt")[list(columns)].mean().rename_axis("item").reset_index()
+    return means.melt("item", None, "measure", "value").assign(policy=REFERENCE, seed=0)
 
 
 def intervals(items: pd.DataFrame) -> pd.DataFrame:
