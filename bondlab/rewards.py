@@ -83,6 +83,7 @@ class EntailmentReward:
         question: what the model reads, with {premise} and then {claim}.
         answers: what it says for entailed and for not entailed; their first tokens count.
         wordless: the score of a completion without a letter or digit.
+        keep_end: of a longer premise the end stays, not the start: a dialogue's last turn.
     """
 
     model: nn.Module
@@ -92,6 +93,7 @@ class EntailmentReward:
     question: str = QUESTION
     answers: tuple[str, str] = ("yes", "no")
     wordless: float = NO_CLAIM
+    keep_end: bool = False
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
         k = len(completions[0])
@@ -114,11 +116,12 @@ class EntailmentReward:
 
         opening, rest = self.question.split("{premise}")
         middle, closing = rest.split("{claim}")
-        limit = self.max_premise_tokens
+        most = self.max_premise_tokens
+        kept = slice(-most, None) if self.keep_end else slice(most)
         before = ids([opening + text for text in premises])
         claim = ids([middle + text for text in claims])
         after = ids([closing])[0] + [self.tokenizer.eos_token_id]
-        return [a[:limit] + b + after for a, b in zip(before, claim, strict=True)]
+        return [a[kept] + b + after for a, b in zip(before, claim, strict=True)]
 
     def scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Log-odds [n] of encoded pairs, differentiable; float32 at the end (logits are large)."""

@@ -50,6 +50,7 @@ class Question:
 
     text: str
     max_premise_tokens: int = 160
+    keep_end: bool = False
 
 
 SCORERS: dict[str, Encoder | Question] = {
@@ -57,7 +58,8 @@ SCORERS: dict[str, Encoder | Question] = {
     "sentiment_judge": Question("Review: {premise} {claim} Is this review positive? yes or no:"),
     "chat_reward": Encoder(separate=True),
     "chat_judge": Question(
-        "Dialogue: {premise} Reply: {claim} Does the reply fit the dialogue? yes or no:"
+        "Dialogue: {premise} Reply: {claim} Does the reply fit the dialogue? yes or no:",
+        keep_end=True,
     ),
 }
 
@@ -97,8 +99,9 @@ def untrained(name: str) -> tuple[Trainable, EncoderReward | EntailmentReward]:
         return scorer, scorer
     model, tokenizer = supervised.load(supervised.BASE)
     scorer = EntailmentReward(
-        model, tokenizer, chosen.max_premise_tokens, question=chosen.text, wordless=WORDLESS
-    )
+        model, tokenizer, chosen.max_premise_tokens, question=chosen.text, wordless=WORDLESS,
+        keep_end=chosen.keep_end,
+    )  # fmt: skip
     return LanguageModel(model, tokenizer), scorer  # the former for its adapter handling alone
 
 

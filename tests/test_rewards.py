@@ -107,6 +107,15 @@ def test_the_premise_is_cut_and_the_claim_is_not():
     assert len(row) == 6 + 2 + 100 + 2 + 1  # "told that", the claim, "yes no", the end
 
 
+def test_the_premises_end_may_be_kept_instead():
+    """With three tokens to spare the last three words of a dialogue are read, whatever came first:
+    the same rows as for those words alone, whose opening is cut off with the rest."""
+    reward = reward_of(max_premise_tokens=3, keep_end=True)
+    rows = reward.encode(["rain at the port said a dog", "said a dog"], ["yes", "yes"])
+    assert rows[0] == rows[1] and len(rows[0]) == 3 + 2 + 1 + 2 + 1
+    assert rows[0][:3] == reward.tokenizer("said a dog")["input_ids"][:3]
+
+
 def test_a_text_without_a_word_claims_nothing():
     """Punctuation and emptiness entail anything; they get the fixed lowest score."""
     reward = reward_of()
