@@ -31,13 +31,14 @@ from bondlab import checkpoints, device, paths, sample_gradients, sample_size, t
 from bondlab import results as records
 from bondlab.bank import seeded
 from bondlab.completions import Completions
-from bondlab.experiments import HUB, TINY, Profile
+from bondlab.experiments import Profile
 from bondlab.quantiles import empirical
 from bondlab.results import RunFolder
 from bondlab.rewards import score
 from bondlab.sample_size import SIZES, SMOOTHINGS
 from bondlab.sample_size_toy import COMPLETIONS
 from bondlab.tasks import Task, TaskSettings
+from bondlab.xsum_runs import HUB, TINY
 
 EXPERIMENT = "xsum_quantiles"
 N = 8  # Figure 9's; both errors, as shares, are the same for any at the reference

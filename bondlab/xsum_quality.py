@@ -17,10 +17,11 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from bondlab import assets, device, prepare, scored_texts, tasks, tiny, xsum_texts
-from bondlab.experiments import HUB, Profile
+from bondlab.experiments import Profile
 from bondlab.language_model import LanguageModel
 from bondlab.scored_texts import Results, scores
 from bondlab.tasks import Task, TaskSettings
+from bondlab.xsum_runs import HUB
 
 EXPERIMENT = "xsum_task"
 Count = Annotated[int, Field(ge=1)]

@@ -250,6 +250,19 @@ def test_shipped_reads_what_was_written(measured, tmp_path):
         assert set(benchmark_report.results(tmp_path, "shipped")["value"]) == {value}
 
 
+def test_a_notebook_asks_for_series_by_name(monkeypatch, tmp_path):
+    """Of the runs of Figure 7 the named ones alone, beside the tables of their task and policy."""
+    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(benchmark_report, "results", lambda *given: asked.append(given))
+    benchmark_report.of_alignment("j_bond", "smoke", "chat", "other/model", ["J-BOND"])
+    benchmark_report.of_alignment("j_bond", "shipped", "sentiment", None, ["J-BOND"])
+    (folder, profile, specs, parent), shipped = asked
+    assert folder == tmp_path / "j_bond" / "chat_model" and profile == "smoke"
+    assert [spec.labels["series"] for spec in specs] == ["J-BOND"]
+    assert parent.name == "alignment" and shipped == (tmp_path / "j_bond", "shipped")
+
+
 def items(values: dict[str, list[float]], groups: str = "aabb", seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame([
         {"policy": policy, "seed": seed, "measure": "m", "group": group, "item": i, "value": value}

@@ -9,12 +9,8 @@ import pytest
 from bondlab import decisions, experiments
 from bondlab.anchors import Periodic
 from bondlab.decisions import OBJECTIVES
-from bondlab.experiments import (
-    DIVERGENCE_CLAIMS,
-    EXPERIMENTS,
-    ITERATIVE_CLAIMS,
-    QUANTILE_CLAIMS,
-)
+from bondlab.experiments import EXPERIMENTS
+from bondlab.xsum_runs import DIVERGENCE_CLAIMS, ITERATIVE_CLAIMS, QUANTILE_CLAIMS
 
 # Before training, and after it for each beta, in the order backward KL, forward KL, log quantile.
 START = (5.0, 1.2, -1.0)
@@ -156,7 +152,7 @@ def test_learned_quantiles_are_close_or_not(learned, noise, verdict):
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "study", "paper"])
-@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.plans])
+@pytest.mark.parametrize("name", [n for n, e in EXPERIMENTS.items() if e.runs == "xsum"])
 def test_runs_that_are_compared_differ_in_what_is_compared_alone(name, profile):
     """One seed's runs share task, budget and random numbers; their labels say their algorithm."""
     specs = experiments.specs(name, profile)
@@ -166,7 +162,8 @@ def test_runs_that_are_compared_differ_in_what_is_compared_alone(name, profile):
         assert spec.config == specs[0].config.model_copy(update=changed)
         assert spec.algorithm.settings == {"n": spec.labels["n"], "beta": spec.labels["beta"]}
         assert spec.config.bank_samples >= spec.labels["n"] + 16  # disjoint draws fit
-        assert spec.config.fresh == specs[0].config.fresh or "samples" in spec.labels["series"]
+        said = "samples" in spec.labels["series"] or "anew" in spec.labels["row"]
+        assert spec.config.fresh == specs[0].config.fresh or said
     labels = [(s.labels["row"], s.labels["series"], s.labels["seed"]) for s in specs]
     assert len(set(labels)) == len(labels)
 
@@ -191,7 +188,7 @@ def test_figures_share_the_run_they_have_in_common(profile):
         for name in ("xsum_divergences", "xsum_iterative", "xsum_quantiles")
         for spec in experiments.specs(name, profile)
         if spec.labels["series"] in (decisions.JEFFREYS, "N = 8", "Monte Carlo, stored samples")
-        and (spec.labels["n"], spec.labels["seed"]) == (8, 0)
+        and (spec.labels["n"], spec.labels["seed"], spec.config.fresh) == (8, 0, False)
     ]
     assert len(chosen) == 3 and chosen[0] == chosen[1] == chosen[2]
     assert len({experiments.EXPERIMENTS[n].runs for n in EXPERIMENTS if "xsum_" in n}) == 2
