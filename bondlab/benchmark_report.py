@@ -6,14 +6,23 @@ over items (and seeds, where there are several); differences are paired by item.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import benchmarks, checkpoints, measures, plots, provenance
+from bondlab import (
+    alignment,
+    alignment_tables,
+    benchmarks,
+    checkpoints,
+    measures,
+    paths,
+    plots,
+    provenance,
+)
 from bondlab.benchmarks import REFERENCE, SUITES
 from bondlab.experiments import Profile
 from bondlab.plots import Panel
@@ -55,6 +64,24 @@ def results(
     path = folder / f"results_{profile}_{STEM}.parquet"
     checkpoints.write_atomically(path, items.to_parquet(index=False))
     return items
+
+
+def of_alignment(
+    name: str, profile: Profile, task: str, policy: str | None, series: Collection[str]
+) -> pd.DataFrame:
+    """The items of some series of "anchor_ablations" or "j_bond", whose runs are finished.
+
+    Task and policy are the notebook's; see `alignment.specs`.
+    """
+    folder = paths.figures_folder(name) / alignment_tables.variant(task, policy)
+    if profile == "shipped":
+        return results(folder, profile)
+    wanted = [
+        spec
+        for spec in alignment.specs(name, profile, task, policy)
+        if spec.labels["series"] in series
+    ]
+    return results(folder, profile, wanted, paths.runs_folder() / alignment.RUNS)
 
 
 def of_results(found: Results, columns: Sequence[str] = TEXT) -> pd.DataFrame:
