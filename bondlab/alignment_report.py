@@ -70,6 +70,11 @@ class Page:
             parts[name] = part.sort_values("series", key=lambda s: s.map(order), kind="stable")
         return Results(**parts)
 
+    def has(self, series: Sequence[str]) -> list[str]:
+        """Those of some series that the results hold, in their order."""
+        present = set(self.found.evaluations["series"])
+        return [name for name in series if name in present]
+
     # -- figures ----------------------------------------------------------------------------------
 
     def curves(self, stem: str, series: Sequence[str], panels: Sequence[Panel], title: str) -> None:
@@ -152,7 +157,8 @@ class Page:
 
     def last(self, columns: Sequence[str]) -> pd.DataFrame:
         """Reference, sampled Best-of-N and every policy after its last step."""
-        return reports.last_table(self.found, columns, alignment_tables.SIZES[1:])
+        sizes = self.found.baselines["n"].unique()
+        return reports.last_table(self.found, columns, sizes[sizes > 1])
 
     def heights(self, base: str, others: Sequence[str], column: str = "reward") -> pd.DataFrame:
         """How high one curve against KL lies above others, over the KL both reach.

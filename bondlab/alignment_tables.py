@@ -15,7 +15,7 @@ from bondlab.reports import Results
 from bondlab.results import RunFolder
 from bondlab.sweep import Spec, sweep
 
-SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N; an evaluation bank holds 16 or more
+SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N, as far as the evaluation bank goes
 KEYS = ["series", "seed", "step", "prompt"]
 PENALTY = rules.J_BOND_PENALTY
 
@@ -47,9 +47,14 @@ def results(
     wanted = alignment.specs(name, profile, task, policy)
     wanted = [spec for spec in wanted if series is None or spec.labels["series"] in series]
     folders = sweep(wanted, paths.runs_folder() / alignment.RUNS, workers)
-    found = judged(reports.collect(wanted, folders, profile, SIZES), wanted, folders)
+    found = judged(reports.collect(wanted, folders, profile, sizes(wanted[0])), wanted, folders)
     reports.write(folder, profile, found)
     return found
+
+
+def sizes(spec: Spec) -> list[int]:
+    """The N for which there are enough stored completions of a held-out prompt."""
+    return [n for n in SIZES if n <= spec.config.evaluation_bank]
 
 
 def variant(task: str, policy: str | None) -> str:
@@ -65,7 +70,8 @@ def judged(found: Results, wanted: Sequence[Spec], folders: Sequence[RunFolder])
     bank, rewards = judging.bank_scores(held_out, task, judge), held_out.load().rewards
     parts = []
     for spec, folder in zip(wanted, folders, strict=True):
-        verdict = judging.per_prompt(judging.run_scores(folder, task, judge), bank, rewards, SIZES)
+        scores = judging.run_scores(folder, task, judge)
+        verdict = judging.per_prompt(scores, bank, rewards, sizes(spec))
         part = verdict.merge(_penalties(folder.evaluation(), rewards), on=["step", "prompt"])
         parts.append(part.assign(series=spec.labels["series"], seed=spec.labels["seed"]))
     extra = pd.concat(parts, ignore_index=True)

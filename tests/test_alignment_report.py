@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bondlab import alignment_decisions as series
-from bondlab import alignment_tables, paths
+from bondlab import alignment, alignment_tables, paths
 from bondlab.alignment_report import DISTANCE, JUDGE, REWARD, WINS, BaselineSettings, Page
 from bondlab.rules import J_BOND_PENALTY
 
@@ -67,6 +67,13 @@ def test_what_was_computed_is_read_again_and_smoke_never_ships(page):
 )
 def test_other_tasks_and_policies_have_results_of_their_own(task, policy, expected):
     assert alignment_tables.variant(task, policy) == expected
+
+
+def test_only_what_there_is_is_shown(page):
+    """A laptop's bank of eight has no Best-of-16, and its plan no baselines but REINFORCE."""
+    laptop = alignment.specs(NAME, "laptop")
+    assert alignment_tables.sizes(laptop[0]) == [1, 2, 4, 8]
+    assert len(laptop) == 5 and page.has([OTHER, "RAFT"]) == [OTHER]
 
 
 def test_the_penalty_of_the_reference_and_of_best_of_2():
