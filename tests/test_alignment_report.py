@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import alignment_decisions as series
 from bondlab import alignment, alignment_tables, paths
+from bondlab import alignment_decisions as series
 from bondlab.alignment_report import DISTANCE, JUDGE, REWARD, WINS, BaselineSettings, Page
 from bondlab.rules import J_BOND_PENALTY
 
