@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 from bondlab import checkpoints, device, measures, paths, plots, provenance
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
-from bondlab.experiments import Profile, run, specs
+from bondlab.experiments import EXPERIMENTS, Profile, specs
 from bondlab.language_model import LanguageModel
 from bondlab.plots import Panel
 from bondlab.results import RunFolder, digest
-from bondlab.sweep import Spec
+from bondlab.sweep import Spec, sweep
 from bondlab.training import banks, fill, train
 
 NAME, STEM = "xsum_divergences", "forward_kl_by_article"
@@ -53,10 +53,10 @@ def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
             if file.exists():
                 return pd.read_parquet(file)
         raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
-    runs = zip(specs(NAME, profile), run(NAME, profile, workers), strict=True)
-    chosen = [(spec, found) for spec, found in runs if spec.labels["row"] == ROW]
-    parts = []
-    for spec, found in tqdm(chosen, desc="forward KL by article", leave=False):
+    chosen = [spec for spec in specs(NAME, profile) if spec.labels["row"] == ROW]
+    runs = sweep(chosen, paths.runs_folder() / EXPERIMENTS[NAME].runs, workers)
+    pairs, parts = list(zip(chosen, runs, strict=True)), []
+    for spec, found in tqdm(pairs, desc="forward KL by article", leave=False):
         manifest = {"run": found.path.name, "manifest": json.dumps(found.manifest)}
         labels = {name: spec.labels[name] for name in ("series", "beta", "seed")}
         parts.append(_of(spec, found).assign(**labels, **manifest, profile=profile))
