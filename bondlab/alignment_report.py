@@ -21,8 +21,8 @@ from bondlab.tradeoff import tradeoff_table
 REWARD = Panel("reward", "Reward", "mean reward of the task")
 DISTANCE = figures.QUALITY[1]
 JUDGE = Panel("judge", "Second judge, not trained on", "mean score of the judge")
-WINS = Panel("win_over_1", "Win rate under the second judge", "over one reference completion")
-PENALISED = Panel("penalised", "What r_J would penalise", "share worse than two of the reference")
+WINS = Panel("win_over_1", "Second judge's win rate", "over one reference completion")
+PENALISED = Panel("penalised", "What r_J would penalise", "share worse than two draws")
 UNIT = "prompt"
 LEVELS = (2, 8)  # sampled Best-of-N to compare with; more lines would hide the curves
 
