@@ -32,15 +32,15 @@ def build(settings: TaskSettings, precision: device.Precision) -> Task:
         AssetError: no such model or data.
     """
     dialogues = assets.dataset(settings.data or DATA)
-    held_out = prompts(dialogues["test"])
-    train = {k: v for k, v in prompts(dialogues["train"]).items() if k not in held_out}
-    train_rows, eval_rows = first(list(train), list(held_out.items()), settings)
+    held_out = prompts(dialogues["test"].to_list())
+    train = [text for text in prompts(dialogues["train"].to_list()) if text not in held_out]
+    train_prompts, eval_rows = first(train, list(held_out.items()), settings)
     name, reward = settings.policy or POLICY, settings.reward or REWARD
     model, tokenizer = models.load(name, device.dtype(precision))
     return Task(
         model=models.placed(policy(model, tokenizer, **settings.limits), precision),
         reward=scorers.load(reward, precision),
-        train_prompts=train_rows,
+        train_prompts=train_prompts,
         eval_prompts=[prompt for prompt, _ in eval_rows],
         eval_references=[reply for _, reply in eval_rows],
         identity={"policy": models.identity(name), "reward": scorers.identity(reward)},

