@@ -48,7 +48,6 @@ LAPTOP = Config(
 # bank_samples: vBoN counts quantiles in 16 of the reference's (section 4.2), others need fewer.
 # Learning rate: of 1e-3 and 3e-3 (J-BOND, 24 steps, judged on training prompts) the smaller hardly
 # moved the log quantile (by 0.05, the larger by 0.15 nats), twice as many steps take one between.
-# learning_rate: half the laptop's, for seven times the steps; not tuned.
 STUDY = Config(
     steps=48, prompts_per_step=8, evaluate_every=12, warmup=8, learning_rate=2e-3,
     bank_samples=16, evaluation_bank=16,
