@@ -68,7 +68,7 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     """The reference's stored samples that a run reads: of training prompts, of held-out prompts.
 
     The held-out ones come from another stream of random numbers, and stand alone where the
-    training samples are drawn anew at each step.
+    training samples are drawn anew at each step or the algorithm wants none.
 
     Raises:
         ValueError: the training bank is too small for the algorithm.
@@ -79,9 +79,9 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
         BankFolder.of(parent, task, prompts, samples, seed, precision)
         for seed, (prompts, samples) in enumerate(kinds)
     )
-    if config.fresh or algorithm.anchor_moves:
-        return [held_out]
     wanted = algorithm.anchor_draws + algorithm.quantile_draws
+    if config.fresh or algorithm.anchor_moves or not wanted:
+        return [held_out]
     if wanted > config.bank_samples:
         raise ValueError(
             f"the algorithm wants {wanted} samples a prompt of a bank of {config.bank_samples}: "

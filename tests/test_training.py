@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bondlab import checkpoints, device, measures, quantiles, rules, tasks, tiny, training
-from bondlab.algorithms import Algorithm, bond
+from bondlab.algorithms import Algorithm, bond, reinforce
 from bondlab.anchors import Periodic
 from bondlab.bank import Bank, BankFolder
 from bondlab.config import Config
@@ -609,6 +609,16 @@ def test_fresh_draws_need_no_training_bank():
     assert_same_results(train(task_of(), BOND, config, training.paths.runs_folder() / "b"), run)
     banked = train(task_of(), BOND, configured(steps=2))
     assert banked.table["loss"].tolist() != run.table["loss"].tolist()
+
+
+def test_an_algorithm_without_reference_draws_needs_no_training_bank():
+    """REINFORCE samples the policy alone: what is stored is the held-out prompts' bank, and the
+    samples that the reward's spread is measured on."""
+    config, algorithm = configured(steps=1), reinforce(beta_rl=0.1)
+    (held_out,) = training.banks(task_of(), algorithm, config)
+    train(task_of(), algorithm, config)
+    banks = [path for path in (training.paths.runs_folder() / "banks").iterdir()]
+    assert held_out.path in banks and len(banks) == 2
 
 
 # -- the outcome ----------------------------------------------------------------------------------
