@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from bondlab import language_model, tiny
+from bondlab import language_model, models, tiny
 from bondlab.completions import Completions, Prompts, concatenate
 from bondlab.language_model import LanguageModel, draw
 
@@ -382,6 +382,25 @@ def test_saved_folder_loads_with_transformers(kind, rank, tmp_path):
     torch.testing.assert_close(loaded(prompts, drawn), expected, **TOLERANCE)
     plain = make(kind)(prompts, drawn)
     assert (plain - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["t5", "gemma"])
+@torch.no_grad()
+def test_a_saved_policy_keeps_updates_too_small_for_bfloat16(kind, tmp_path):
+    """An update of a thousandth of a bfloat16 weight rounds to the weight itself. The folder holds
+    the sum in float32: the law of the policy computed in float32, which has left the reference's by
+    at least ten times the tolerance."""
+    reference = make(kind).bfloat16()
+    policy = reference.trainable_copy(2)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.fill_(3e-4 if kind == "t5" else 3e-3)
+    policy.save_pretrained(tmp_path)
+    saved = LanguageModel(*models.load(str(tmp_path)), max_prompt_tokens=16, max_new_tokens=7)
+    prompts, drawn = sampled(reference.float())
+    expected = policy.float()(prompts, drawn)
+    torch.testing.assert_close(saved(prompts, drawn), expected, atol=1e-3, rtol=0)
+    assert (reference(prompts, drawn) - expected).abs().max() > 1e-2
 
 
 # -- text -----------------------------------------------------------------------------------------
