@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("runs")
 PROMPTS, BATCHES = 4, 24
 ANCHOR = MovingAverage(0.1)
 CASES = {
-    "j_bond": (j_bond(0.4, 0.6, ANCHOR, 2), partial(toy.j_bond, beta=0.4, gamma=0.6)),
+    "j_bond": (j_bond(0.8, 1.0, ANCHOR, 2), partial(toy.j_bond, beta=0.8, gamma=1.0)),
     "reinforce": (reinforce(0.3, anchor=ANCHOR), partial(toy.reinforce, beta_rl=0.3)),
     "online_dpo": (online_dpo(0.5), partial(toy.online_dpo, beta_dpo=0.5)),
     "bonbon": (bonbon(2, 0.3), partial(toy.bonbon, alpha=0.3)),
@@ -43,18 +43,21 @@ def first_letter(prompts, completions) -> torch.Tensor:
 
 
 def trainer_of(algorithm: Algorithm, rank: int | None) -> Trainer:
-    """A trainer after three large steps, so that policy, anchor and reference differ."""
+    """A trainer whose policy and anchor have each been thrown off the reference, by far."""
     task = tasks.build(TaskSettings(name="tiny", train=PROMPTS, evaluate=2), "fp32")
     model = tiny.language_model("gemma", max_new_tokens=1).requires_grad_(False)
     task = dataclasses.replace(task, model=model, reward=first_letter, identity={"name": "one"})
     config = Config(
-        steps=9, prompts_per_step=160, learning_rate=2e-2 if rank else 3e-3, warmup=1,
-        lora_rank=rank, fresh=True, evaluation_bank=2, micro_batch=160, precision="fp32",
+        steps=9, prompts_per_step=160, lora_rank=rank, fresh=True, evaluation_bank=2,
+        micro_batch=160, precision="fp32",
     )  # fmt: skip
     folder = RunFolder.of(training.paths.runs_folder(), training.identity(task, algorithm, config))
     trainer = Trainer(task, algorithm, config, folder)
-    for _ in range(3):
-        trainer.update()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in (*trainer.parameters, *trainer.anchor_parameters):
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter += (0.5 if rank else 0.08) * noise
     return trainer
 
 
@@ -97,8 +100,8 @@ def sampled_gradients(trainer: Trainer) -> torch.Tensor:
 def test_the_mean_update_is_the_exact_gradient(name, rank):
     """24 steps of 160 prompts (4 prompts, 40 times each) with weights and anchor held: along the
     exact gradient and along 20 random directions, the mean of the sampled gradients lies within 5
-    of its standard errors of the exact one. Along itself the error is below a fifth, so that half
-    or double the gradient, or its negative, would not pass."""
+    of its standard errors of the exact one. Along itself the error is below a third, so that
+    the negative of a gradient would not pass; that each weight is right is tested on the toy."""
     algorithm, objective = CASES[name]
     trainer = trainer_of(algorithm, rank)
     exact = exact_gradient(trainer, objective)
@@ -108,5 +111,5 @@ def test_the_mean_update_is_the_exact_gradient(name, rank):
     directions /= directions.norm(dim=1, keepdim=True)
     found, expected = sampled_gradients(trainer) @ directions.T, directions @ exact
     error = found.std(0) / BATCHES**0.5
-    assert error[0] < 0.2 * exact.norm()
+    assert error[0] < exact.norm() / 3
     assert ((found.mean(0) - expected).abs() < 5 * error).all()
