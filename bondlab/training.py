@@ -56,9 +56,13 @@ def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
     settings = config.model_dump() | {"precision": device.resolve(config.precision)}
     for free in ("checkpoint_every", "micro_batch"):
         del settings[free]
+    folders = banks(task, algorithm, config)
+    # The name of a training bank says what its prompts are; without one they are named here.
+    prompts = {} if len(folders) > 1 else {"train_prompts": digest(list(task.train_prompts))}
     return {
         "task": task.identity,
-        "banks": [folder.path.name for folder in banks(task, algorithm, config)],
+        "banks": [folder.path.name for folder in folders],
+        **prompts,
         "algorithm": algorithm.identity,
         "config": settings,
     }

@@ -611,6 +611,16 @@ def test_fresh_draws_need_no_training_bank():
     assert banked.table["loss"].tolist() != run.table["loss"].tolist()
 
 
+@pytest.mark.parametrize("changed", [{}, {"fresh": True}])
+def test_other_training_prompts_are_another_run(changed):
+    """With a training bank its name tells them apart, without one the prompts' own digest does: one
+    prompt less, held-out prompts and everything else equal, never takes up the other's results."""
+    task, config = task_of(), configured(steps=1, **changed)
+    fewer = dataclasses.replace(task, train_prompts=task.train_prompts[:-1])
+    assert fewer.identity == task.identity
+    assert training.identity(fewer, BOND, config) != training.identity(task, BOND, config)
+
+
 def test_an_algorithm_without_reference_draws_needs_no_training_bank():
     """REINFORCE samples the policy alone: what is stored is the held-out prompts' bank, and the
     samples that the reward's spread is measured on."""
