@@ -112,6 +112,13 @@ EXPERIMENTS = {
         xsum_runs.QUANTILE_CLAIMS,
         runs=xsum_runs.RUNS,
     ),
+    "alignment_rewards": Experiment(
+        "The chat and sentiment tasks: rewards and judges",
+        "05_chat_and_sentiment_rewards",
+        dict.fromkeys(
+            ("training", "sentiment", "chat", "calibration", "looks", "headroom", "probes")
+        ),
+    ),
     "anchor_ablations": Experiment(
         "Anchors that move at different speeds, and more KL to them",
         "06_anchor_ablations",
@@ -130,13 +137,6 @@ EXPERIMENTS = {
     ),
     "own_model": Experiment(
         "Align a model of your own", "08_align_your_own_model", {"own_model": None}
-    ),
-    "alignment_rewards": Experiment(
-        "The chat and sentiment tasks: rewards and judges",
-        "05_chat_and_sentiment_rewards",
-        dict.fromkeys(
-            ("training", "sentiment", "chat", "calibration", "looks", "headroom", "probes")
-        ),
     ),
 }
 
