@@ -13,7 +13,7 @@ import torch
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from bondlab import measures
+from bondlab import measures, summaries
 from bondlab.measures import Interval, mean_interval
 from bondlab.preferences import DIFFERENT
 from bondlab.reward_quality import TASKS
@@ -21,7 +21,7 @@ from bondlab.reward_texts import PROBES, SOURCES
 from bondlab.scored_texts import Results
 
 SCORED = ("reward", "judge")
-LOOKS = ("words", "repetition", "longest_copied_span")
+LOOKS = ("words", "repeated_words", "longest_copied_span")
 SIZES = (1, 2, 4, 8, 16)
 BINS = 8  # of calibration, with equally many texts in each
 SOURCE_NAMES = dict(zip(SOURCES, ("IMDB", "Rotten Tomatoes"), strict=True))
@@ -155,13 +155,24 @@ def agreement(found: Results) -> pd.DataFrame:
     ])  # fmt: skip
 
 
+def repeated_words(text: str) -> float:
+    """Share of a text's words that occurred in it before; 0 without words.
+
+    Repeated trigrams, as `summaries` counts them, are too rare in two dozen words.
+    """
+    words = summaries.words(text)
+    return 1 - len(set(words)) / len(words) if words else 0.0
+
+
 def _within(
     found: Results, task: str, first: str, second: str, change: Callable
 ) -> Interval | None:
     """Mean over prompts of the correlation; prompts where a side is constant are left out."""
+    own = _of(found, task, "policy")
+    own = own.assign(repeated_words=own["text"].map(repeated_words)).dropna(subset=[second])
     values = [
         np.corrcoef(change(part[first]), change(part[second]))[0, 1]
-        for _, part in _of(found, task, "policy").dropna(subset=[second]).groupby("prompt")
+        for _, part in own.groupby("prompt")
         if part[first].nunique() > 1 and part[second].nunique() > 1
     ]
     return mean_interval(values) if values else None
@@ -170,15 +181,15 @@ def _within(
 def headroom(found: Results) -> pd.DataFrame:
     """Reward and judge of the best of N samples by the reward, in the samples' own spread.
 
-    Of each score the samples' mean is subtracted and the standard deviation within a prompt
-    divided out, so that both can be drawn together.
+    Of each score the mean of the prompt's samples is subtracted, and the mean standard deviation
+    within a prompt divided out, so that both can be drawn together.
     """
     rows = []
     for task in TASKS:
         own = _of(found, task, "policy")
         grids = {name: _grid(own, name) for name in SCORED}
         for series, values in grids.items():
-            centre, spread = values.mean(), values.std(1).mean()
+            centre, spread = values.mean(1), values.std(1).mean()
             for n in SIZES:
                 best = measures.best_of_n_value(values, grids["reward"], n)
                 interval = mean_interval(((best - centre) / spread).numpy())

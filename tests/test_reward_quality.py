@@ -151,32 +151,42 @@ def samples(rewards: np.ndarray, judges: np.ndarray, **looks: np.ndarray) -> lis
 
 def test_looks_and_agreement_are_correlations_within_a_prompt():
     """Length is twice the reward plus something of the prompt: correlation 1 within a prompt, not
-    between; the judge falls where the reward rises, along a curve: rank correlation -1. Prompts of
-    constant repetition have no correlation, hence no row."""
+    between; the judge falls where the reward rises, along a curve: rank correlation -1. Prompts
+    without a repeated word have no correlation, hence no row."""
     rewards = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 7.0, 6.0, 4.0]])
     offset = np.array([[10.0], [-40.0]])
     rows = samples(
-        rewards, -(rewards**3), words=2 * rewards + offset, repetition=rewards * 0,
-        longest_copied_span=-rewards,
+        rewards, -(rewards**3), words=2 * rewards + offset, longest_copied_span=-rewards,
+        text=np.full((2, 4), "a b c"),
     )  # fmt: skip
     table = reward_tables.looks(found(rows))
     words = value(table, panel="chat", group="words", series="reward")
     copied = value(table, panel="chat", group="longest_copied_span", series="reward")
     assert (words, copied) == (pytest.approx(1), pytest.approx(-1))
-    assert "repetition" not in set(table["group"])
+    assert "repeated_words" not in set(table["group"])
     agreement = reward_tables.agreement(found(rows))
     assert agreement["mean"].tolist() == pytest.approx([-1, -1])
 
 
+@pytest.mark.parametrize(
+    ("text", "share"), [("A cat, a dog.", 0.25), ("great great Great", 2 / 3), ("...", 0.0)]
+)
+def test_repeated_words_are_counted_whatever_their_case(text, share):
+    """One of four words was there before, two of three, none of none."""
+    assert reward_tables.repeated_words(text) == pytest.approx(share)
+
+
 def test_headroom_is_in_the_samples_spread():
-    """Two prompts with 16 samples 0..15 each: mean 7.5, spread sqrt(68/3). The best of 16 is 15;
-    the best of one is the mean. A judge that is minus the reward falls as far."""
-    rewards = np.tile(np.arange(16.0), (2, 1))
+    """Prompts with samples 0..15 and 100..115: each has its mean 7.5 above the lowest, spread
+    sqrt(68/3). The best of 16 is 7.5 above the mean, the best of one is the mean, without any
+    interval. A judge that is minus the reward falls as far."""
+    rewards = np.arange(16.0) + np.array([[0.0], [100.0]])
     table = reward_tables.headroom(found(samples(rewards, -rewards)))
     spread = math.sqrt(68 / 3)
     for n, expected in ((1, 0.0), (16, 7.5 / spread)):
         part = table[(table["panel"] == "chat") & (table["step"] == n)]
         assert value(part, series="reward") == pytest.approx(expected, abs=1e-9)
+        assert (part["high"] - part["low"]).max() == pytest.approx(0, abs=1e-9)
         assert value(part, series="judge") == pytest.approx(-expected, abs=1e-9)
 
 
