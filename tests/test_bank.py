@@ -118,9 +118,7 @@ def test_a_damaged_part_is_found_and_drawn_again(damage, task, folder):
 def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
     """Seed, prompts and their order, count, model, template, limits, temperature and precision."""
 
-    def name(
-        task=task, prompts=None, samples=SAMPLES, seed=0, precision="fp32", **settings
-    ) -> str:
+    def name(task=task, prompts=None, samples=SAMPLES, seed=0, precision="fp32", **settings) -> str:
         model = tiny.language_model("t5", **settings)
         model = model.bfloat16() if settings.get("max_new_tokens") == 9 else model
         if settings:
