@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bondlab import assets, device, scorer_training
+from bondlab import assets, device, models, scorer_training
 from bondlab.alterations import garble, swap_entities, swap_numbers
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import EntailmentReward
 from bondlab.scorers import SCORERS
-from bondlab.supervised import BASE, WEIGHTS, Supervised, fit, load, save
+from bondlab.supervised import BASE, WEIGHTS, Supervised, fit, save
 
 DOCUMENT_TOKENS = 160  # not stated; chosen because XSum's gist leads and cost grows with length
 SUMMARY_TOKENS = 40  # not stated; chosen because 95 % of the references are shorter
@@ -63,7 +63,7 @@ def summariser(model: nn.Module, tokenizer: object, **limits) -> LanguageModel:
 
 def train_reference(settings: Supervised = REFERENCE, folder: Path | None = None) -> Path:
     """Fine-tune the reference policy; writes adapter, curve and manifest into `folder`."""
-    model, tokenizer = load(BASE)
+    model, tokenizer = models.load(BASE)
     policy = summariser(model.to(device.dtype("auto")), tokenizer)
     policy.add_adapter(settings.rank, settings.seed)
     xsum, bbc = assets.dataset("xsum"), assets.dataset("bbc")["train"]
@@ -83,7 +83,7 @@ def train_reference(settings: Supervised = REFERENCE, folder: Path | None = None
 
 def train_reward(settings: Supervised = REWARD, folder: Path | None = None) -> Path:
     """Train the entailment reward; writes adapter, curve and manifest into `folder`."""
-    model, tokenizer = load(BASE)
+    model, tokenizer = models.load(BASE)
     model.to(device.dtype("auto"))
     policy = LanguageModel(model, tokenizer)  # for its adapter handling alone
     policy.add_adapter(settings.rank, settings.seed)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import plots, provenance, reward_tables, scored_texts, supervised
+from bondlab import plots, reward_tables, scored_texts, supervised
 from bondlab.plots import Panel
 from bondlab.reward_quality import EXPERIMENT
 from bondlab.scored_texts import Results
@@ -131,18 +131,7 @@ def _against_chance(figure: Figure, whole: float) -> None:
 
 
 def _headline(table: pd.DataFrame, unit: str) -> list[dict]:
-    return [
-        provenance.number(
-            " ".join(f"{row.panel}, {row.group}, {row.series}".split()),
-            row.mean,
-            row.low,
-            row.high,
-            unit,
-            row.count,
-            seeds=1,
-        )  # fmt: skip
-        for row in table.itertuples(index=False, name="Row")
-    ]
+    return scored_texts.headline(table, unit, lambda row: f"{row.panel}, {row.group}, {row.series}")
 
 
 def _saved(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -98,6 +99,16 @@ def scores(reward: Reward, prompts: Sequence[str], texts: Sequence[str]) -> list
         part = slice(start, start + PAIRS_AT_ONCE)
         values += score(reward, prompts[part], rows[part])[:, 0].tolist()
     return values
+
+
+def headline(table: pd.DataFrame, unit: str, label: Callable[[Any], str]) -> list[dict]:
+    """The rows of a figure's table as headline numbers; `label` names one."""
+    return [
+        provenance.number(
+            " ".join(label(row).split()), row.mean, row.low, row.high, unit, row.count, seeds=1
+        )
+        for row in table.itertuples(index=False, name="Row")
+    ]
 
 
 def saved(

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from bondlab import assets, device, supervised
+from bondlab import assets, device, models, supervised
 from bondlab.adapters import Trainable, quiet
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import EntailmentReward, Reward, has_word, in_batches, padded
@@ -97,7 +97,7 @@ def untrained(name: str) -> tuple[Trainable, EncoderReward | EntailmentReward]:
     if isinstance(chosen, Encoder):
         scorer = EncoderReward(*encoder(), chosen.separate, chosen.max_prompt_tokens)
         return scorer, scorer
-    model, tokenizer = supervised.load(supervised.BASE)
+    model, tokenizer = models.load(supervised.BASE)
     scorer = EntailmentReward(
         model, tokenizer, chosen.max_premise_tokens, question=chosen.text, wordless=WORDLESS,
         keep_end=chosen.keep_end,

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from bondlab import assets, device
-from bondlab.adapters import Trainable, quiet
+from bondlab import device
+from bondlab.adapters import Trainable
 
 SMOOTHED = 20  # training steps of a drawn curve
 WEIGHTS = Path(__file__).parent / "weights"
@@ -40,14 +39,6 @@ class Supervised:
     clip: float = 1.0
     check_every: int = 100
     seed: int = 0
-
-
-def load(name: str) -> tuple[nn.Module, object]:
-    """An encoder-decoder in float32 and its tokenizer, by asset name, hub name or local folder."""
-    folder = assets.model_path(name)
-    with quiet():
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-        return model, AutoTokenizer.from_pretrained(folder)
 
 
 def fit(

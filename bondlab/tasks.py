@@ -76,7 +76,7 @@ def _prepared(name: str, precision: device.Precision, **limits) -> LanguageModel
         raise FileNotFoundError(
             f"{folder} has no adapter: run `python -m bondlab prepare --retrain` to train it"
         )
-    model = prepare.summariser(*prepare.load(prepare.BASE), **limits)
+    model = prepare.summariser(*models.load(prepare.BASE), **limits)
     model.load_adapter(folder)
     model.merge_adapter()
     return models.placed(model, precision)

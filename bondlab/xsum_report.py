@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import plots, provenance, scored_texts, supervised, xsum_tables
+from bondlab import plots, scored_texts, supervised, xsum_tables
 from bondlab.plots import Level, Panel
 from bondlab.scored_texts import Results
 from bondlab.xsum_quality import EXPERIMENT
@@ -137,18 +137,9 @@ def _most(table: pd.DataFrame) -> int:
 def _headline(table: pd.DataFrame, unit: str, series: str | None = None) -> list[dict]:
     """The table's rows, or those of one series, as headline numbers."""
     chosen = table if series is None else table[table["series"] == series]
-    return [
-        provenance.number(
-            " ".join(f"{row.panel}, {row.group or row.series}".split()),
-            row.mean,
-            row.low,
-            row.high,
-            unit,
-            row.count,
-            seeds=1,
-        )  # fmt: skip
-        for row in chosen.itertuples(index=False, name="Row")
-    ]
+    return scored_texts.headline(
+        chosen, unit, lambda row: f"{row.panel}, {row.group or row.series}"
+    )
 
 
 def _saved(

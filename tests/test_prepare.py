@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from bondlab import assets, prepare, supervised, tasks, tiny
+from bondlab import assets, models, prepare, supervised, tasks, tiny
 from bondlab.__main__ import SHIPPED
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import EntailmentReward
@@ -220,7 +220,7 @@ def test_load_reads_a_local_folder_in_float32(tmp_path):
     """Model and tokenizer of a folder; the summariser adds template and limits, overridable."""
     tiny.t5(3).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
-    model, tokenizer = prepare.load(str(tmp_path))
+    model, tokenizer = models.load(str(tmp_path))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert torch.equal(model.lm_head.weight, tiny.t5(3).lm_head.weight)
     made = prepare.summariser(model, tokenizer, max_new_tokens=5)
@@ -241,7 +241,7 @@ def toy_assets(monkeypatch, tmp_path):
         ),
     }
     monkeypatch.setattr(assets, "dataset", data.__getitem__)
-    monkeypatch.setattr(prepare, "load", lambda name=BASE: (tiny.t5(2), tiny.tokenizer()))
+    monkeypatch.setattr(models, "load", lambda name=BASE: (tiny.t5(2), tiny.tokenizer()))
     for module in (prepare, tasks):
         monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights")
     short = dataclasses.replace(TOY, steps=3, check_every=3)

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from encoders import tiny_encoder
 
-from bondlab import assets, scorer_training, scorers, supervised, tiny
+from bondlab import assets, models, scorer_training, scorers, supervised, tiny
 from bondlab.preferences import Comparison, Judged
 from bondlab.scorers import SCORERS, EncoderReward
 
@@ -67,7 +67,7 @@ def toy(monkeypatch, tmp_path):
             "topical_chat": splits(turns, "train", "validation")}  # fmt: skip
     monkeypatch.setattr(assets, "dataset", data.__getitem__)
     monkeypatch.setattr(supervised, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(supervised, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
+    monkeypatch.setattr(models, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
     monkeypatch.setattr(scorers, "encoder", tiny_encoder)
     scorers.load.cache_clear()
     yield tmp_path

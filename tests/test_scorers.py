@@ -6,7 +6,7 @@ import pytest
 import torch
 from encoders import tiny_encoder
 
-from bondlab import scorers, supervised, tiny
+from bondlab import models, scorers, supervised, tiny
 from bondlab.rewards import EntailmentReward, score
 from bondlab.scorers import SCORERS, WORDLESS, EncoderReward
 
@@ -100,7 +100,7 @@ def test_adapter_and_head_are_trained_and_nothing_else():
 def shipped(monkeypatch, tmp_path):
     """One scorer of each kind, changed by hand and saved, over tiny models."""
     monkeypatch.setattr(supervised, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(supervised, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
+    monkeypatch.setattr(models, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
     monkeypatch.setattr(scorers, "encoder", tiny_encoder)
     scorers.load.cache_clear()
     expected = {}
