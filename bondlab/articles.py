@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, device, measures, paths, plots, provenance
+from bondlab import checkpoints, device, measures, paths, plots, provenance, reports
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
 from bondlab.experiments import EXPERIMENTS, Profile, specs
 from bondlab.language_model import LanguageModel
@@ -23,7 +23,7 @@ from bondlab.results import RunFolder, digest
 from bondlab.sweep import Spec, sweep
 from bondlab.training import banks, fill, train
 
-NAME, STEM = "xsum_divergences", "forward_kl_by_article"
+NAME, STEM, PART = "xsum_divergences", "forward_kl_by_article", "by_article"
 N, ROW = 8, "N = 8"  # Figure 2's, with stored samples
 STORED, NEW = "training articles, stored samples", "training articles, new samples"
 HELD_OUT = "held-out articles"
@@ -47,12 +47,8 @@ def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
     folder = paths.figures_folder(NAME)
-    files = {p: folder / f"results_{p}_by_article.parquet" for p in ("study", "laptop")}
     if profile == "shipped":
-        for file in files.values():
-            if file.exists():
-                return pd.read_parquet(file)
-        raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
+        return reports.shipped_part(folder, PART)
     chosen = [spec for spec in specs(NAME, profile) if spec.labels["row"] == ROW]
     runs = sweep(chosen, paths.runs_folder() / EXPERIMENTS[NAME].runs, workers)
     pairs, parts = list(zip(chosen, runs, strict=True)), []
@@ -62,7 +58,7 @@ def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
         parts.append(_of(spec, found).assign(**labels, **manifest, profile=profile))
     table = pd.concat(parts, ignore_index=True)
     checkpoints.write_atomically(
-        folder / f"results_{profile}_by_article.parquet", table.to_parquet(index=False)
+        folder / f"results_{profile}_{PART}.parquet", table.to_parquet(index=False)
     )
     return table
 

@@ -22,11 +22,12 @@ from bondlab import (
     paths,
     plots,
     provenance,
+    reports,
 )
 from bondlab.benchmarks import REFERENCE, SUITES
 from bondlab.experiments import Profile
 from bondlab.plots import Panel
-from bondlab.reports import Results, ends
+from bondlab.reports import Results
 from bondlab.sweep import Spec
 
 STEM = "benchmarks"
@@ -55,11 +56,7 @@ def results(
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
     if profile == "shipped":
-        files = [folder / f"results_{p}_{STEM}.parquet" for p in ("study", "laptop")]
-        found = next((path for path in files if path.exists()), None)
-        if found is None:
-            raise FileNotFoundError(f"{folder} holds no benchmarks: run them at profile laptop")
-        return pd.read_parquet(found)
+        return reports.shipped_part(folder, STEM)
     items = benchmarks.collect(specs, parent, SUITES[profile])
     path = folder / f"results_{profile}_{STEM}.parquet"
     checkpoints.write_atomically(path, items.to_parquet(index=False))
@@ -95,7 +92,7 @@ def of_results(found: Results, columns: Sequence[str] = TEXT) -> pd.DataFrame:
     Args:
         found: the results, of one row.
     """
-    policies, base = ends(found.evaluations), found.baselines
+    policies, base = reports.ends(found.evaluations), found.baselines
     base = base[base["profile"] == policies["profile"].iloc[0]]
     names = base["n"].map(lambda n: REFERENCE if n == 1 else f"sampled Best-of-{n:g}")
     tables = [base.assign(policy=names, seed=0), policies.assign(policy=policies["series"])]
@@ -181,8 +178,11 @@ def headline(shown: pd.DataFrame, items: pd.DataFrame) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def publish(experiment: str, profile: Profile, items: pd.DataFrame, stem: str = STEM) -> None:
-    """Draw the differences, write the figure's files (unless they are shipped) and show it."""
+def publish(experiment: str, profile: Profile, items: pd.DataFrame, stem: str, runs: list) -> None:
+    """Draw the differences, write the figure's files (unless they are shipped) and show it.
+
+    `runs` are those measured, as `reports.manifests` has them.
+    """
     counts = items[items["policy"] == REFERENCE].groupby("measure")["item"].nunique()
     note = (
         f"{counts['constraints']} instructions, {counts['preferences']} pairs, "
@@ -193,6 +193,6 @@ def publish(experiment: str, profile: Profile, items: pd.DataFrame, stem: str = 
     if profile != "shipped":
         provenance.write(
             experiment, stem, profile, drawn, shown, headline(shown, items), note=note,
-            suite=SUITES[profile].model_dump(),
+            suite=SUITES[profile].model_dump(), runs=runs,
         )  # fmt: skip
     plots.show(drawn, "Differences to the reference in constraints met, HHH and bits per byte")

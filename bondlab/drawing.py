@@ -137,3 +137,26 @@ def log2(axes: Axes, ticks: pd.Series) -> None:
     axes.set_xticks(sorted(set(ticks)), minor=False)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.minorticks_off()
+
+
+def square_root(axes: Axes, ticks: Sequence[float]) -> None:
+    """A square-root x axis, with these ticks; values below 0, as an estimate may be, mirrored."""
+    axes.set_xscale("function", functions=(_root, _square))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def square_ticks(reach: float) -> list[float]:
+    """At most eight squares of evenly spaced numbers, from 0 to `reach`."""
+    root = max(reach, 0.0) ** 0.5
+    steps = (digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5))
+    step = next(step for step in steps if root / step < 8)
+    return [round((i * step) ** 2, 10) for i in range(int(root / step) + 1)]
+
+
+def _root(x: np.ndarray) -> np.ndarray:
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def _square(x: np.ndarray) -> np.ndarray:
+    return np.sign(x) * np.square(x)

@@ -5,7 +5,6 @@ Companion of `bondlab.reports`: the results, their numbers and the small print a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,12 +102,10 @@ def save(
     """
     if profile == "shipped":
         return
-    runs = [
-        row | {"manifest": json.loads(row["manifest"])} for row in found.runs.to_dict("records")
-    ]
     if headline is None:
         headline = reports.headline(found, set(table["panel"]))
     note = reports.note(found, unit)
+    runs = reports.manifests(found)
     provenance.write(name, stem, profile, drawn, table, headline, note=note, runs=runs)
 
 

@@ -83,7 +83,12 @@ def curves(
 
 
 def paths(
-    table: pd.DataFrame, panels: Sequence[Panel], xlabel: str, title: str = "", note: str = ""
+    table: pd.DataFrame,
+    panels: Sequence[Panel],
+    xlabel: str,
+    title: str = "",
+    note: str = "",
+    square_root: bool = False,
 ) -> Figure:
     """Measures against another measure: each run's way through the plane (Figure 4, right).
 
@@ -91,6 +96,8 @@ def paths(
         table: columns panel, series, kind, point, x, x_low, x_high, mean, low, high. A series is of
             one kind: "path" (points joined in the table's order, with both intervals at the last),
             "points" (with whiskers, and `point` written beside each) or "formula" (a line).
+        square_root: a square-root x axis: near its reference, a policy gains with the root of the
+            KL, and runs that end at very different KL have room beside each other.
     """
     _require(table, ["panel", "series", "kind", "point", "x", "x_low", "x_high"])
     strokes = {"path": drawing.path, "points": drawing.named_points, "formula": drawing.line}
@@ -99,6 +106,8 @@ def paths(
         for axes, _, panel in _cells(grid, (), panels):
             for index, name, part in _series(table, table[table["panel"] == panel.name]):
                 strokes[part["kind"].iloc[0]](axes, part["x"], part, name, index)
+            if square_root:
+                drawing.square_root(axes, drawing.square_ticks(table["x"].max()))
         _label(grid, xlabel)
         return finish(figure, set(table.loc[table["kind"] != "path", "series"]))
 

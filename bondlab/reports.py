@@ -1,4 +1,4 @@
-"""An experiment's results as tidy tables, and its numbers: budgets, ends of training, verdicts.
+"""An experiment's results as tidy tables, and its numbers: budgets, starts and ends of training.
 
 Runs carry the labels row (a row of a figure's grid, "N = 8" or ""), series (the legend of a curve),
 n, beta and seed. Tables keep rows and series in their order of appearance. Figures are drawn by
@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from bondlab import best_of_n, checkpoints, decisions, measures, paths, provenance, tables
-from bondlab.experiments import EXPERIMENTS, Profile, run, specs
+from bondlab.experiments import Profile, run, specs
 from bondlab.results import RunFolder
 from bondlab.sweep import Spec, held_out_bank
 
@@ -136,6 +136,26 @@ def shipped(folder: Path) -> Results:
     return Results(chosen("evaluations"), baselines, chosen("examples"), chosen("runs"))
 
 
+def manifests(found: Results) -> list[dict[str, Any]]:
+    """A line a run, with its labels and its manifest: where a figure comes from."""
+    return [
+        row | {"manifest": json.loads(row["manifest"])} for row in found.runs.to_dict("records")
+    ]
+
+
+def shipped_part(folder: Path, part: str) -> pd.DataFrame:
+    """A table beside an experiment's results: the study's where there is one, else the laptop's.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    for profile in ("study", "laptop"):
+        path = folder / f"results_{profile}_{part}.parquet"
+        if path.exists():
+            return pd.read_parquet(path)
+    raise FileNotFoundError(f"{folder} holds no {part}: run the notebook at profile laptop")
+
+
 # -- numbers ---------------------------------------------------------------------------------------
 
 
@@ -184,7 +204,7 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"] == table.groupby(["row", "series"])["step"].transform("max")]
 
 
-def _tidy(rows: list[dict]) -> pd.DataFrame:
+def tidy(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
     """A table, without the column row where there is but one that has no name."""
     table = pd.DataFrame(rows)
     return table if table["row"].any() else table.drop(columns="row")
@@ -206,7 +226,7 @@ def budget_table(found: Results) -> pd.DataFrame:
             "completions": sum(manifests[0]["config"]["algorithm"]["draws"]),
             "minutes a run": sum(m["seconds"] for m in manifests) / len(manifests) / 60,
         })  # fmt: skip
-    return _tidy(rows)
+    return tidy(rows)
 
 
 def print_examples(found: Results, unit: str = "document", **labels: float | str) -> None:
@@ -223,15 +243,6 @@ def print_examples(found: Results, unit: str = "document", **labels: float | str
             chance = 1 / (1 + math.exp(-line.reward))
             text = textwrap.fill(line.text, 92, subsequent_indent=" " * 19)
             print(f"  step {line.step:4d} p {chance:.2f}  {text}")
-
-
-def rules(name: str) -> str:
-    """The experiment's claims and the rules that decide them."""
-    return "\n".join(
-        f"{i}. {claim.text} ({claim.source})\n"
-        + textwrap.fill(claim.rule, 96, initial_indent="   ", subsequent_indent="   ")
-        for i, claim in enumerate(EXPERIMENTS[name].claims, 1)
-    )
 
 
 def start_table(found: Results) -> pd.DataFrame:
@@ -265,7 +276,7 @@ def last_table(found: Results, columns: Sequence[str], sizes: Collection[int] = 
             label = "reference" if size == 1 else f"sampled Best-of-{size:g}"
             rows.append((row, label, base[base["n"] == size]))
         rows += [(row, name, own) for name, own in _by_series(ends(part))]
-    return _tidy([
+    return tidy([
         {"row": row, "policy": label} | {c: cell(table, c) for c in columns}
         for row, label, table in rows
     ])  # fmt: skip
@@ -284,17 +295,3 @@ def cell(table: pd.DataFrame, column: str) -> str:
     if present[column].nunique() == 1:  # a closed form, or a measure that is the same everywhere
         return f"{grid['mean']:.3f}"
     return f"{grid['mean']:.3f} [{grid['low']:.3f}, {grid['high']:.3f}]"
-
-
-def verdicts(name: str, found: Results) -> pd.DataFrame:
-    """Each claim of the experiment, decided by its rule for each row: verdict and intervals."""
-    rows = []
-    for number, claim in enumerate(EXPERIMENTS[name].claims, 1):
-        for row, part in found.evaluations.groupby("row", sort=False):
-            verdict, intervals = claim.decide(part)
-            rows += [
-                {"claim": number, "row": row, "verdict": verdict, "measured": what,
-                 "difference": str(interval)}
-                for what, interval in intervals.items()
-            ]  # fmt: skip
-    return _tidy(rows)

@@ -205,7 +205,7 @@ def measured(tmp_path_factory):
         parent = paths.runs_folder() / "alignment"
         results = paths.figures_folder(NAME)
         found = benchmark_report.results(results, "smoke", specs(), parent)
-        benchmark_report.publish(NAME, "smoke", found)
+        benchmark_report.publish(NAME, "smoke", found, benchmark_report.STEM, [{"run": "r"}])
     return found, folder
 
 

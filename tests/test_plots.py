@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
-from bondlab import plots
+from bondlab import drawing, plots
 from bondlab.plots import Level, Mark, Panel
 
 PANELS = [Panel("kl", "backward KL", "KL, nats"), Panel("reward", "reward", "probability")]
@@ -128,6 +128,21 @@ def test_paths_join_the_points_in_order_and_cross_the_intervals_at_the_last():
     assert [(text.get_text(), text.xy) for text in axes.texts] == [("N = 2", (0.2, 0.3))]
     assert axes.get_xlabel() == "KL, nats"
     assert legend_labels(figure) == ["run", "bound", "sampled"]
+
+
+def test_a_square_root_axis_spaces_squares_evenly():
+    """Ticks 0, 4, 16, ... are equally far apart on the picture, a value below 0 left of them."""
+    assert drawing.square_ticks(110.0) == [0, 4, 16, 36, 64, 100]
+    assert drawing.square_ticks(0.8) == [0, 0.04, 0.16, 0.36, 0.64]
+    assert drawing.square_ticks(0.0) == [0]
+    base = {"panel": "kl", "series": "a", "kind": "path", "point": ""}
+    rows = [base | {"x": x, "mean": 0.0} for x in (-1.0, 30.0, 110.0)]
+    table = pd.DataFrame(rows).assign(x_low=0.0, x_high=0.0, low=0.0, high=0.0)
+    (axes,) = plots.paths(table, PANELS[:1], "KL", square_root=True).axes
+    places = axes.transData.transform([(tick, 0) for tick in (-4, *axes.get_xticks())])[:, 0]
+    gaps = np.diff(places)
+    assert gaps == pytest.approx([gaps[0]] * 6)
+    assert [label.get_text() for label in axes.get_xticklabels()][-1] == "100"
 
 
 def test_headroom_has_a_base_two_axis_and_whiskers():

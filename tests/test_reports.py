@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import measures, reports, tables, tiny
+from bondlab import measures, reports, tables, tiny, verdicts
 from bondlab.bank import Bank
 from bondlab.completions import Completions
 from bondlab.experiments import EXPERIMENTS, Claim
@@ -186,11 +186,20 @@ def test_each_row_is_judged_on_its_own(monkeypatch):
     experiment = dataclasses.replace(EXPERIMENTS["xsum_divergences"], claims=[claim])
     monkeypatch.setitem(EXPERIMENTS, "some", experiment)
     found = results("laptop", ("N = 4", "one", 4), ("N = 4", "two", 4), ("N = 8", "one", 8))
-    table = reports.verdicts("some", found)
+    table = verdicts.of("some", found)
     assert table["verdict"].tolist() == ["N = 41", "N = 81"]
     assert table["row"].tolist() == ["N = 4", "N = 8"]
     assert table["difference"].tolist() == [str(mean)] * 2
-    assert "row" not in reports.verdicts("some", results("laptop", *FIGURE_4))
+    assert "row" not in verdicts.of("some", results("laptop", *FIGURE_4))
+
+
+def test_claims_are_numbered_from_where_the_last_list_ended():
+    mean = measures.mean_interval([0.0, 2.0])
+    claims = [Claim("a claim", "Fig. 1", "its rule", lambda _: ("inconclusive", {"it": mean}))]
+    assert verdicts.described(claims, 6) == "6. a claim (Fig. 1)\n   its rule"
+    assert verdicts.decided(claims, pd.DataFrame(), 6).to_dict("records") == [
+        {"claim": 6, "verdict": "inconclusive", "measured": "it", "difference": str(mean)}
+    ]
 
 
 def test_small_print_says_which_profile_each_row_is_of():
