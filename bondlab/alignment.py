@@ -265,6 +265,25 @@ J_BOND_CLAIMS = (
     ),
 )
 
+BENCHMARK_CLAIMS = (
+    Claim(
+        "J-BOND improves several benchmarks.",
+        "abstract; the paper names and shows none",
+        "Reproduced if, on measures that no training saw, the policy meets more constraints of "
+        "instructions and finds more of HHH's preferred replies likelier than the reference does, "
+        "each by an interval above 0; not reproduced if one lies below 0; else inconclusive.",
+        decisions.better_on_benchmarks,
+    ),
+    Claim(
+        "J-BOND costs no ability.",
+        "ours",
+        "Reproduced if the bits that a byte of held-out text costs rise by less than "
+        f"{decisions.COST:g}, with the whole interval; not reproduced if it lies wholly above; "
+        "else inconclusive.",
+        decisions.costs_no_ability,
+    ),
+)
+
 SEEDS = {"smoke": (0,), "laptop": (0,), "study": (0,), "paper": (0, 1, 2)}
 PLANS = {"anchor_ablations": anchor_specs, "j_bond": j_bond_specs}
 

@@ -1,4 +1,4 @@
-"""How each claim of Figures 5, 6 and 7 is decided: from evaluations to a verdict and its numbers.
+"""How claims of Figures 5, 6 and 7, and on benchmarks, are decided: to a verdict and its numbers.
 
 The claims, and their rules in words, stand in `alignment`. Tables are `tables.per_prompt`'s with
 the runs' labels (series, seed, eta, gamma, beta_rl, warmup) and the columns spread and win_over_1
@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from bondlab import frontier
+from bondlab.benchmarks import REFERENCE
 from bondlab.decisions import Decision, all_above_zero, all_within, at, change, gap, interval
 from bondlab.measures import Interval
 
 KL = frontier.KL
 SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
 STRAIGHT = 0.5  # share of its mean by which a slope may change from one half to the other
+COST = 0.02  # bits per byte of held-out text that alignment may cost and still be cheap
 
 MOVING, COPY = "moving average, eta = 0.02", "copy every 50 steps"
 J_BOND = "J-BOND"
@@ -150,6 +152,36 @@ def judge_agrees(table: pd.DataFrame) -> Decision:
     """The second judge prefers J-BOND's completions to the reference's more often than not."""
     wins = at(table, J_BOND, "win_over_1", table["step"].max())
     return all_above_zero({"win rate over the reference - 1/2": interval(wins - 0.5)})
+
+
+# -- benchmarks: tables are those of `benchmarks` --------------------------------------------------
+
+
+def better_on_benchmarks(items: pd.DataFrame) -> Decision:
+    """J-BOND's policy meets more constraints, and finds more of the preferred replies likelier."""
+    return all_above_zero({
+        f"{measure}, J-BOND - reference": interval(_gained(items, measure))
+        for measure in ("constraints", "preferences")
+    })  # fmt: skip
+
+
+def costs_no_ability(items: pd.DataFrame) -> Decision:
+    """Held-out text costs J-BOND's policy hardly more bits than the reference."""
+    rise = interval(_gained(items, "bits_per_byte"))
+    found = {"bits per byte, J-BOND - reference": rise}
+    if rise.high < COST:
+        return "reproduced", found
+    return "not reproduced" if rise.low > COST else "inconclusive", found
+
+
+def _gained(items: pd.DataFrame, measure: str) -> np.ndarray:
+    """A measure of J-BOND's policy less the reference's, on the same items, [seeds, items]."""
+    chosen = items[items["measure"] == measure].set_index(["policy", "seed", "item"])["value"]
+    own, base = (chosen[policy].unstack("item") for policy in (J_BOND, REFERENCE))
+    return own.to_numpy() - base[own.columns].to_numpy()
+
+
+# -- parts -----------------------------------------------------------------------------------------
 
 
 def _area(table: pd.DataFrame, series: str, other: str) -> Interval:

@@ -11,7 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from bondlab import alignment_tables, decisions, figures, frontier, plots, reports
+from bondlab import (
+    alignment_tables,
+    benchmark_report,
+    decisions,
+    figures,
+    frontier,
+    plots,
+    reports,
+)  # fmt: skip
 from bondlab.experiments import RunSettings
 from bondlab.measures import Interval
 from bondlab.plots import Level, Panel
@@ -37,6 +45,7 @@ class AlignmentSettings(RunSettings):
 class BaselineSettings(AlignmentSettings):
     """The parameters of notebook 07."""
 
+    other_task: Literal["", "sentiment", "chat"]
     other_baselines: bool
 
 
@@ -97,8 +106,8 @@ class Page:
         found = self.only(series)
         table = tradeoff_table(found, panels)
         note = f"{reports.note(found, UNIT)} Crosses: intervals after the last step."
-        xlabel = "KL to reference (nats per completion)"
-        drawn = plots.paths(table, panels, xlabel, title=title, note=note)
+        xlabel = "KL to reference (nats per completion, square-root scale)"
+        drawn = plots.paths(table, panels, xlabel, title, note, square_root=True)
         self._save(stem, found, drawn, table, _heights(found, base, panels))
         plots.show(drawn, f"{title}: {', '.join(p.title for p in panels)} against KL")
 
@@ -126,13 +135,31 @@ class Page:
         self._save(stem, found, drawn, table, headline)
         plots.show(drawn, f"{title}: KL to the reference and penalised share against steps")
 
+    def benchmarks(self, series: Sequence[str]) -> pd.DataFrame:
+        """Items of measures that no training saw, of the reference and some series; their figure.
+
+        See `benchmarks` for the measures and columns.
+        """
+        chosen, found = self.settings, self.only(series)
+        items = benchmark_report.of_alignment(
+            self.name, chosen.profile, chosen.task, chosen.policy or None, series
+        )
+        benchmark_report.publish(
+            self.name, chosen.profile, items, self._stem("benchmarks"), reports.manifests(found)
+        )
+        return items
+
+    def _stem(self, stem: str) -> str:
+        """A figure's file, told from that of another task or policy."""
+        kind = alignment_tables.variant(self.settings.task, self.settings.policy or None)
+        return f"{stem}_{kind}" if kind else stem
+
     def _save(
         self, stem: str, found: Results, drawn: Any, table: pd.DataFrame, headline: list[dict]
     ) -> None:
-        kind = alignment_tables.variant(self.settings.task, self.settings.policy or None)
-        stem = f"{stem}_{kind}" if kind else stem
+        profile = self.settings.profile
         figures.save(
-            self.name, stem, self.settings.profile, found, drawn, table, headline, unit=UNIT
+            self.name, self._stem(stem), profile, found, drawn, table, headline, unit=UNIT
         )
 
     # -- tables -----------------------------------------------------------------------------------

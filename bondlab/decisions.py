@@ -34,7 +34,8 @@ class Claim:
 
     Args:
         text: the claim; source: where the paper makes it; rule: the rule in words.
-        decide: from the evaluations of one row of the figure to the verdict and its intervals.
+        decide: from the evaluations of one row of the figure (or a benchmark's items) to the
+            verdict and its intervals.
     """
 
     text: str

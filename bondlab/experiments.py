@@ -28,7 +28,8 @@ class Experiment:
         title: what it is; notebook: its file's stem.
         figures: stem of each figure file -> the paper's figure, or None for one of ours.
         plans: the runs of each profile; none where the notebook computes on its own.
-        claims: what is to be decided.
+        claims: what is to be decided on evaluations.
+        benchmark_claims: what is to be decided on the items of `benchmarks`.
         runs: folder of the runs; experiments that share one share runs of equal identity.
     """
 
@@ -38,6 +39,7 @@ class Experiment:
     plans: dict[str, Sequence[Spec]] = field(default_factory=dict)
     claims: Sequence[Claim] = ()
     runs: str = ""
+    benchmark_claims: Sequence[Claim] = ()
 
 
 class RunSettings(BaseModel):
@@ -134,6 +136,7 @@ EXPERIMENTS = {
         {p: alignment.specs("j_bond", p) for p in xsum_runs.SCALES},
         alignment.J_BOND_CLAIMS,
         alignment.RUNS,
+        alignment.BENCHMARK_CLAIMS,
     ),
     "own_model": Experiment(
         "Align a model of your own", "08_align_your_own_model", {"own_model": None}

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import alignment, alignment_tables, paths
+from bondlab import alignment, alignment_tables, average_report, paths
 from bondlab import alignment_decisions as series
 from bondlab.alignment_report import DISTANCE, JUDGE, REWARD, WINS, BaselineSettings, Page
 from bondlab.rules import J_BOND_PENALTY
 
 NAME, OTHER = "j_bond", series.REINFORCE_SERIES[2]
 SETTINGS = BaselineSettings(
-    profile="smoke", task="sentiment", policy="", other_baselines=False, workers=1
+    profile="smoke", task="sentiment", policy="", other_task="", other_baselines=False, workers=1
 )
 
 
@@ -129,3 +129,39 @@ def test_figures_come_with_headlines(page):
     assert page.growths([series.J_BOND]).loc[0, "nats a step"].startswith(f"{slope['value']:.4f}")
     table = pd.read_csv(paths.figures_folder(NAME) / "kl_growth_smoke.csv")
     assert set(table["panel"]) == {"kl_to_reference", "penalised"}
+
+
+def test_benchmarks_come_with_the_runs_they_measured(page, monkeypatch):
+    """Items of the reference, Best-of-N and the asked series; a figure named after another task."""
+    items = page.benchmarks([series.J_BOND])
+    policies = list(items["policy"].unique())
+    assert policies == ["reference", "sampled Best-of-2", "sampled Best-of-4", series.J_BOND]
+    record = json.loads((paths.figures_folder(NAME) / "benchmarks_smoke.json").read_text())
+    (run,) = record["runs"]
+    assert run["series"] == series.J_BOND and run["manifest"]["status"] == "finished"
+    other = Page(NAME, SETTINGS.model_copy(update={"task": "chat"}), page.found)
+    other.benchmarks([series.J_BOND])
+    assert (paths.figures_folder(NAME) / "benchmarks_chat_smoke.json").exists()
+
+
+def test_averages_are_followed_once_and_kept(page, monkeypatch):
+    """The policy of Figure 5's moving average: its run's name, at every evaluation; read again
+    without a training. A profile that trains all weights has nothing to follow."""
+    found = average_report.results("smoke")
+    spec = alignment.specs("anchor_ablations", "smoke")[0]
+    assert spec.labels["series"] == series.MOVING
+    run = spec.folder(paths.runs_folder() / alignment.RUNS).path.name
+    assert set(found["run"]) == {run} and found["step"].tolist() == [1, 2, 3, 4]
+    assert json.loads(found["manifest"].iloc[0])["status"] == "finished"
+    monkeypatch.setattr(average_report, "_followed", None)
+    pd.testing.assert_frame_equal(average_report.results("smoke"), found)
+    shown = average_report.table(found)
+    row, first = shown.iloc[-1], found.iloc[-1]
+    assert row["KL to averaged weights"].startswith(f"{first['kl']:.4f} [{first['kl_low']:.4f}")
+    with pytest.raises(FileNotFoundError, match="averages"):
+        average_report.results("shipped")
+
+
+def test_no_average_is_followed_where_all_weights_are_trained(monkeypatch):
+    """An average of weights is exact; the paper profile's models are not even asked for."""
+    assert average_report.results("paper").empty

@@ -1,0 +1,78 @@
+"""What a moving average of LoRA factors is worth beside one of weights: notebook 06's numbers.
+
+J-BOND with eta 0.02 is trained once more, with both averages followed on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from bondlab import adapter_average, alignment, alignment_tables, checkpoints, paths, reports
+from bondlab import alignment_decisions as series
+from bondlab.experiments import Profile
+from bondlab.results import RunFolder
+from bondlab.sweep import Spec
+from bondlab.trainer import Trainer
+from bondlab.training import banks, fill, identity
+
+NAME, PART = "anchor_ablations", "averages"
+
+
+def results(profile: Profile, task: str = "sentiment", policy: str | None = None) -> pd.DataFrame:
+    """`adapter_average.follow` of J-BOND at a profile, computed once; or what is shipped.
+
+    Returns:
+        Its columns, and run and manifest; no rows where a profile trains all weights, whose
+        average is exact.
+
+    Raises:
+        FileNotFoundError: "shipped" was asked for and nothing is.
+    """
+    folder = paths.figures_folder(NAME) / alignment_tables.variant(task, policy)
+    if profile == "shipped":
+        return reports.shipped_part(folder, PART)
+    spec = next(
+        spec
+        for spec in alignment.specs(NAME, profile, task, policy)
+        if spec.labels["series"] == series.MOVING
+    )
+    if spec.config.lora_rank is None:
+        return pd.DataFrame()
+    run = spec.folder(paths.runs_folder() / alignment.RUNS).path.name
+    path = paths.runs_folder() / PART / f"{run}.parquet"
+    if not path.exists():
+        checkpoints.write_atomically(path, _followed(spec).to_parquet(index=False))
+    found = pd.read_parquet(path)
+    kept = folder / f"results_{profile}_{PART}.parquet"
+    checkpoints.write_atomically(kept, found.to_parquet(index=False))
+    return found
+
+
+def _followed(spec: Spec) -> pd.DataFrame:
+    task, started = spec.build(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as parent:  # its policy is that of the run of equal name
+        folder = RunFolder.of(Path(parent), identity(task, spec.algorithm, spec.config))
+        trainer = Trainer(task, spec.algorithm, spec.config, folder)
+        trainer.use(fill(banks(task, spec.algorithm, spec.config), task, spec.config))
+        found = adapter_average.follow(trainer, spec.config.evaluate_every)
+        folder.mark("finished", time.perf_counter() - started)
+        return found.assign(run=folder.path.name, manifest=json.dumps(folder.manifest))
+
+
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """A line a comparison: the change's relative error, and both KL with their intervals."""
+
+    def text(name: str) -> pd.Series:
+        columns = found[name], found[f"{name}_low"], found[f"{name}_high"]
+        return pd.Series([f"{m:.4f} [{a:.4f}, {b:.4f}]" for m, a, b in zip(*columns, strict=True)])
+
+    return pd.DataFrame({
+        "step": found["step"], "error of the change": found["relative_error"],
+        "KL to averaged weights": text("kl"), "KL to the reference": text("kl_moved"),
+        "prompts": found["prompts"],
+    })  # fmt: skip
