@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from bondlab import adapter_average, alignment, alignment_tables, checkpoints, paths, reports
+from bondlab import (
+    adapter_average,
+    alignment,
+    alignment_tables,
+    checkpoints,
+    paths,
+    reports,
+    training,
+)  # fmt: skip
 from bondlab import alignment_decisions as series
 from bondlab.experiments import Profile
-from bondlab.results import RunFolder
 from bondlab.sweep import Spec
-from bondlab.trainer import Trainer
-from bondlab.training import banks, fill, identity
 
 NAME, PART = "anchor_ablations", "averages"
 
@@ -56,12 +61,11 @@ def results(profile: Profile, task: str = "sentiment", policy: str | None = None
 def _followed(spec: Spec) -> pd.DataFrame:
     task, started = spec.build(), time.perf_counter()
     with tempfile.TemporaryDirectory() as parent:  # its policy is that of the run of equal name
-        folder = RunFolder.of(Path(parent), identity(task, spec.algorithm, spec.config))
-        trainer = Trainer(task, spec.algorithm, spec.config, folder)
-        trainer.use(fill(banks(task, spec.algorithm, spec.config), task, spec.config))
+        trainer = training.trainer(task, spec.algorithm, spec.config, Path(parent))
         found = adapter_average.follow(trainer, spec.config.evaluate_every)
-        folder.mark("finished", time.perf_counter() - started)
-        return found.assign(run=folder.path.name, manifest=json.dumps(folder.manifest))
+        trainer.run.mark("finished", time.perf_counter() - started)
+        manifest = json.dumps(trainer.run.manifest)
+        return found.assign(run=trainer.run.path.name, manifest=manifest)
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:

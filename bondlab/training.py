@@ -103,6 +103,14 @@ def fill(folders: list[BankFolder], task: Task, config: Config) -> list[Bank]:
     return [folder.load() for folder in folders]
 
 
+def trainer(task: Task, algorithm: Algorithm, config: Config, parent: Path) -> Trainer:
+    """What `train` loops over: a run below `parent` at its last checkpoint, its banks filled."""
+    run = RunFolder.of(parent, identity(task, algorithm, config))
+    found = Trainer(task, algorithm, config, run)
+    found.use(fill(banks(task, algorithm, config), task, config))
+    return found
+
+
 def train(
     task: Task, algorithm: Algorithm, config: Config, folder: Path | str | None = None
 ) -> Run:

@@ -11,7 +11,6 @@ from bondlab.algorithms import bond, j_bond
 from bondlab.anchors import MovingAverage
 from bondlab.bank import seeded
 from bondlab.config import Config
-from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
 from bondlab.trainer import Trainer
 
@@ -27,10 +26,7 @@ def trainer_of(rate: float, **changed) -> Trainer:
     config = CONFIG.model_copy(update=changed)
     task = tasks.build(TaskSettings(name="tiny", train=8, evaluate=4), "fp32")
     algorithm = j_bond(anchor=MovingAverage(rate))
-    folder = RunFolder.of(training.paths.runs_folder(), training.identity(task, algorithm, config))
-    trainer = Trainer(task, algorithm, config, folder)
-    trainer.use(training.fill(training.banks(task, algorithm, config), task, config))
-    return trainer
+    return training.trainer(task, algorithm, config, training.paths.runs_folder())
 
 
 def factors(scale: float, step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,13 +6,13 @@ import dataclasses
 
 import pytest
 import torch
+from trainers import log_probs
 
 from bondlab import quantiles, rules, tasks, tiny, training
 from bondlab.algorithms import Algorithm, bond
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.config import Config
 from bondlab.language_model import LanguageModel
-from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
 from bondlab.trainer import Trainer
 
@@ -32,17 +32,7 @@ def trainer_of(algorithm: Algorithm, config: Config = CONFIG) -> Trainer:
     task = tasks.build(TaskSettings(name="tiny", train=8, evaluate=4), "fp32")
     model = tiny.language_model("t5", temperature=2.0).requires_grad_(False)
     task = dataclasses.replace(task, model=model, identity={"name": "tiny, temperature 2"})
-    folder = RunFolder.of(training.paths.runs_folder(), training.identity(task, algorithm, config))
-    trainer = Trainer(task, algorithm, config, folder)
-    trainer.use(training.fill(training.banks(task, algorithm, config), task, config))
-    return trainer
-
-
-def log_probs(model: LanguageModel, trainer: Trainer) -> torch.Tensor:
-    """What a model gives the held-out bank's completions."""
-    prompts = trainer.policy.encode(trainer.task.eval_prompts)
-    with torch.no_grad():
-        return model(prompts, trainer.held_out.completions).sum(-1)
+    return training.trainer(task, algorithm, config, training.paths.runs_folder())
 
 
 @pytest.mark.parametrize("rank", [2, None], ids=["adapter", "all weights"])

@@ -9,6 +9,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from trainers import log_probs
 
 from bondlab import rules, tasks, tiny, training
 from bondlab.algorithms import Algorithm, bonbon, j_bond, online_dpo, raft, reinforce, warp
@@ -50,18 +51,7 @@ def configured(**changed) -> Config:
 
 def trainer_of(algorithm: Algorithm, config: Config = CONFIG, train: int = 8) -> Trainer:
     task = task_of(train)
-    identity = training.identity(task, algorithm, config)
-    folder = training.RunFolder.of(training.paths.runs_folder(), identity)
-    trainer = Trainer(task, algorithm, config, folder)
-    trainer.use(training.fill(training.banks(task, algorithm, config), task, config))
-    return trainer
-
-
-def log_probs(model: LanguageModel, trainer: Trainer) -> torch.Tensor:
-    """What a model gives the held-out bank's completions."""
-    prompts = trainer.policy.encode(trainer.task.eval_prompts)
-    with torch.no_grad():
-        return model(prompts, trainer.held_out.completions).sum(-1)
+    return training.trainer(task, algorithm, config, training.paths.runs_folder())
 
 
 # -- the start ------------------------------------------------------------------------------------

@@ -64,12 +64,7 @@ def configured(**changed) -> Config:
 
 def trainer_of(algorithm: Algorithm = BOND, config: Config = CONFIG, task: Task | None = None):
     task = task or task_of()
-    folder = training.RunFolder.of(
-        training.paths.runs_folder() / "x", training.identity(task, algorithm, config)
-    )
-    trainer = Trainer(task, algorithm, config, folder)
-    trainer.use(training.fill(training.banks(task, algorithm, config), task, config))
-    return trainer
+    return training.trainer(task, algorithm, config, training.paths.runs_folder() / "x")
 
 
 def results_of(run: training.Run) -> tuple[pd.DataFrame, pd.DataFrame, list[torch.Tensor]]:
