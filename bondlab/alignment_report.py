@@ -14,16 +14,17 @@ import pandas as pd
 from bondlab import (
     alignment_tables,
     benchmark_report,
+    collected,
     decisions,
     figures,
     frontier,
     plots,
     reports,
 )  # fmt: skip
+from bondlab.collected import Results
 from bondlab.experiments import RunSettings
 from bondlab.measures import Interval
 from bondlab.plots import Level, Panel
-from bondlab.reports import Results
 from bondlab.tradeoff import tradeoff_table
 
 REWARD = Panel("reward", "Reward", "mean reward of the task")
@@ -145,7 +146,7 @@ class Page:
             self.name, chosen.profile, chosen.task, chosen.policy or None, series
         )
         benchmark_report.publish(
-            self.name, chosen.profile, items, self._stem("benchmarks"), reports.manifests(found)
+            self.name, chosen.profile, items, self._stem("benchmarks"), collected.manifests(found)
         )
         return items
 

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bondlab import alignment, judging, measures, paths, reports, rules, spread
+from bondlab import alignment, collected, judging, measures, paths, rules, spread
+from bondlab.collected import Results
 from bondlab.experiments import Profile
-from bondlab.reports import Results
 from bondlab.results import RunFolder
 from bondlab.sweep import Spec, sweep
 
@@ -33,7 +33,7 @@ def results(
     Args:
         series: which runs to compute and to keep; None is all.
 
-    Like `reports.results`, with further columns. In evaluations: judge (mean score of the second
+    Like `collected.results`, with further columns. In evaluations: judge (mean score of the second
     judge), win_over_<N> (its win rate over sampled Best-of-N of the reference, 1 being the
     reference), penalised (share worse than both of two completions of the reference) and spread (of
     the reference's rewards within a prompt). In baselines: judge and win_over_1.
@@ -43,12 +43,12 @@ def results(
     """
     folder = paths.figures_folder(name) / variant(task, policy)
     if profile == "shipped":
-        return reports.shipped(folder)
+        return collected.shipped(folder)
     wanted = alignment.specs(name, profile, task, policy)
     wanted = [spec for spec in wanted if series is None or spec.labels["series"] in series]
     folders = sweep(wanted, paths.runs_folder() / alignment.RUNS, workers)
-    found = judged(reports.collect(wanted, folders, profile, sizes(wanted[0])), wanted, folders)
-    reports.write(folder, profile, found)
+    found = judged(collected.collect(wanted, folders, profile, sizes(wanted[0])), wanted, folders)
+    collected.write(folder, profile, found)
     return found
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, device, measures, paths, plots, provenance, reports
+from bondlab import checkpoints, collected, device, measures, paths, plots, provenance
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
 from bondlab.experiments import EXPERIMENTS, Profile, specs
 from bondlab.language_model import LanguageModel
@@ -48,7 +48,7 @@ def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
     """
     folder = paths.figures_folder(NAME)
     if profile == "shipped":
-        return reports.shipped_part(folder, PART)
+        return collected.shipped_part(folder, PART)
     chosen = [spec for spec in specs(NAME, profile) if spec.labels["row"] == ROW]
     runs = sweep(chosen, paths.runs_folder() / EXPERIMENTS[NAME].runs, workers)
     pairs, parts = list(zip(chosen, runs, strict=True)), []

@@ -17,8 +17,8 @@ from bondlab import (
     alignment,
     alignment_tables,
     checkpoints,
+    collected,
     paths,
-    reports,
     training,
 )  # fmt: skip
 from bondlab import alignment_decisions as series
@@ -40,7 +40,7 @@ def results(profile: Profile, task: str = "sentiment", policy: str | None = None
     """
     folder = paths.figures_folder(NAME) / alignment_tables.variant(task, policy)
     if profile == "shipped":
-        return reports.shipped_part(folder, PART)
+        return collected.shipped_part(folder, PART)
     spec = next(
         spec
         for spec in alignment.specs(NAME, profile, task, policy)

@@ -18,6 +18,7 @@ from bondlab import (
     alignment_tables,
     benchmarks,
     checkpoints,
+    collected,
     measures,
     paths,
     plots,
@@ -25,9 +26,9 @@ from bondlab import (
     reports,
 )
 from bondlab.benchmarks import REFERENCE, SUITES
+from bondlab.collected import Results
 from bondlab.experiments import Profile
 from bondlab.plots import Panel
-from bondlab.reports import Results
 from bondlab.sweep import Spec
 
 STEM = "benchmarks"
@@ -56,7 +57,7 @@ def results(
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
     if profile == "shipped":
-        return reports.shipped_part(folder, STEM)
+        return collected.shipped_part(folder, STEM)
     items = benchmarks.collect(specs, parent, SUITES[profile])
     path = folder / f"results_{profile}_{STEM}.parquet"
     checkpoints.write_atomically(path, items.to_parquet(index=False))
@@ -181,7 +182,7 @@ def headline(shown: pd.DataFrame, items: pd.DataFrame) -> list[dict[str, Any]]:
 def publish(experiment: str, profile: Profile, items: pd.DataFrame, stem: str, runs: list) -> None:
     """Draw the differences, write the figure's files (unless they are shipped) and show it.
 
-    `runs` are those measured, as `reports.manifests` has them.
+    `runs` are those measured, as `collected.manifests` has them.
     """
     counts = items[items["policy"] == REFERENCE].groupby("measure")["item"].nunique()
     note = (

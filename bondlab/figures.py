@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import best_of_n, measures, plots, provenance, reports
+from bondlab import best_of_n, collected, measures, plots, provenance, reports
+from bondlab.collected import Results
 from bondlab.experiments import Profile
 from bondlab.plots import Level, Mark, Panel
-from bondlab.reports import Results
 
 DIVERGENCES = (
     Panel("backward_kl", r"Backward KL($\pi$ || $\pi_{BoN}$)", "nats per summary"),
@@ -105,7 +105,7 @@ def save(
     if headline is None:
         headline = reports.headline(found, set(table["panel"]))
     note = reports.note(found, unit)
-    runs = reports.manifests(found)
+    runs = collected.manifests(found)
     provenance.write(name, stem, profile, drawn, table, headline, note=note, runs=runs)
 
 

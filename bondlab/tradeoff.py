@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from bondlab import figures, measures, plots, reports
+from bondlab.collected import Results
 from bondlab.experiments import Profile
 from bondlab.figures import GAINS, QUALITY
 from bondlab.plots import Level, Panel
-from bondlab.reports import Results
 
 BY = ["row", "series", "step"]
 DISTANCE = QUALITY[1]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bondlab import reports
+from bondlab.collected import Results
 from bondlab.decisions import Claim
 from bondlab.experiments import EXPERIMENTS
-from bondlab.reports import Results
 
 
 def rules(name: str) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import articles, bank, reports, tiny
+from bondlab import articles, bank, collected, tiny
 from bondlab.articles import HELD_OUT, NEW, STORED
 from bondlab.bank import Bank
 
@@ -46,7 +46,7 @@ def smoke(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BONDLAB_RUNS", str(folder / "runs"))
         patch.setenv("BONDLAB_FIGURES", str(folder / "figures"))
-        yield articles.changes("smoke", 1), reports.results(articles.NAME, "smoke", 1)
+        yield articles.changes("smoke", 1), collected.results(articles.NAME, "smoke", 1)
 
 
 def test_three_kinds_of_every_run(smoke):

@@ -15,9 +15,9 @@ from bondlab import (
     benchmark_report,
     benchmark_texts,
     benchmarks,
+    collected,
     likelihoods,
     paths,
-    reports,
     tiny,
 )
 from bondlab.algorithms import j_bond
@@ -307,7 +307,7 @@ def test_summarisers_are_compared_on_their_texts():
     """From the shipped results at N = 8: reference, Best-of-8 and three objectives; every measure;
     the difference in ROUGE-L is that of the means, as documents are the same. Numbers, which some
     of the bank's summaries lack, are taken from the policies before their first step."""
-    found = reports.results("xsum_divergences", "shipped").of([8])
+    found = collected.results("xsum_divergences", "shipped").of([8])
     made = benchmark_report.of_results(found)
     assert list(made["policy"].unique()[:2]) == [REFERENCE, "sampled Best-of-8"]
     assert not made.duplicated(["policy", "seed", "measure", "item"]).any()

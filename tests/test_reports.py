@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import measures, reports, tables, tiny, verdicts
+from bondlab import collected, measures, reports, tables, tiny, verdicts
 from bondlab.bank import Bank
 from bondlab.completions import Completions
 from bondlab.experiments import EXPERIMENTS, Claim
@@ -82,7 +82,7 @@ def before_and_after(n: int) -> pd.DataFrame:
     return tables.per_prompt(pd.concat([evaluation(0), evaluation(4)]), n, task())
 
 
-def results(profile: str, *runs: tuple[str, str, int]) -> reports.Results:
+def results(profile: str, *runs: tuple[str, str, int]) -> collected.Results:
     """One run for each (row, series, n), with the same evaluation before and after 4 steps."""
     line = {"step": 0, "prompt": 0, "reward": 0.0, "text": "city 2"}
     parts = []
@@ -99,7 +99,7 @@ def results(profile: str, *runs: tuple[str, str, int]) -> reports.Results:
     measured = pd.DataFrame({"prompt": [0, 1], "p_reward": [0.1, 0.3]})
     sizes = sorted({1, *(n for _, _, n in runs)})
     baselines = pd.concat(measured.assign(n=size, log_quantile=-1 / size) for size in sizes)
-    return reports.Results(evaluations, baselines.assign(profile=profile), examples, records)
+    return collected.Results(evaluations, baselines.assign(profile=profile), examples, records)
 
 
 def test_shipped_results_are_the_study_where_there_is_one(tmp_path, monkeypatch):
@@ -108,11 +108,11 @@ def test_shipped_results_are_the_study_where_there_is_one(tmp_path, monkeypatch)
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
     folder = tmp_path / "some"
     with pytest.raises(FileNotFoundError, match="profile laptop"):
-        reports.results("some", "shipped")
+        collected.results("some", "shipped")
     laptop = [(f"N = {n}", series, n) for n in (2, 4, 8) for series in ("one", "two")]
-    reports.write(folder, "laptop", results("laptop", *laptop))
-    reports.write(folder, "study", results("study", ("N = 4", "one", 4)))
-    found = reports.results("some", "shipped")
+    collected.write(folder, "laptop", results("laptop", *laptop))
+    collected.write(folder, "study", results("study", ("N = 4", "one", 4)))
+    found = collected.results("some", "shipped")
     for table in (found.evaluations, found.examples, found.runs):
         origin = table.groupby(["row", "series"], sort=False)["profile"].unique().map(list)
         assert origin.to_dict() == {
