@@ -94,12 +94,14 @@ def bars(
     width: float,
     name: str,
     index: int,
-    decimals: int,
+    decimals: int | None,
 ) -> None:
-    """Bars from zero with whiskers and their means written above."""
+    """Bars from zero with whiskers and, unless decimals is None, their means written above."""
     look = {"color": COLOURS[index], "hatch": HATCHES[index], "edgecolor": "white"}
     axes.bar(x, part["mean"], 0.92 * width, label=name, **look)
     axes.errorbar(x, part["mean"], yerr=_reach(part), linestyle="none", color="black", capsize=3)
+    if decimals is None:
+        return
     tops = part["high"].fillna(part["mean"]).clip(lower=0)
     for place, top, mean in zip(x, tops, part["mean"], strict=True):
         text = f"{mean:.{decimals}f}"
@@ -137,6 +139,12 @@ def log2(axes: Axes, ticks: pd.Series) -> None:
     axes.set_xticks(sorted(set(ticks)), minor=False)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.minorticks_off()
+
+
+def slant(axes: Axes) -> None:
+    """The names on the x axis at an angle, each ending at its tick."""
+    for label in axes.get_xticklabels():
+        label.set(rotation=40, horizontalalignment="right", rotation_mode="anchor")
 
 
 def square_root(axes: Axes, ticks: Sequence[float]) -> None:

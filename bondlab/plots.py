@@ -174,16 +174,18 @@ def headroom(
 def bars_with_intervals(
     table: pd.DataFrame,
     panels: Sequence[Panel],
-    decimals: int = 2,
+    decimals: int | None = 2,
     title: str = "",
     note: str = "",
+    slanted: bool = False,
 ) -> Figure:
     """Groups of bars from zero with their intervals, the mean written above each.
 
     Args:
         table: columns panel, group (a place on the x axis), series (a bar in each group), mean,
             low, high. A lone series needs no legend and gets none.
-        decimals: digits of the written means.
+        decimals: digits of the written means; None writes none, where bars stand too close.
+        slanted: names of groups at an angle, for many of them.
     """
     _require(table, ["panel", "group", "series"])
     with matplotlib.rc_context(STYLE):
@@ -196,6 +198,8 @@ def bars_with_intervals(
                 left = np.array([groups.index(group) for group in part["group"]]) - 0.4
                 drawing.bars(axes, left + width * (place + 0.5), part, width, name, index, decimals)
             axes.set_xticks(range(len(groups)), groups)
+            if slanted:
+                drawing.slant(axes)
             axes.margins(y=0.1)  # room for the written mean
             axes.grid(False, axis="x")
         return finish(figure, legend=table["series"].nunique() > 1)

@@ -100,16 +100,13 @@ def headroom(found: Results) -> Figure:
 def probes(found: Results) -> Figure:
     """Share of the reference's samples that texts by rule beat."""
     table = reward_tables.probes(found)
-    table["group"] = table["group"].str.replace(" ", "\n")
     panels = [Panel(task, title, "samples beaten (%)") for task, title in TITLES.items()]
     note = (
         f"{int(table['count'].max())} held-out prompts. Dashed: level with the samples. 95 % "
         "intervals over prompts."
     )
-    figure = plots.bars_with_intervals(table, panels, decimals=0, note=note)
+    figure = plots.bars_with_intervals(table, panels, decimals=None, note=note, slanted=True)
     _against_chance(figure, 100)
-    for axes in figure.axes:
-        axes.tick_params(axis="x", labelsize=7)  # eleven names a panel
     return _saved(found, "probes", figure, table, _headline(table, "% of samples beaten"))
 
 

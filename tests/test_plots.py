@@ -192,6 +192,15 @@ def test_bars_stand_beside_each_other_in_their_group():
     assert alone.legends == []
 
 
+def test_many_bars_may_go_without_numbers_under_slanted_names():
+    table = pd.DataFrame({"panel": "kl", "group": ["one", "two"], "series": "a", "mean": [1, 2]})
+    (axes,) = plots.bars_with_intervals(
+        table.assign(low=0.5, high=2.5), PANELS[:1], decimals=None, slanted=True
+    ).axes
+    assert not axes.texts and len(axes.patches) == 2
+    assert [label.get_rotation() for label in axes.get_xticklabels()] == [40, 40]
+
+
 def test_a_missing_interval_draws_no_whisker():
     row = {"panel": "kl", "group": "a", "series": "s", "mean": 0.5, "low": np.nan, "high": np.nan}
     axes = plots.bars_with_intervals(pd.DataFrame([row]), PANELS[:1]).axes[0]
