@@ -26,12 +26,14 @@ class Trainable(nn.Module):
         None every weight is copied in float32 and trained.
         """
         self.requires_grad_(False)
-        kept = [self.tokenizer, *(self.parameters() if rank else ())]
-        kept += self._head_copy or ()
+        kept = [self.tokenizer]
+        if rank:
+            kept += [*self.parameters(), *(self._head_copy or ())]
         policy = copy.deepcopy(self, {id(x): x for x in kept})
         if rank:
             policy.add_adapter(rank, seed)
         else:
+            policy._head_copy = None  # of the weights before they were float32
             policy.float().requires_grad_(True)
         return policy
 

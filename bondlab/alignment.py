@@ -155,9 +155,9 @@ ANCHOR_CLAIMS = (
     Claim(
         "So its trade-off is better.",
         "section 6, Fig. 5 right",
-        "Reproduced if the mean height of the moving average's curve of reward against KL above "
-        "the copies', over the KL that both reach, has an interval above 0; not reproduced if "
-        "below 0; else inconclusive.",
+        "Reproduced if the mean height of the moving average's curve of reward against the root of "
+        "the KL above the copies', over the KL that both reach, has an interval above 0; not "
+        "reproduced if below 0; else inconclusive.",
         decisions.better_anchor,
     ),
     Claim(
@@ -250,9 +250,10 @@ J_BOND_CLAIMS = (
     Claim(
         "Its curve of reward against KL lies above every REINFORCE run's.",
         "section 6, Fig. 7 right",
-        "Reproduced if the mean height of J-BOND's curve above that of each of the four runs, over "
-        "the KL that both reach, has an interval above 0; not reproduced if one lies below 0; else "
-        "inconclusive.",
+        "Reproduced if the mean height of J-BOND's curve, against the root of the KL, above that "
+        "of each of the four runs, over the KL that both reach, has an interval above 0; not "
+        "reproduced if one lies below 0; else inconclusive. (The first run was judged with curves "
+        "straight in the KL itself, which favour the run with more points near the reference.)",
         decisions.above_reinforce,
     ),
     Claim(

@@ -189,7 +189,7 @@ class Page:
         return reports.last_table(self.found, columns, sizes[sizes > 1])
 
     def heights(self, base: str, others: Sequence[str], column: str = "reward") -> pd.DataFrame:
-        """How high one curve against KL lies above others, over the KL both reach.
+        """How high one curve against KL lies above others, up to the KL both reach.
 
         In the units of `column`, and for the reward also in spreads: standard deviations of the
         reference's rewards within a prompt.
@@ -197,7 +197,7 @@ class Page:
         table, rows = self.found.evaluations, []
         for other in others:
             found = frontier.area(table, base, other, column)
-            row = {f"{base} above": other, "KL in common": _reach(table, base, other)}
+            row = {f"{base} above": other, "up to KL": _reach(table, base, other)}
             row["mean height"] = _text(found)
             if column == "reward":
                 scale = 1 / frontier.spread(table)

@@ -31,7 +31,7 @@ def results(
     """The results of "anchor_ablations" or "j_bond": computed at a profile, or those shipped.
 
     Args:
-        series: which runs to compute and to keep; None is all.
+        series: which runs to compute; None is all. "shipped" has those that it has.
 
     Like `collected.results`, with further columns. In evaluations: judge (mean score of the second
     judge), win_over_<N> (its win rate over sampled Best-of-N of the reference, 1 being the
@@ -48,7 +48,8 @@ def results(
     wanted = [spec for spec in wanted if series is None or spec.labels["series"] in series]
     folders = sweep(wanted, paths.runs_folder() / alignment.RUNS, workers)
     found = judged(collected.collect(wanted, folders, profile, sizes(wanted[0])), wanted, folders)
-    collected.write(folder, profile, found)
+    if collected.covers(folder, profile, found):  # a part never takes the place of more
+        collected.write(folder, profile, found)
     return found
 
 

@@ -23,17 +23,19 @@ from bondlab import (
 )  # fmt: skip
 from bondlab import alignment_decisions as series
 from bondlab.experiments import Profile
+from bondlab.results import digest
 from bondlab.sweep import Spec
 
 NAME, PART = "anchor_ablations", "averages"
+VERSION = 1  # raise when the numbers change: what is stored then no longer matches
 
 
 def results(profile: Profile, task: str = "sentiment", policy: str | None = None) -> pd.DataFrame:
     """`adapter_average.follow` of J-BOND at a profile, computed once; or what is shipped.
 
     Returns:
-        Its columns, and run and manifest; no rows where a profile trains all weights, whose
-        average is exact.
+        Its columns, and run, manifest and profile; no rows where a profile trains all weights,
+        whose average is exact.
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
@@ -49,10 +51,11 @@ def results(profile: Profile, task: str = "sentiment", policy: str | None = None
     if spec.config.lora_rank is None:
         return pd.DataFrame()
     run = spec.folder(paths.runs_folder() / alignment.RUNS).path.name
-    path = paths.runs_folder() / PART / f"{run}.parquet"
+    name = digest([run, VERSION, adapter_average.SAMPLES])
+    path = paths.runs_folder() / PART / f"{name}.parquet"
     if not path.exists():
         checkpoints.write_atomically(path, _followed(spec).to_parquet(index=False))
-    found = pd.read_parquet(path)
+    found = pd.read_parquet(path).assign(profile=profile)
     kept = folder / f"results_{profile}_{PART}.parquet"
     checkpoints.write_atomically(kept, found.to_parquet(index=False))
     return found
@@ -78,5 +81,5 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({
         "step": found["step"], "error of the change": found["relative_error"],
         "KL to averaged weights": text("kl"), "KL to the reference": text("kl_moved"),
-        "prompts": found["prompts"],
+        "prompts": found["prompts"], "profile": found["profile"],
     })  # fmt: skip

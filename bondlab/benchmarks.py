@@ -15,6 +15,7 @@ Legend: B prompts, K completions a prompt.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from bondlab import (
     benchmark_texts,
     checkpoints,
     device,
+    instructions,
     likelihoods,
     measures,
     paths,
@@ -139,7 +141,7 @@ def _stored(
     """The table of a subject under a suite: read, or computed and kept."""
     identity = {
         "version": VERSION,
-        "instructions": ASKED,
+        "instructions": inspect.getsource(instructions),  # texts and the rules that check them
         "suite": suite.model_dump(),
         **subject,
     }

@@ -105,6 +105,12 @@ def write(folder: Path, profile: str, found: Results) -> None:
         checkpoints.write_atomically(path, getattr(found, field.name).to_parquet(index=False))
 
 
+def covers(folder: Path, profile: str, found: Results) -> bool:
+    """Whether the results hold every series that a profile's kept tables hold, if there are any."""
+    kept = _read(folder, profile)
+    return kept is None or set(kept.runs["series"]) <= set(found.runs["series"])
+
+
 def _read(folder: Path, profile: str) -> Results | None:
     files = {f.name: folder / f"results_{profile}_{f.name}.parquet" for f in fields(Results)}
     if not all(path.exists() for path in files.values()):

@@ -1,8 +1,11 @@
 """What reward a run has at each KL to the reference, and how its KL grows with its steps.
 
-A run's curve goes through its evaluations in order of their KL. Two curves are compared over the KL
-that both reach: a run is not better for having gone further. Intervals resample seeds and prompts,
-the same for both curves, so what a seed or prompt does to both cancels.
+A run's curve goes through its evaluations in order of their KL. Two curves are compared over the
+KL that both reach: a run is not better for having gone further. Between evaluations a curve is
+straight in the root of the KL, as the reward of a policy near its reference is. Straight in the KL
+itself, it would lie below its own law, the further the fewer points it has, and the slower run
+would win. Intervals resample seeds and prompts, the same for both curves, so what a seed or prompt does
+to both cancels.
 
 Legend: R = 1 + RESAMPLES, the estimate itself first, S seeds, T evaluations, B prompts.
 """
@@ -49,7 +52,8 @@ def grid(table: pd.DataFrame, series: str, column: str) -> np.ndarray:
 def area(table: pd.DataFrame, series: str, other: str, column: str = "reward") -> Interval:
     """Mean height of one curve above another over their common KL, in the units of `column`.
 
-    The area between the curves over its width. NaN where they have less than `NARROW` in common.
+    The area between the curves, over the root of the KL as figures have it, over its width. NaN
+    where they have less than `NARROW` in common.
 
     Args:
         table: columns series, seed, step, prompt, kl_to_reference and `column`.
@@ -64,12 +68,14 @@ def area(table: pd.DataFrame, series: str, other: str, column: str = "reward") -
 
 
 def height(x: np.ndarray, y: np.ndarray, x_other: np.ndarray, y_other: np.ndarray) -> float:
-    """Mean of y - y_other over the x that two piecewise linear curves share; [T] each.
+    """Mean of y - y_other over the root of the KL x that two curves share; [T] each.
 
-    Exact: the difference is linear between neighbouring points of either curve.
+    Exact: curves are piecewise linear in the root, so their difference is linear between
+    neighbouring points of either. An estimate of a KL below 0 counts as 0.
     """
+    x, x_other = (np.sqrt(np.clip(kl, 0, None)) for kl in (x, x_other))
     low, high = max(x.min(), x_other.min()), min(x.max(), x_other.max())
-    if high - low < NARROW:
+    if high**2 - low**2 < NARROW:
         return np.nan
     points = np.unique(np.concatenate([x, x_other, [low, high]]))
     points = points[(points >= low) & (points <= high)]

@@ -15,8 +15,9 @@ from bondlab.summaries import words
 
 Check = Callable[[str], bool]
 
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
-_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+\S", re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<!\bDr)(?<!\bMr)(?<!\bSt)(?<!\bMrs)[.!?]+[\"”')]*(?=\s|$)")
+_NUMBER = re.compile(r"^\s*(\d+)[.)]\s*(?=\S)", re.MULTILINE)  # of an item in a list
+DASHES, BULLETS = "-–—", "-–*•"
 
 
 @dataclass(frozen=True)
@@ -58,28 +59,33 @@ def at_most(count: int) -> Check:
 
 
 def sentences(count: int) -> Check:
-    """Exactly `count` sentences, the last one ended."""
+    """Exactly `count` sentences, the last one ended; numbers of a list are no ends."""
 
     def check(answer: str) -> bool:
-        ends = [found.end() for found in _SENTENCE_END.finditer(answer.strip())]
-        return len(ends) == count and ends[-1] == len(answer.strip())
+        text = _NUMBER.sub("", answer).strip()
+        ends = [found.end() for found in _SENTENCE_END.finditer(text)]
+        return len(ends) == count and ends[-1] == len(text)
 
     return check
 
 
 def contains(*wanted: str) -> Check:
-    """Each of the words occurs, as a word of its own and in either case."""
-    return lambda answer: set(wanted) <= set(words(answer))
+    """Each of the words occurs, as a word of its own and in either case ("moon's" has "moon")."""
+    return lambda answer: all(_times(word, answer) for word in wanted)
 
 
 def avoids(*unwanted: str) -> Check:
     """None of the words occurs."""
-    return lambda answer: not set(unwanted) & set(words(answer))
+    return lambda answer: not any(_times(word, answer) for word in unwanted)
 
 
 def repeats(word: str, times: int) -> Check:
     """The word occurs that many times or more."""
-    return lambda answer: words(answer).count(word) >= times
+    return lambda answer: _times(word, answer) >= times
+
+
+def _times(word: str, answer: str) -> int:
+    return len(re.findall(rf"\b{re.escape(word)}\b", answer.lower()))
 
 
 def opens_with(*first: str) -> Check:
@@ -92,9 +98,16 @@ def ends_with(*marks: str) -> Check:
     return lambda answer: answer.strip().endswith(marks)
 
 
-def items(count: int) -> Check:
-    """A list of exactly `count` lines that open with a dash, star, bullet or number."""
-    return lambda answer: len(_ITEM.findall(answer)) == count
+def items(count: int, marks: str) -> Check:
+    """A list of exactly `count` lines that open with one of the marks."""
+    item = re.compile(rf"^\s*[{re.escape(marks)}]\s*\w", re.MULTILINE)
+    return lambda answer: len(item.findall(answer)) == count
+
+
+def numbered(count: int) -> Check:
+    """A list whose lines open with the numbers 1 to `count`, in order."""
+    numbers = [str(number) for number in range(1, count + 1)]
+    return lambda answer: _NUMBER.findall(answer) == numbers
 
 
 def commas(count: int) -> Check:
@@ -143,7 +156,8 @@ INSTRUCTIONS = (
         ("Write a sentence with the words \"river\" and \"bridge\".", contains("river", "bridge"),
          "The bridge crosses the river."),
         ("Say something about music. Use the word \"quiet\".", contains("quiet"), "A quiet song."),
-        ("Describe a kitchen. Mention a spoon.", contains("spoon"), "A spoon lies on the table."),
+        ("Describe a kitchen. Mention a spoon.", matches(r"(?i)\bspoons?\b"),
+         "A spoon lies on the table."),
         ("What do you do when it rains? Use the word \"umbrella\" at least twice.",
          repeats("umbrella", 2), "I take my umbrella, as an umbrella keeps me dry."),
         ("Tell me about the moon without using the word \"moon\".", avoids("moon", "moons"),
@@ -158,28 +172,30 @@ INSTRUCTIONS = (
     ),
     *_of(
         "format",
-        ("Write a list of three animals, one per line, each after a dash.", items(3),
+        ("Write a list of three animals, one per line, each after a dash.", items(3, DASHES),
          "- cat\n- dog\n- cow"),
-        ("Give four reasons to walk, as a list numbered 1 to 4.", items(4),
+        ("Give four reasons to walk, as a list numbered 1 to 4.", numbered(4),
          "1. Health\n2. Fresh air\n3. It is free\n4. Quiet"),
-        ("List two drinks as bullet points.", items(2), "* tea\n* milk"),
+        ("List two drinks as bullet points.", items(2, BULLETS), "* tea\n* milk"),
         ("Describe the sky. Use lower case letters only.", without("[A-Z]"), "it is blue today."),
         ("Say hello. Use capital letters only.", without("[a-z]"), "HELLO, MY FRIEND!"),
         ("Ask me about my day. End with a question mark.", ends_with("?"), "How was your day?"),
         ("Wish me luck. End with an exclamation mark.", ends_with("!"), "Good luck tomorrow!"),
-        ("Name three cities, separated by commas, on one line.", commas(2), "Rome, Paris, Oslo"),
+        ("Name three cities, separated by commas, on one line.",
+         matches(r"^\s*[^,\n]+(?:,[^,\n]+){2}\s*$"), "Rome, Paris, Oslo"),
         ("Describe a house without using any commas.", commas(0), "It has a red door."),
         ("Say what friendship is. Put the whole answer in double quotation marks.",
          matches(r"(?s)^\s*[\"“].+[\"”]\s*$"), '"A friend stays when others leave."'),
     ),
     *_of(
         "number",
-        ("How many days has a week? Answer with a digit.", matches(r"\b7\b"), "7"),
+        ("How many days has a week? Answer with a digit.", matches(r"\b\d\b"), "7"),
         ("How old can a dog become? Give a number in digits.", matches(r"\d"), "About 15 years."),
         ("Write the year 2010 in a sentence about a holiday.", matches(r"\b2010\b"),
          "In 2010 we went to the coast."),
         ("Give a made-up telephone number of digits and dashes.", matches(r"\d+-\d+"), "555-0134"),
-        ("Say what time lunch is. Write the time like 12:30.", matches(r"\b\d{1,2}:\d\d\b"),
+        ("Say what time lunch is. Write the time like 12:30.",
+         matches(r"\b(?:[01]?\d|2[0-3]):[0-5]\d(?!\d)"),
          "Lunch is at 12:15."),
         ("How long is a football match? Do not use any digits.", without(r"\d"), "Ninety minutes."),
         ("Write a price in dollars with the $ sign.", matches(r"\$\s?\d"), "It costs $4."),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bondlab import checkpoints, device, measures, results, rewards, scorers
+from bondlab.assets import file_digest
 from bondlab.bank import BankFolder
 from bondlab.results import RunFolder
 from bondlab.rewards import Reward
@@ -85,7 +86,8 @@ def run_scores(run: RunFolder, task: Task, judge: Judge) -> pd.DataFrame:
     """
     if not run.finished:
         raise ValueError(f"{run.path} is not finished: a judge would score half of it")
-    return _kept(run.path, judge, lambda: _score_evaluation(run.evaluation(), task, judge))
+    texts = file_digest(run.path / "evaluation.parquet")[:12]
+    return _kept(run.path, judge, lambda: _score_evaluation(run.evaluation(), task, judge), texts)
 
 
 def bank_scores(folder: BankFolder, task: Task, judge: Judge) -> Tensor:
@@ -113,9 +115,11 @@ def _score_evaluation(evaluation: pd.DataFrame, task: Task, judge: Judge) -> pd.
     return pd.concat(parts, ignore_index=True)
 
 
-def _kept(folder: Path, judge: Judge, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+def _kept(
+    folder: Path, judge: Judge, compute: Callable[[], pd.DataFrame], texts: str = "all"
+) -> pd.DataFrame:
     # In a folder of its own: what lies beside it is what the run itself left.
-    path = folder / "judged" / f"{judge.identity}.parquet"
+    path = folder / "judged" / f"{judge.identity}-{texts}.parquet"
     if not path.exists():
         checkpoints.write_atomically(path, compute().to_parquet(index=False))
     return pd.read_parquet(path)

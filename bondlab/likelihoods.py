@@ -67,10 +67,15 @@ def log_likelihood(
 
 
 def _without_end(model: LanguageModel, texts: Sequence[Sequence[str]]) -> Completions:
-    """Texts as completions [B, K, T] whose end token, if it was not cut off, is masked."""
+    """Texts as completions [B, K, T] whose last token, if it is the end that was added, is masked.
+
+    Not every end token: for some models the break of a line within the text is one, too.
+    """
     flat = model.encode_completions([text for row in texts for text in row])
     shape = (len(texts), len(texts[0]), -1)
-    mask = flat.mask & ~torch.isin(flat.tokens, model.end_tokens)
+    place = torch.arange(flat.mask.shape[-1], device=flat.mask.device)
+    last = place == flat.lengths[..., None] - 1
+    mask = flat.mask & ~(last & (flat.tokens == model.end_tokens[0]))
     return Completions(*(x.view(shape) for x in (flat.tokens, mask, flat.log_probs)))
 
 

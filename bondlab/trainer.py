@@ -219,7 +219,7 @@ class Trainer:
     def _record(
         self, loss: Tensor, norm: Tensor, scores: Scores, drawn: Completions | None
     ) -> dict[str, float]:
-        """One line of the record; the only place of a step that waits for the device.
+        """One line of the record; beside the texts to be scored, all that waits for the device.
 
         Raises:
             ValueError: the loss or the gradient is not finite.

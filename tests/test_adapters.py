@@ -33,3 +33,24 @@ def test_peft_reads_a_saved_adapter(family, tmp_path):
     read, own, before = (m(prompts, drawn).sum(-1) for m in (plain, policy, reference))
     assert (own - before).abs().max() > 0.5
     torch.testing.assert_close(read, own, atol=1e-4, rtol=0)
+
+
+def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
+    """A bfloat16 reference keeps its head in float32 once it has sampled; copies of all weights
+    must not take that head for their own, or training one would train the other."""
+    reference = tiny.language_model("gemma").to(torch.bfloat16).requires_grad_(False)
+    prompts = reference.encode(tiny.documents(2))
+    drawn = reference.sample(prompts, 2, seeded(0, "test"))
+    before = reference(prompts, drawn)
+    count = len(list(reference.model.parameters()))
+    policy, anchor = reference.trainable_copy(None), reference.trainable_copy(None)
+    anchor.requires_grad_(False)
+    assert len(policy.trainable()) == count
+    assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        for parameter in policy.trainable():
+            parameter += 1.0
+        assert torch.equal(reference(prompts, drawn), before)
+        head = policy.model.get_output_embeddings().weight
+        states = torch.ones(1, head.shape[1])
+        torch.testing.assert_close(policy._logits(states), states @ head.T)

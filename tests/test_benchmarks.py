@@ -65,6 +65,14 @@ def test_a_likelihood_is_the_sum_of_the_texts_own_tokens(gemma):
             assert size[b, k] == len(text.strip().encode())
 
 
+def test_only_the_end_that_was_added_is_left_out(uniform):
+    """With "on" as a second end token, three words cost three tokens: log V nats each."""
+    (word,) = uniform.tokenizer("on", add_special_tokens=False).input_ids
+    uniform.end_tokens = torch.tensor([*uniform.end_tokens.tolist(), word])
+    found, _ = likelihoods.log_likelihood(uniform, ["the city"], [[" fire on monday"]])
+    assert found.item() == pytest.approx(-3 * math.log(WORDS), rel=1e-5)
+
+
 def test_bits_per_byte_of_a_uniform_model(uniform):
     """Three tokens of log2 V bits each over the 13 bytes of "a bridge lost"; and one word, cut.
 

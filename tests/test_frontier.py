@@ -38,8 +38,19 @@ def table(series: dict[str, tuple], seeds: int = 1, prompts: int = 20, offsets=N
     ],
 )
 def test_the_mean_height_is_the_area_over_its_width(first, second, expected):
-    points = [np.array(part, float) for part in (*first, *second)]
-    assert frontier.height(*points) == pytest.approx(expected)
+    """Over the root of the KL: x above is the root."""
+    (x, y), (x_other, y_other) = ([np.array(p, float) for p in part] for part in (first, second))
+    assert frontier.height(x**2, y, x_other**2, y_other) == pytest.approx(expected)
+
+
+def test_two_runs_of_one_law_lie_at_one_height():
+    """Reward 2 sqrt(KL) seen at many small KL and at few large ones: no difference. Straight in the
+    KL itself, the second would run along one chord from 0 to 12 and lie 0.7 below the first."""
+    slow, fast = np.arange(4.0), np.array([0.0, 12.0, 30.0])
+    found = frontier.height(slow, 2 * slow**0.5, fast, 2 * fast**0.5)
+    assert found == pytest.approx(0, abs=1e-12)
+    below = np.array([-0.3, 1.0]), np.array([0.0, 2.0])  # an estimate below 0 counts as 0
+    assert frontier.height(*below, fast, 2 * fast**0.5) == pytest.approx(0, abs=1e-12)
 
 
 def test_curves_that_share_no_kl_have_no_height():

@@ -49,12 +49,23 @@ CASES = [
     (rules.between(2, 3), ["two words", "now it's three"], ["one", "here are four words"]),
     (rules.at_most(2), ["one", "just two"], ["these are three"]),
     (rules.sentences(2), ["One. Two!", " It is 3.5 km. So? "], ["One.", "A. B. and", "A. B. C."]),
-    (rules.contains("a", "river"), ["A wide River."], ["rivers", "a riverbed", "river"]),
-    (rules.avoids("snow"), ["snowman"], ["Snow!", "no snow, no"]),
+    (rules.sentences(2), ['1. One.\n2. "Two."', "Dr. Who came. He left."], ["1. One.", "Mr. X."]),
+    (rules.contains("a", "river"), ["A wide River.", "a river's bed"], ["rivers", "a riverbed"]),
+    (rules.avoids("snow"), ["snowman"], ["Snow!", "no snow, no", "snow's deep", "cold.Snow"]),
     (rules.repeats("tea", 2), ["Tea or tea?"], ["tea", "teatea tea"]),
     (rules.opens_with("once", "upon"), ['"Once upon it'], ["At once upon", "Once"]),
     (rules.ends_with("?"), ["Really? "], ["Really?!", "? no"]),
-    (rules.items(2), ["- a\n- b", "Here:\n1. a\n 2) b\nend"], ["- a", "- a\n- b\n- c", "a - b"]),
+    (
+        rules.items(2, rules.DASHES),
+        ["- a\n- b", "Two:\n–a\n – b\nend"],
+        ["- a", "* a\n* b", "a - b"],
+    ),
+    (rules.items(2, rules.BULLETS), ["* a\n- b", "•a\n• b"], ["* a\n* b\n* c", "1. a\n2. b"]),
+    (
+        rules.numbered(2),
+        ["1. a\n2. b", "So:\n 1) a\n2) b\n"],
+        ["1. a\n3. b", "- a\n- b", "2. a\n1. b"],
+    ),
     (rules.commas(1), ["a, b"], ["a", "a, b, c"]),
     (rules.without("[A-Z]"), ["low 1"], ["Low"]),
     (rules.matches(r"\d"), ["a 1"], ["one"]),
@@ -66,3 +77,19 @@ def test_a_check_tells_texts_apart(check, met, failed):
     """By the docstring of each check."""
     assert [check(text) for text in met] == [True] * len(met)
     assert [check(text) for text in failed] == [False] * len(failed)
+
+
+@pytest.mark.parametrize(
+    ("start", "met", "failed"),
+    [
+        ("Name three cities", ["Rome, Paris, Oslo\n"], ["Rome,\nParis,\nOslo", "a, b, c, d"]),
+        ("Say what time", ["At 12:30pm.", "9:05"], ["99:99", "12:345", "noon"]),
+        ("Describe a kitchen", ["Two spoons."], ["A teaspoon."]),
+        ("How many days", ["It has 7.", "9"], ["seven", "77"]),
+    ],
+)
+def test_a_pattern_tells_answers_apart(start, met, failed):
+    """By the words of the instruction, not by their truth: one line, a time of day, one digit."""
+    (chosen,) = (i for i in INSTRUCTIONS if i.text.startswith(start))
+    assert all(followed(chosen, text) for text in met)
+    assert not any(followed(chosen, text) for text in failed)
