@@ -4,8 +4,8 @@ A run's curve goes through its evaluations in order of their KL. Two curves are 
 KL that both reach: a run is not better for having gone further. Between evaluations a curve is
 straight in the root of the KL, as the reward of a policy near its reference is. Straight in the KL
 itself, it would lie below its own law, the further the fewer points it has, and the slower run
-would win. Intervals resample seeds and prompts, the same for both curves, so what a seed or prompt does
-to both cancels.
+would win. Intervals resample seeds and prompts, the same for both curves, so what a seed or prompt
+does to both cancels.
 
 Legend: R = 1 + RESAMPLES, the estimate itself first, S seeds, T evaluations, B prompts.
 """
