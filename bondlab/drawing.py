@@ -69,10 +69,13 @@ def points(
 
 
 def named_points(axes: Axes, x: pd.Series, part: pd.DataFrame, name: str, index: int) -> None:
-    """Markers with whiskers, and the column point written beside each."""
+    """Markers with whiskers, and the column point written beside each.
+
+    To the left: what these points are compared with, a run of the same KL, lies below or right.
+    """
     points(axes, x, part, name, index)
     for place, mean, text in zip(x, part["mean"], part["point"], strict=True):
-        offset = {"xytext": (6, -11), "textcoords": "offset points"}
+        offset = {"xytext": (-6, 3), "textcoords": "offset points", "ha": "right"}
         axes.annotate(text, (place, mean), fontsize=NOTE_SIZE, color="#444444", **offset)
 
 
