@@ -158,7 +158,7 @@ def figure(items: pd.DataFrame, title: str, note: str) -> tuple[Figure, pd.DataF
     shown = differences(items)
     shown = shown[(shown["group"] == ALL) & shown["measure"].isin([p.name for p in PANELS])]
     shown = shown.rename(columns={"measure": "panel", "policy": "series"}).assign(group="")
-    drawn = plots.bars_with_intervals(shown, PANELS, decimals=3, title=title, note=note)
+    drawn = plots.bars_with_intervals(shown, PANELS, title=title, note=note)
     for axes in drawn.axes:
         axes.set_xticks([])  # one nameless group
         axes.axhline(0, color="#555555", linewidth=0.8)
