@@ -21,7 +21,7 @@ from bondlab.plots import Panel
 from bondlab.training import Run
 
 NAME = "own_model"
-# Not stated for any task like this; chosen so that the laptop's run ends within five minutes on two
+# Not stated for any task like this; chosen so that the laptop's run ends within four minutes on two
 # cores and the others' within an hour. "shipped" is the laptop's run.
 STEPS = {"smoke": 2, "shipped": 24, "laptop": 24, "study": 200, "paper": 200}
 PANELS = (
