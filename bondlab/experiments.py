@@ -1,7 +1,7 @@
 """The paper's experiments as data: which runs make which figure, and what counts as reproduced.
 
-Sections and figures are those of arXiv 2407.14622. The runs and decision rules stand in `xsum_runs`
-and `alignment`.
+Sections and figures are those of arXiv 2407.14622. The runs and decision rules stand in
+`xsum_runs`, `alignment` and `alignment_claims`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from bondlab import alignment, paths, xsum_runs
+from bondlab import alignment, alignment_claims, paths, xsum_runs
 from bondlab.decisions import Claim
 from bondlab.results import RunFolder
 from bondlab.sweep import Spec, sweep
@@ -126,7 +126,7 @@ EXPERIMENTS = {
         "06_anchor_ablations",
         alignment.ANCHOR_FIGURES,
         {p: alignment.specs("anchor_ablations", p) for p in xsum_runs.SCALES},
-        alignment.ANCHOR_CLAIMS,
+        alignment_claims.ANCHOR_CLAIMS,
         alignment.RUNS,
     ),
     "j_bond": Experiment(
@@ -134,9 +134,9 @@ EXPERIMENTS = {
         "07_jbond_against_reinforce",
         alignment.J_BOND_FIGURES,
         {p: alignment.specs("j_bond", p) for p in xsum_runs.SCALES},
-        alignment.J_BOND_CLAIMS,
+        alignment_claims.J_BOND_CLAIMS,
         alignment.RUNS,
-        alignment.BENCHMARK_CLAIMS,
+        alignment_claims.BENCHMARK_CLAIMS,
     ),
     "own_model": Experiment(
         "Align a model of your own", "08_align_your_own_model", {"own_model": None}

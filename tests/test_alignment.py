@@ -10,7 +10,8 @@ import pytest
 
 from bondlab import alignment
 from bondlab import alignment_decisions as series
-from bondlab.alignment import ANCHOR_CLAIMS, CONFIGS, J_BOND_CLAIMS, PLANS, STRIDES, specs
+from bondlab.alignment import CONFIGS, PLANS, STRIDES, specs
+from bondlab.alignment_claims import ANCHOR_CLAIMS, BENCHMARK_CLAIMS, J_BOND_CLAIMS
 from bondlab.anchors import MovingAverage, Periodic
 
 PROFILES = tuple(CONFIGS)
@@ -237,9 +238,9 @@ def test_benchmark_claims_compare_item_by_item(gains, expected, seeds):
     spread of 3 over 40 items would hide them all."""
     measures = ("constraints", "preferences", "bits_per_byte")
     made = items(dict(zip(measures, gains, strict=True)), 0.02, seeds)
-    assert verdicts(alignment.BENCHMARK_CLAIMS, made) == expected
+    assert verdicts(BENCHMARK_CLAIMS, made) == expected
 
 
 def test_benchmark_claims_stay_open_in_noise():
     made = items(dict.fromkeys(("constraints", "preferences", "bits_per_byte"), 0.02), noise=2.0)
-    assert verdicts(alignment.BENCHMARK_CLAIMS, made) == ["inconclusive"] * 2
+    assert verdicts(BENCHMARK_CLAIMS, made) == ["inconclusive"] * 2
