@@ -30,6 +30,7 @@ ANCHOR_FIGURES = {"fig05_anchor": "5", "fig05_tradeoff": "5"}
 ANCHOR_FIGURES |= {"fig06_eta": "6", "fig06_gamma": "6", "fig06_tradeoff": "6"}
 J_BOND_FIGURES = {"fig07_training": "7", "fig07_tradeoff": "7"}
 J_BOND_FIGURES |= {"kl_growth": None, "other_baselines": None, "other_tradeoff": None}
+J_BOND_FIGURES |= {"benchmarks": None}
 
 # -- scales ----------------------------------------------------------------------------------------
 
