@@ -119,6 +119,18 @@ def test_a_finished_run_is_scored_once_for_each_judge(tmp_path):
     assert [name.split("-")[0] for name in kept] == ["a", "b", "evaluation.parquet"]
 
 
+def test_other_completions_are_scored_anew(tmp_path):
+    """A run computed again may have drawn other texts: the old scores do not join them."""
+    run, score = finished_run(tmp_path), Counting()
+    run.mark("finished", 1.0)
+    judging.run_scores(run, task(), judge(score))
+    own = run.evaluation()
+    longer = own.assign(step=own["step"] + 9, text=own["text"] + "!")
+    run.add_evaluation(longer)
+    again = judging.run_scores(run, task(), judge(score))
+    assert len(again) == 24 and score.calls == 2 + 4
+
+
 def test_the_banks_completions_are_scored_as_their_texts(tmp_path):
     own, score = task(), Counting()
     folder = BankFolder.of(tmp_path, own, own.eval_prompts, 4, 1, "fp32")
