@@ -15,6 +15,7 @@ _HOMES = {
         "algorithms",
     ),
     **dict.fromkeys(("Frozen", "Periodic", "MovingAverage"), "anchors"),
+    "Learned": "quantiles",
     "Config": "config",
     "train": "training",
 }

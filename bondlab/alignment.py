@@ -152,19 +152,20 @@ def j_bond_specs(
     Not the others at profile laptop, whose runs are to take minutes.
     """
     anchor = MovingAverage(rate(profile, 0.02))  # section 6, Fig. 7
+    slow = rate(profile, WARP_RATE)
     others = (
-        raft(RAFT_N, anchor=anchor),
-        vbon(BEST_OF),
-        online_dpo(DPO_BETA),
-        bonbon(BEST_OF),
-        warp(WARP_BETA, rate(profile, WARP_RATE)),
+        (raft(RAFT_N, anchor=anchor), {"rate": anchor.rate}),
+        (vbon(BEST_OF), {}),
+        (online_dpo(DPO_BETA), {}),
+        (bonbon(BEST_OF), {}),
+        (warp(WARP_BETA, slow), {"rate": slow}),
     )
     runs = {
         decisions.J_BOND: (j_bond(anchor=anchor), {"eta": 0.02, "gamma": 0.0, "rate": anchor.rate}),
         **{decisions.reinforce_name(b): (reinforce(b), {"beta_rl": b}) for b in decisions.BETAS_RL},
     }
     if profile != "laptop":
-        runs |= {name: (algorithm, {}) for name, algorithm in zip(BASELINES, others, strict=True)}
+        runs |= dict(zip(BASELINES, others, strict=True))
     chosen = settings("j_bond", profile, task, policy)
     return [
         spec(chosen, profile, algorithm, seed, series, **labels)

@@ -32,6 +32,7 @@ from bondlab.plots import Panel
 from bondlab.sweep import Spec
 
 STEM = "benchmarks"
+LINEAR_BITS = 0.1
 ALL = "all"  # the group of all groups together
 PANELS = (
     Panel("constraints", "Constraints met", "difference in the share"),
@@ -154,14 +155,22 @@ def table(found: pd.DataFrame, column: str = "measure", group: str | None = ALL)
 
 
 def figure(items: pd.DataFrame, title: str, note: str) -> tuple[Figure, pd.DataFrame]:
-    """Differences to the reference as bars, a panel a measure; with the plotted numbers."""
+    """Differences to the reference as bars, a panel a measure; with the plotted numbers.
+
+    Trained policies come first, in the colours that they have elsewhere. Bits are on a scale that
+    is linear near 0 and logarithmic beyond: a policy may have unlearned the language.
+    """
     shown = differences(items)
+    shown = shown.sort_values(
+        "policy", key=lambda names: names.str.startswith("sampled"), kind="stable"
+    )
     shown = shown[(shown["group"] == ALL) & shown["measure"].isin([p.name for p in PANELS])]
     shown = shown.rename(columns={"measure": "panel", "policy": "series"}).assign(group="")
     drawn = plots.bars_with_intervals(shown, PANELS, title=title, note=note)
     for axes in drawn.axes:
         axes.set_xticks([])  # one nameless group
         axes.axhline(0, color="#555555", linewidth=0.8)
+    drawn.axes[-1].set_yscale("symlog", linthresh=LINEAR_BITS)
     return drawn, shown
 
 

@@ -107,7 +107,7 @@ def bars(
         return
     tops = part["high"].fillna(part["mean"]).clip(lower=0)
     for place, top, mean in zip(x, tops, part["mean"], strict=True):
-        text = f"{mean:.{decimals}f}"
+        text = f"{round(mean, decimals) + 0.0:.{decimals}f}"  # + 0.0 turns -0.0 into 0.0
         offset = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
         axes.annotate(text, (place, top), fontsize=NOTE_SIZE, **offset)
 
