@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bondlab import (
@@ -170,8 +171,17 @@ def figure(items: pd.DataFrame, title: str, note: str) -> tuple[Figure, pd.DataF
     for axes in drawn.axes:
         axes.set_xticks([])  # one nameless group
         axes.axhline(0, color="#555555", linewidth=0.8)
-    drawn.axes[-1].set_yscale("symlog", linthresh=LINEAR_BITS)
+    _room_for_all(drawn.axes[-1], shown.loc[shown["panel"] == "bits_per_byte", "high"].max())
     return drawn, shown
+
+
+def _room_for_all(axes: Axes, highest: float) -> None:
+    """A scale that is linear up to LINEAR_BITS and logarithmic beyond, with plain numbers."""
+    axes.set_yscale("symlog", linthresh=LINEAR_BITS)
+    axes.set_ylim(-LINEAR_BITS, 4 * max(highest, LINEAR_BITS))
+    ticks = [tick for tick in (-LINEAR_BITS, 0, 0.1, 1, 10) if tick <= 4 * highest]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def headline(shown: pd.DataFrame, items: pd.DataFrame) -> list[dict[str, Any]]:
