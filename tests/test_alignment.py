@@ -12,7 +12,7 @@ from bondlab import alignment
 from bondlab import alignment_decisions as series
 from bondlab.alignment import CONFIGS, PLANS, STRIDES, specs
 from bondlab.alignment_claims import ANCHOR_CLAIMS, BENCHMARK_CLAIMS, J_BOND_CLAIMS
-from bondlab.anchors import MovingAverage, Periodic
+from bondlab.anchors import Frozen, MovingAverage, Periodic
 
 PROFILES = tuple(CONFIGS)
 each_profile = pytest.mark.parametrize("profile", PROFILES)
@@ -33,8 +33,8 @@ def test_runs_differ_in_their_algorithm_and_seed_alone(experiment, profile, task
         anchor, labels = spec.algorithm.anchor, spec.labels
         if labels["every"]:
             assert anchor == Periodic(labels["every"])
-        elif labels["rate"]:
-            assert anchor == MovingAverage(labels["rate"])
+        else:
+            assert anchor == (MovingAverage(labels["rate"]) if labels["rate"] else Frozen())
         for name in ("gamma", "beta_rl"):
             if name in labels:
                 assert spec.algorithm.settings[name] == labels[name]

@@ -243,6 +243,8 @@ def test_the_figure_comes_with_its_numbers(measured):
         "bits_per_byte": 1, "constraints": 3, "preferences": 1
     }  # fmt: skip
     record = json.loads((folder / "figures" / NAME / "benchmarks_smoke.json").read_text())
+    # Trained policies have the first colours, as in other figures.
+    assert written["series"].drop_duplicates().str.startswith("sampled").is_monotonic_increasing
     assert len(record["headline"]) == 5
     assert {line["samples"] for line in record["headline"]} == {40, SUITE.pairs, SUITE.texts}
     assert {line["seeds"] for line in record["headline"]} == {1, 2}
