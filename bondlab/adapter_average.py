@@ -132,7 +132,7 @@ def kl(
     divergence", 2020); of laws some nats apart its few large terms are rarely drawn, and intervals
     are too short. Both laws by scoring passes, so that equal models give 0 exactly.
     """
-    gap = other(prompts, drawn).sum(-1) - model(prompts, drawn).sum(-1)
+    gap = _log_ratio(model, other, prompts, drawn)
     return measures.mean_interval((gap.expm1() - gap).mean(dim=1).cpu())
 
 
@@ -141,5 +141,12 @@ def plain_kl(
     model: LanguageModel, other: LanguageModel, prompts: Prompts, drawn: Completions
 ) -> Interval:
     """The same as the mean log ratio, for laws that lie apart."""
-    gap = other(prompts, drawn).sum(-1) - model(prompts, drawn).sum(-1)
+    gap = _log_ratio(model, other, prompts, drawn)
     return measures.mean_interval(-gap.mean(dim=1).cpu())
+
+
+def _log_ratio(
+    model: LanguageModel, other: LanguageModel, prompts: Prompts, drawn: Completions
+) -> Tensor:
+    """log other/model of each completion, [B, K] in nats."""
+    return other(prompts, drawn).sum(-1) - model(prompts, drawn).sum(-1)

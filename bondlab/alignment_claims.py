@@ -1,5 +1,7 @@
 """What the paper claims of Figures 5, 6 and 7, and the rules that decide it, before their runs.
 
+One rule was changed after its first run, and says so.
+
 Sections and figures are those of arXiv 2407.14622; the runs are in `alignment`. How each rule
 is computed stands in `alignment_decisions`.
 """

@@ -57,9 +57,7 @@ def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
         labels = {name: spec.labels[name] for name in ("series", "beta", "seed")}
         parts.append(_of(spec, found).assign(**labels, **manifest, profile=profile))
     table = pd.concat(parts, ignore_index=True)
-    checkpoints.write_atomically(
-        folder / f"results_{profile}_{PART}.parquet", table.to_parquet(index=False)
-    )
+    collected.keep_part(folder, profile, PART, table)
     return table
 
 

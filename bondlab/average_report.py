@@ -56,8 +56,7 @@ def results(profile: Profile, task: str = "sentiment", policy: str | None = None
     if not path.exists():
         checkpoints.write_atomically(path, _followed(spec).to_parquet(index=False))
     found = pd.read_parquet(path).assign(profile=profile)
-    kept = folder / f"results_{profile}_{PART}.parquet"
-    checkpoints.write_atomically(kept, found.to_parquet(index=False))
+    collected.keep_part(folder, profile, PART, found)
     return found
 
 

@@ -18,7 +18,6 @@ from bondlab import (
     alignment,
     alignment_tables,
     benchmarks,
-    checkpoints,
     collected,
     measures,
     paths,
@@ -61,8 +60,7 @@ def results(
     if profile == "shipped":
         return collected.shipped_part(folder, STEM)
     items = benchmarks.collect(specs, parent, SUITES[profile])
-    path = folder / f"results_{profile}_{STEM}.parquet"
-    checkpoints.write_atomically(path, items.to_parquet(index=False))
+    collected.keep_part(folder, profile, STEM, items)
     return items
 
 
@@ -178,8 +176,9 @@ def figure(items: pd.DataFrame, title: str, note: str) -> tuple[Figure, pd.DataF
 def _room_for_all(axes: Axes, highest: float) -> None:
     """A scale that is linear up to LINEAR_BITS and logarithmic beyond, with plain numbers."""
     axes.set_yscale("symlog", linthresh=LINEAR_BITS)
-    axes.set_ylim(-LINEAR_BITS, 4 * max(highest, LINEAR_BITS))
-    ticks = [tick for tick in (-LINEAR_BITS, 0, 0.1, 1, 10) if tick <= 4 * highest]
+    top = 4 * max(highest, LINEAR_BITS)
+    axes.set_ylim(-LINEAR_BITS, top)
+    ticks = [tick for tick in (-LINEAR_BITS, 0, 0.1, 1, 10) if tick <= top]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 

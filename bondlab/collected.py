@@ -101,8 +101,13 @@ def _examples(evaluation: pd.DataFrame) -> pd.DataFrame:
 def write(folder: Path, profile: str, found: Results) -> None:
     """Keep the tables of a profile, for `shipped` to read."""
     for field in fields(found):
-        path = folder / f"results_{profile}_{field.name}.parquet"
-        checkpoints.write_atomically(path, getattr(found, field.name).to_parquet(index=False))
+        keep_part(folder, profile, field.name, getattr(found, field.name))
+
+
+def keep_part(folder: Path, profile: str, part: str, table: pd.DataFrame) -> None:
+    """Keep one table beside an experiment's results, for `shipped_part` to read."""
+    path = folder / f"results_{profile}_{part}.parquet"
+    checkpoints.write_atomically(path, table.to_parquet(index=False))
 
 
 def covers(folder: Path, profile: str, found: Results) -> bool:
