@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -22,14 +21,25 @@ def resolve(precision: Precision) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def accelerator(precision: Precision) -> Accelerator:
-    """An `Accelerator` for this process; bf16 runs also take the fast float32 matmul mode."""
-    mode = "bf16" if resolve(precision) == "bf16" else "no"
-    torch.set_float32_matmul_precision("medium" if mode == "bf16" else "highest")
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mode:
-        # Accelerate refuses a second precision in a process; a notebook may well want one.
-        AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=mode)
+class Precise(Accelerator):
+    """An `Accelerator` whose precision is its own; accelerate keeps one for the whole process."""
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()  # what the process already has, of another caller perhaps, stays as it is
+        self.bf16 = resolve(precision) == "bf16"
+
+    def autocast(self, *_: object) -> torch.autocast:
+        """bfloat16 where this accelerator was made for it, whatever was made since."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def accelerator(precision: Precision) -> Precise:
+    """An `Accelerator` for this process.
+
+    torch's float32 matmul mode is left alone: in "medium" some processors multiply float32 in
+    bfloat16, and the mode would outlive the run.
+    """
+    return Precise(precision)
 
 
 def dtype(precision: Precision) -> torch.dtype:

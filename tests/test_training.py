@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
 
 from bondlab import checkpoints, device, measures, quantiles, rules, tasks, tiny, training
 from bondlab.algorithms import Algorithm, bond, reinforce
@@ -648,10 +649,29 @@ def test_bond_raises_the_log_quantile(tmp_path):
     assert (tmp_path / "saved" / "model.safetensors").exists()
 
 
-def test_precision_can_change_within_a_process():
-    """A notebook may train in bfloat16 and then in float32: each accelerator is what was asked."""
-    modes = [device.accelerator(p).mixed_precision for p in ("bf16", "fp32", "bf16", "fp32")]
-    assert modes == ["bf16", "no", "bf16", "no"]
-    assert device.dtype("bf16") == torch.bfloat16 and device.dtype("fp32") == torch.float32
-    assert torch.get_float32_matmul_precision() == "highest"
-    device.accelerator("fp32")
+def test_each_accelerator_keeps_its_precision():
+    """A notebook may train in bfloat16 and then in float32, with both still alive: whichever was
+    made last, and whatever accelerator the caller has, each computes products as it was asked to.
+    """
+    theirs = Accelerator(mixed_precision="bf16")
+    made = [(p, device.accelerator(p)) for p in ("bf16", "fp32", "bf16", "fp32")]
+    for precision, accelerator in made:
+        with accelerator.autocast():
+            product = torch.ones(2, 2, device=accelerator.device) @ torch.ones(
+                2, 2, device=accelerator.device
+            )
+        assert product.dtype == device.dtype(precision)
+    assert theirs.mixed_precision == "bf16"
+
+
+@pytest.mark.parametrize("mode", ["highest", "medium"])
+def test_a_bf16_run_leaves_the_process_as_it_was(runs, mode):
+    """torch's float32 matmul mode is the caller's: "medium" rounds products on some processors."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(mode)
+    try:
+        train(task_of(), BOND, configured(steps=1, precision="bf16"))
+        assert torch.get_float32_matmul_precision() == mode
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert not torch.is_autocast_enabled("cpu")
