@@ -25,7 +25,7 @@ class Precise(Accelerator):
     """An `Accelerator` whose precision is its own; accelerate keeps one for the whole process."""
 
     def __init__(self, precision: Precision) -> None:
-        super().__init__()  # what the process already has, of another caller perhaps, stays as it is
+        super().__init__()  # no precision given: what another caller chose for theirs stays
         self.bf16 = resolve(precision) == "bf16"
 
     def autocast(self, *_: object) -> torch.autocast:

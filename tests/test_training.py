@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from bondlab import checkpoints, device, measures, quantiles, rules, tasks, tiny, training
 from bondlab.algorithms import Algorithm, bond, reinforce
@@ -653,6 +654,7 @@ def test_each_accelerator_keeps_its_precision():
     """A notebook may train in bfloat16 and then in float32, with both still alive: whichever was
     made last, and whatever accelerator the caller has, each computes products as it was asked to.
     """
+    AcceleratorState._reset_state()
     theirs = Accelerator(mixed_precision="bf16")
     made = [(p, device.accelerator(p)) for p in ("bf16", "fp32", "bf16", "fp32")]
     for precision, accelerator in made:
@@ -662,6 +664,7 @@ def test_each_accelerator_keeps_its_precision():
             )
         assert product.dtype == device.dtype(precision)
     assert theirs.mixed_precision == "bf16"
+    AcceleratorState._reset_state()
 
 
 @pytest.mark.parametrize("mode", ["highest", "medium"])
