@@ -194,7 +194,7 @@ def _inner_products(vectors: Tensor) -> Tensor:
 def _draw(settings: Settings, task: Task, number: int) -> tuple[Completions, Tensor, np.ndarray]:
     """The bank of one document: completions [1, M], rewards [M], seconds to draw and to score."""
     texts, model = [task.train_prompts[number]], task.model
-    generator = seeded(settings.seed, "sample size", number, device=model.device)
+    generator = seeded(settings.seed, "sample size", number)
     times = [time.perf_counter()]
     drawn = model.sample(model.encode(texts), settings.bank_samples, generator)
     decoded = model.decode(drawn)

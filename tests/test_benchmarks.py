@@ -68,7 +68,7 @@ def test_a_likelihood_is_the_sum_of_the_texts_own_tokens(gemma):
 def test_only_the_end_that_was_added_is_left_out(uniform):
     """With "on" as a second end token, three words cost three tokens: log V nats each."""
     (word,) = uniform.tokenizer("on", add_special_tokens=False).input_ids
-    uniform.end_tokens = torch.tensor([*uniform.end_tokens.tolist(), word])
+    uniform.model.generation_config.eos_token_id = [*uniform.end_tokens.tolist(), word]
     found, _ = likelihoods.log_likelihood(uniform, ["the city"], [[" fire on monday"]])
     assert found.item() == pytest.approx(-3 * math.log(WORDS), rel=1e-5)
 

@@ -89,7 +89,8 @@ def test_policy_starts_as_the_reference():
     """Before the first update pi = pi_ref: every log ratio is 0 up to the rounding between the
     sampler and the scoring pass (about 1e-6 of 30 nats), and so is the recorded KL."""
     trainer = trainer_of()
-    drawn, _, log_ratio = trainer._policy_draws(list(trainer.task.train_prompts))
+    texts = list(trainer.task.train_prompts)
+    drawn, _, log_ratio = trainer._policy_draws(texts, trainer.policy.encode(texts))
     assert log_ratio.shape == (8, 2) and log_ratio.abs().max() < 1e-4
     assert drawn.log_prob.mean() < -10
     assert abs(trainer.update()["kl_to_anchor"]) < 1e-4
@@ -151,6 +152,7 @@ def test_evaluation_tells_policy_from_reference(monkeypatch):
     trainer, drawn = trainer_of(), []
     trainer.update()
     trainer.update()
+    bank = trainer.held_out
     sample = LanguageModel.sample
     monkeypatch.setattr(
         LanguageModel, "sample", lambda self, *a: (drawn.append(sample(self, *a)), drawn[-1])[1]
@@ -158,7 +160,7 @@ def test_evaluation_tells_policy_from_reference(monkeypatch):
     table = trainer.evaluate()
     prompts = trainer.policy.encode(trainer.task.eval_prompts)
     with torch.no_grad():
-        for source, given in [("policy", drawn[0]), ("reference", trainer.held_out.completions)]:
+        for source, given in [("policy", drawn[0]), ("reference", bank.completions)]:
             rows = table[table["source"] == source]
             scores = [m(prompts, given).sum(-1) for m in (trainer.policy, trainer.reference)]
             for name, score in zip(("log_prob", "reference_log_prob"), scores, strict=True):
@@ -174,15 +176,15 @@ def gradient_of(trainer: Trainer, order: list[int], micro_batch: int = 8) -> lis
     """The gradient of one fixed batch, its prompts in this order; weights come from the rule."""
     trainer.config = trainer.config.model_copy(update={"micro_batch": micro_batch})
     texts = list(trainer.task.train_prompts)
-    draws = trainer._anchor_draws(list(range(8)), texts)
-    drawn, rewards, log_ratio = trainer._policy_draws(texts)
+    draws = trainer._anchor_draws(list(range(8)), texts, trainer.policy.encode(texts))
+    drawn, rewards, log_ratio = trainer._policy_draws(texts, trainer.policy.encode(texts))
     ranks = quantiles.empirical(rewards, draws[1][1])
     given = rules.Scores(*(x[order] for x in (draws[0][1], rewards, ranks, log_ratio)))
     trained, weights = trainer._trained(
         draws[0][0].rows(order), drawn.rows(order), trainer.algorithm.weights(given)
     )
     assert weights.abs().min() > 0  # none of what is scored is scored in vain
-    trainer._backward([texts[i] for i in order], trained, weights)
+    trainer._backward(trainer.policy.encode([texts[i] for i in order]), trained, weights)
     gradient = [p.grad.clone() for p in trainer.parameters]
     trainer.optimizer.zero_grad()
     return gradient
@@ -212,8 +214,10 @@ def test_update_follows_the_weighted_likelihood():
     trainer.update()
     index = trainer._prompts()
     texts = [trainer.task.train_prompts[i] for i in index]
-    (anchors, anchor_rewards), (_, others) = trainer._anchor_draws(index, texts)
-    drawn, rewards, log_ratio = trainer._policy_draws(texts)
+    (anchors, anchor_rewards), (_, others) = trainer._anchor_draws(
+        index, texts, trainer.policy.encode(texts)
+    )
+    drawn, rewards, log_ratio = trainer._policy_draws(texts, trainer.policy.encode(texts))
     ranks = quantiles.empirical(rewards, others)
     weights = rules.jeffreys(rules.Scores(anchor_rewards, rewards, ranks, log_ratio), 3, 0.5)
     with torch.no_grad():
@@ -271,8 +275,16 @@ def test_every_step_draws_anew(fresh):
     texts = [trainer.task.train_prompts[i] for i in index]
     for step in (0, 1, 0):
         trainer.step = step
-        (anchors, _), (others, _) = trainer._anchor_draws(index, texts)
-        seen.append([anchors.tokens, others.tokens, trainer._policy_draws(texts)[0].tokens])
+        (anchors, _), (others, _) = trainer._anchor_draws(
+            index, texts, trainer.policy.encode(texts)
+        )
+        seen.append(
+            [
+                anchors.tokens,
+                others.tokens,
+                trainer._policy_draws(texts, trainer.policy.encode(texts))[0].tokens,
+            ]
+        )
     assert not any(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
 
@@ -557,7 +569,8 @@ def test_settings_are_checked_where_they_enter():
 
 
 def samplers(monkeypatch, trainer: Trainer) -> list[tuple[str, int]]:
-    """Fills with ("policy" or "reference", k) at each call of a model's sampler."""
+    """Fills with ("policy" or "reference", k) at each call of a model's sampler in a step."""
+    assert trainer.bank is None or len(trainer.bank.rewards)  # drawn before, if there is one
     original, seen = LanguageModel.sample, []
 
     def sample(self, prompts, k, generator):
