@@ -691,3 +691,98 @@ def test_a_bf16_run_leaves_the_process_as_it_was(runs, mode):
     finally:
         torch.set_float32_matmul_precision(before)
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_only_prompts_that_will_pass_by_are_scored():
+    """2 steps of 3 prompts out of 400 read 6 of them: no more than their parts of 8 are drawn, 8
+    samples each, beside the 4 x 4 of the held-out prompts and the 4 x 2 that the policy draws for
+    each evaluation and step. The bank's rows are those of the full bank's prompts."""
+    asked = []
+
+    def reward(prompts, completions):
+        asked.append(sum(map(len, completions)))
+        return taste(prompts, completions)
+
+    many = dataclasses.replace(
+        task_of(reward=reward), train_prompts=tiny.documents(400, seed=9), identity={"name": "many"}
+    )
+    trainer = trainer_of(task=many, config=configured(steps=2, evaluate_every=9))
+    index = trainer._prompts()
+    parts = {i // 8 for step in (0, 1) for i in _at(trainer, step)}
+    assert len(trainer.bank.rewards) == 8 * len(parts) <= 48 and sum(asked) == 64 * len(parts)
+    whole = dataclasses.replace(trainer.folders[0], wanted=None)
+    full = whole.filled(many, trainer.accelerator)
+    found, expected = (
+        bank.subset(torch.tensor(index), [4], torch.Generator().manual_seed(0))[0]
+        for bank in (trainer.bank, full)
+    )
+    assert torch.equal(found[0].tokens, expected[0].tokens)
+    assert torch.equal(found[1], expected[1])
+
+
+def _at(trainer: Trainer, step: int) -> list[int]:
+    trainer.step, before = step, trainer.step
+    index, trainer.step = trainer._prompts(), before
+    return index
+
+
+def test_a_longer_run_draws_what_a_shorter_one_left():
+    """The bank of a run of 1 step serves one of 4, which draws the parts that are missing."""
+    many = dataclasses.replace(
+        task_of(), train_prompts=tiny.documents(400, seed=9), identity={"name": "many"}
+    )
+    short, long = (
+        trainer_of(task=many, config=configured(steps=steps)).folders[0] for steps in (1, 4)
+    )
+    assert short.path == long.path and set(short.parts) < set(long.parts)
+    short.filled(many, device.accelerator("fp32"))
+    assert set(long.missing()) == set(long.parts) - set(short.parts)
+
+
+def checkpointing(task: Task) -> Task:
+    """The caller's own training has left the model in train mode, with gradient checkpointing."""
+    task.model.model.gradient_checkpointing_enable()
+    task.model.model.train()
+    return task
+
+
+def tuples(task: Task) -> Task:
+    task.model.model.config.return_dict = False
+    return task
+
+
+@pytest.mark.parametrize("state", [checkpointing, tuples])
+def test_what_the_caller_left_on_the_model_changes_nothing(state, tmp_path):
+    first, second = (
+        train(made, BOND, configured(steps=2), tmp_path / name)
+        for made, name in ((task_of(), "a"), (state(task_of()), "b"))
+    )
+    assert_same_results(second, first)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_training_needs_no_gradients_of_the_caller(off, tmp_path):
+    """Called where gradients are turned off, `train` turns them on for itself."""
+    first = train(task_of(), BOND, configured(steps=2), tmp_path / "a")
+    task = task_of()
+    with off():
+        second = train(task, BOND, configured(steps=2), tmp_path / "b")
+    assert_same_results(second, first)
+
+
+def test_the_record_says_whether_a_gradient_was_clipped(tmp_path):
+    """The norm before clipping stands beside it: 1 where it exceeds `clip`, else 0."""
+    norms = train(task_of(), BOND, configured(clip=1e9), tmp_path).table["gradient_norm"]
+    between = float(norms.sort_values().iloc[:2].mean())
+    record = train(task_of(), BOND, configured(clip=between), tmp_path).table
+    assert record["clipped"].tolist() == (record["gradient_norm"] > between).astype(float).tolist()
+    assert 0 < record["clipped"].sum() <= len(record)
+
+
+def test_nothing_is_stored_of_a_model_that_gives_nan(tmp_path):
+    """A model that breaks on longer texts only: the bank stops before anything is written."""
+    task = task_of()
+    task.model.model.lm_head.weight.data[7] = torch.nan
+    with pytest.raises(ValueError, match="gives NaN before any training"):
+        train(task, BOND, CONFIG, tmp_path)
+    assert not list(training.paths.runs_folder().glob("banks/*/*"))
