@@ -147,7 +147,7 @@ def execute(notebook: Path, experiment: str, profile: str, runs: Sequence[Path])
 
     output = runs_folder() / "notebooks" / profile / notebook.name
     manifest = output.with_suffix(".json")
-    inputs = digest(inputs_of(notebook, runs), profile, str(figures_folder(experiment)))
+    inputs = digest(inputs_of(notebook, runs), profile, str(figures_folder(experiment, profile)))
     if output.exists() and _holds(manifest, inputs):
         return output
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,8 @@ def _holds(manifest: Path, inputs: str) -> bool:
 
 def _figures(experiment: str, profile: str) -> list[Path]:
     """The provenance files of an experiment's figures at one profile."""
-    return sorted(figures_folder(experiment).glob(f"*_{profile}.json"))
+    files = figures_folder(experiment, profile).glob("*.json")
+    return sorted(path for path in files if not path.name.startswith("results_"))
 
 
 def headlines(experiments: Iterable[str], profile: str) -> pd.DataFrame:
