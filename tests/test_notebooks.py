@@ -13,15 +13,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from bondlab.experiments import EXPERIMENTS
+from bondlab.experiments import EXPERIMENTS, Profile
 from bondlab.notebook import declared
-from bondlab.paths import repository_root
+from bondlab.paths import figures_folder, repository_root
 
 NOTEBOOKS = sorted((repository_root() / "notebooks").glob("*.ipynb"))
 UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")
@@ -103,6 +104,15 @@ def test_git_ignores_what_a_run_leaves(smoke):
     git(smoke, "init", "--quiet")
     git(smoke, "add", ".gitignore", "executed.ipynb")
     assert git(smoke, *UNCLEAN) == []
+
+
+@with_git
+def test_git_keeps_the_figures_of_the_study_alone(monkeypatch):
+    """Of every profile by name, in the default folders; "shipped" reads what "study" writes."""
+    monkeypatch.delenv("BONDLAB_FIGURES", raising=False)
+    files = {str(figures_folder("j_bond", name) / "a.png"): name for name in get_args(Profile)}
+    ignored = git(repository_root(), "check-ignore", *files)
+    assert {files[path] for path in ignored} == {"smoke", "laptop", "paper"}
 
 
 @with_git

@@ -20,9 +20,8 @@ import json, os, pathlib
 folder = pathlib.Path(os.environ["BONDLAB_FIGURES"]) / profile / "{name}"
 folder.mkdir(parents=True, exist_ok=True)
 number = dict(what="gain", value=1.23456, low=1, high=1.5, unit="nats", samples=48, seeds=2)
-record = dict(paper_figure="{name}", headline=[number])
+record = dict(paper_figure="{name}", profile=profile, headline=[number])
 (folder / "fig.json").write_text(json.dumps(record))
-(folder / "results_run.json").write_text("a table's own record, and no figure's")
 """
 
 
@@ -174,15 +173,26 @@ def test_the_profiles_of_the_embedded_models_fetch_them_first(lab, monkeypatch, 
 
 
 def test_headlines_show_a_figure_without_numbers_too(lab):
-    folder, other = (paths.figures_folder("two", profile) for profile in ("smoke", "paper"))
-    folder.mkdir(parents=True)
-    other.mkdir(parents=True)
-    (folder / "law.json").write_text(json.dumps({"paper_figure": "8"}))
-    (other / "law.json").write_text("{}")
-    (folder / "toy.json").write_text(json.dumps({"paper_figure": None, "headline": []}))
-    table = study.headlines(["two", "four"], "smoke")
+    write("law", paper_figure="8", profile="study")
+    write("toy", paper_figure=None, profile="study", headline=[])
+    table = study.headlines(["two", "four"], "study")
     assert table["figure"].tolist() == ["Figure 8 of the paper", "A figure of ours"]
     assert table["value [95 %]"].tolist() == ["-", "-"]
+
+
+def write(stem: str, **record: object) -> None:
+    """A figure's record, or a table's, of the experiment "two"."""
+    folder = paths.figures_folder("two", "study")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps(record))
+
+
+def test_a_summary_keeps_to_its_profile_and_to_figures(lab):
+    """What a smaller profile left in figures/study is no result of the study."""
+    write("law", paper_figure="8", profile="study")
+    write("of_the_laptop", paper_figure="10", profile="laptop")
+    write("results_run", run="0123", profile="study")
+    assert study.headlines(["two"], "study")["figure"].tolist() == ["Figure 8 of the paper"]
 
 
 def test_a_summary_without_figures_says_so(lab):
