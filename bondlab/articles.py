@@ -35,7 +35,7 @@ PANEL = Panel("change", "Forward KL after training, less before", "nats per summ
 def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
     """How the forward KL to Best-of-8 changed from the first to the last step.
 
-    Computed ones are written beside the figures of Figure 2, from where "shipped" reads them.
+    Computed ones are written beside the figures of Figure 2.
 
     Args:
         workers: runs at a time, should some be missing.
@@ -47,7 +47,7 @@ def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
-    folder = paths.figures_folder(NAME)
+    folder = paths.figures_folder(NAME, profile)
     if profile == "shipped":
         return collected.shipped_part(folder, PART)
     chosen = [spec for spec in specs(NAME, profile) if spec.labels["row"] == ROW]
