@@ -29,7 +29,7 @@ class Trainable(nn.Module):
         None every weight is copied in float32 and trained.
 
         Raises:
-            TypeError: this model carries an adapter, which the policy's would replace.
+            ValueError: this model carries an adapter, which the policy's would replace.
         """
         refuse_adapters(self.model)
         self.requires_grad_(False)
@@ -171,11 +171,11 @@ def refuse_adapters(model: nn.Module, but: str | None = None) -> None:
     """Refuse a model with adapters beside the one called `but`: training would replace them.
 
     Raises:
-        TypeError: there are some.
+        ValueError: there are some.
     """
     names = set(getattr(model, "peft_config", ())) - {but}
     if adapted(model) and names:
-        raise TypeError(
+        raise ValueError(
             f"the model carries an adapter ({', '.join(sorted(names))}) that training would "
             "replace: fold it in first, "
             "PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()"

@@ -59,9 +59,9 @@ class LanguageModel(Trainable):
         temperature: divides the logits (1.0: the model's own law).
 
     Raises:
-        TypeError: model or tokenizer is something else, or carries an adapter.
-        ValueError: a limit below 1 or beyond the model's positions, a temperature not above 0, no
-            end token, or a template that hides the prompt (`templates.check`).
+        TypeError: model or tokenizer is something else.
+        ValueError: the model carries an adapter or knows no end token; a limit is below 1 or beyond
+            its positions; a temperature not above 0; or as `templates.check`.
     """
 
     def __init__(

@@ -28,10 +28,11 @@ def check(model: nn.Module, tokenizer: Any) -> None:
 
     Raises:
         TypeError: it names what was given, and what to pass.
+        ValueError: a model of peft's.
     """
     load = "AutoModelForCausalLM or AutoModelForSeq2SeqLM.from_pretrained(...)"
     if hasattr(model, "merge_and_unload"):
-        raise TypeError(f"{_name(model)} carries an adapter: pass model.merge_and_unload()")
+        raise ValueError(f"{_name(model)} carries an adapter: pass model.merge_and_unload()")
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model must be a transformers model, {load}; not {_name(model)}")
     if not model.can_generate() or model.get_output_embeddings() is None:

@@ -198,7 +198,7 @@ class Reader:
         return ValueError(f"the template alone takes more than max_prompt_tokens = {self.limit}")
 
     def _spans(self, prompt: str) -> Sequence[tuple[int, int]]:
-        """Where a prompt may be cut: at its tokens, or its characters if the tokenizer has no offsets.
+        """Where a prompt may be cut: its tokens, or its characters if the tokenizer has no offsets.
 
         Not by decoding tokens: the text may then lack the line breaks between turns.
         """
