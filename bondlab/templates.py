@@ -141,10 +141,15 @@ class Reader:
     closed: bool
 
     def fill(self, prompt: str) -> str:
-        """The whole text, uncut."""
+        """The whole text, uncut; without a start token where the tokenizer adds it: never two."""
         if isinstance(self.template, str):
-            return self.template.replace(FIELD, prompt)
-        return self.template(prompt)
+            text = self.template.replace(FIELD, prompt)
+        else:
+            text = self.template(prompt)
+        start, token = self.tokenizer.bos_token, self.tokenizer.bos_token_id
+        if start and text.startswith(start) and self._parts(text)[0][:1] == [token]:
+            return text.removeprefix(start)
+        return text
 
     def filled(self, prompt: str) -> str:
         """The text with as much of the prompt as fits, where text follows it; else the whole.
@@ -216,7 +221,4 @@ class Reader:
         start = next((i for i in places if whole[i : i + len(own)] == own), None)
         if start is None:  # the tokenizer reads text beside special tokens in another way
             return [], whole, []
-        before = whole[:start]
-        if own[: len(before)] == before:  # a chat format writes its start token itself
-            before = []
-        return before, own, whole[start + len(own) :] if self.closed else []
+        return whole[:start], own, whole[start + len(own) :] if self.closed else []

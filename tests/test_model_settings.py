@@ -216,8 +216,8 @@ def test_the_study_s_models_are_drawn_from_as_they_are():
 def test_generate_of_a_saved_policy_draws_the_trained_distribution(temperature, tmp_path):
     """Plain `generate`, without an argument, of a model whose own defaults were those of a chat
     model. Over 4,000 draws the total variation from the softmax of the logits over the temperature
-    is noise, sum(sqrt(2 p (1 - p) / (4000 pi))) / 2 = 0.054 at most; the old settings keep to the 20
-    likeliest words, whose distance is the probability of all the others."""
+    is noise, sum(sqrt(2 p (1 - p) / (4000 pi))) / 2 = 0.054 at most; the old settings keep to the
+    20 likeliest words, at a distance of the probability of all the others."""
     model = llama()
     model.lm_head.weight.data *= 12
     model.generation_config = GenerationConfig(

@@ -192,5 +192,8 @@ def test_the_folders_follow_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("BONDLAB_FIGURES", "")
     monkeypatch.chdir(tmp_path)
     assert paths.runs_folder() == tmp_path / "there"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BONDLAB_RUNS", "~/there")
+    assert paths.runs_folder() == tmp_path / "home" / "there"
     assert paths.figures_folder("two") == paths.repository_root() / "figures" / "two"
     assert (paths.repository_root() / "bondlab" / "paths.py").exists()

@@ -252,8 +252,10 @@ def test_a_start_token_stands_once(adds):
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
             single="fire $A", special_tokens=[("fire", tokenizer.bos_token_id)]
         )
-    ids = model(tokenizer).encode(["rain"]).ids[0].tolist()
+    made = model(tokenizer)
+    ids = made.encode(["rain"]).ids[0].tolist()
     assert tokenizer.convert_ids_to_tokens(ids) == ["fire", "said", "rain", "told"]
+    assert tokenizer(made.filled("rain"))["input_ids"] == ids  # as a reader would do it
 
 
 def test_the_bank_is_named_by_the_format(tmp_path):
