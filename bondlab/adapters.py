@@ -77,7 +77,7 @@ class Trainable(nn.Module):
 
         Raises:
             ValueError: there is none, since all weights were trained.
-            OSError: the folder cannot be made.
+            OSError: as `made`.
         """
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
@@ -88,7 +88,7 @@ class Trainable(nn.Module):
                 "with save_pretrained"
             )
         state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
-        folder = made(folder)
+        folder = made(folder, "config.json")
         save_file(
             # peft's own prefix: without it PeftModel finds no weight, and only warns.
             {f"{PREFIX}{name}": x.bfloat16().contiguous() for name, x in state.items()},
@@ -149,9 +149,9 @@ class Trainable(nn.Module):
         samples the distribution that was trained. The template itself is not in it.
 
         Raises:
-            OSError: the folder cannot be made.
+            OSError: as `made`.
         """
-        folder = made(folder)
+        folder = made(folder, "adapter_config.json")
         whole = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer}).float()
         whole.merge_adapter()
         whole.model.generation_config = sampling(self)
@@ -173,7 +173,7 @@ def refuse_adapters(model: nn.Module, but: str | None = None) -> None:
     Raises:
         ValueError: there are some.
     """
-    names = set(getattr(model, "peft_config", ())) - {but}
+    names = set(getattr(model, "peft_config", ["unnamed"])) - {but}
     if adapted(model) and names:
         raise ValueError(
             f"the model carries an adapter ({', '.join(sorted(names))}) that training would "
@@ -182,10 +182,19 @@ def refuse_adapters(model: nn.Module, but: str | None = None) -> None:
         )
 
 
-def made(folder: str | Path) -> Path:
-    """The folder, created where it is missing; `~` is the user's own."""
+def made(folder: str | Path, other: str) -> Path:
+    """The folder, created where it is missing; `~` is the user's own.
+
+    Raises:
+        OSError: it cannot be made, or has the file `other`: of a folder with both an adapter and a
+            whole policy, transformers would add the one to the other.
+    """
     path = Path(folder).expanduser()
     path.mkdir(parents=True, exist_ok=True)
+    if (path / other).exists():
+        raise FileExistsError(
+            f"{path} has a file {other}: save an adapter and a whole policy in folders of their own"
+        )
     return path
 
 

@@ -111,7 +111,7 @@ class LanguageModel(Trainable):
 
         Raises:
             ValueError: no prompts, an empty one (its position is named), one string alone, or as
-                `filled`.
+                `templates.Reader.tokens`.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")

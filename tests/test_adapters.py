@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -143,11 +143,12 @@ def test_every_linear_layer_is_adapted(make, count, tmp_path):
 
 def test_an_adapter_of_the_model_s_owner_is_refused(tmp_path):
     """Training would replace it: the policy would not start as its reference, and the saved folder
-    would lack it. Both ways of having one are refused where the model enters, and so is a policy's
+    would lack it. All ways of having one are refused where the model enters, and so is a policy's
     own where it would become a reference; the message says what to call."""
     peft = tuned(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")
-    for model in (peft, peft.get_base_model(), loaded):
+    injected = inject_adapter_in_model(LoraConfig(target_modules=["q_proj"]), tiny.gemma())
+    for model in (peft, peft.get_base_model(), loaded, injected):
         with pytest.raises(ValueError, match="carries an adapter.*merge_and_unload"):
             LanguageModel(model, tiny.tokenizer())
     policy = tiny.language_model("gemma").trainable_copy(2)
@@ -191,6 +192,19 @@ def test_a_folder_s_name_may_be_text_and_may_begin_at_home(tmp_path, monkeypatch
     tiny.language_model("gemma").load_adapter("~/adapter")
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["adapter", "policy"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["beside", "home"]
+
+
+def test_adapter_and_whole_policy_do_not_share_a_folder(tmp_path):
+    """transformers adds an adapter that it finds beside a model: the change would be made twice."""
+    policy = tiny.language_model("gemma").trainable_copy(2)
+    policy.save_adapter(tmp_path / "a")
+    policy.save_pretrained(tmp_path / "b")
+    with pytest.raises(FileExistsError, match=r"a has a file adapter_config.json: save .* own"):
+        policy.save_pretrained(tmp_path / "a")
+    with pytest.raises(FileExistsError, match=r"b has a file config.json"):
+        policy.save_adapter(tmp_path / "b")
+    policy.save_adapter(tmp_path / "a")  # its own kind is written anew
+    policy.save_pretrained(tmp_path / "b")
 
 
 def test_what_cannot_be_saved_says_so(tmp_path):
