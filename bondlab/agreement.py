@@ -1,7 +1,7 @@
 """Whether completions are sampled and scored under the model's own distribution.
 
 Asked of the model itself, not of a list of names: two short prompts and their completions go
-through the model's own forward, without padding, cache or sharing, and through `reading`, as
+through the model's own forward, without padding, cache or sharing, and through `network`, as
 sampling and as scoring do. What a model does to its logits, positions, padding or cache shows.
 
 Legend: B prompts, K completions a prompt, T tokens of a completion, V vocabulary.

@@ -180,7 +180,7 @@ def measure(
 
 
 def _chat(policy: LanguageModel, tokens: int) -> LanguageModel:
-    return _face(policy, chat_template(policy.tokenizer), tokens)
+    return _face(policy, chat_template(policy.tokenizer, dialogue=True), tokens)
 
 
 def _face(

@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 from torch import nn
 
-from bondlab import assets, device, models, scorers
+from bondlab import assets, device, model_settings, models, scorers
 from bondlab.corpora import digest
 from bondlab.language_model import LanguageModel
 from bondlab.task import Task, TaskSettings, first
@@ -52,9 +52,9 @@ def policy(model: nn.Module, tokenizer: object, **limits: int) -> LanguageModel:
 
     In plain lines a reply ends with its line: the model would go on to write both speakers' turns.
     """
-    template = chat_template(tokenizer)
+    template = chat_template(tokenizer, dialogue=True)
     if template == PlainDialogue():
-        ends = LanguageModel(model, tokenizer).end_tokens.tolist()
+        ends = model_settings.end_tokens(model, tokenizer)
         breaks = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\n", "\n\n"))
         known = [ids[0] for ids in breaks if len(ids) == 1 and ids[0] != tokenizer.unk_token_id]
         model.generation_config.eos_token_id = [*ends, *known]

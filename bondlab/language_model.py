@@ -2,28 +2,28 @@
 
 Both families are the same here: a *prefix* is computed once per prompt (the encoder's output and
 the decoder's start token, or the causal prompt) and its key-value cache is repeated for the K
-completions (`reading`). Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, D hidden
+completions (`network`). Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, D hidden
 width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from bondlab import agreement
-from bondlab.adapters import Trainable
+from bondlab import agreement, model_settings, templates
+from bondlab.adapters import ADAPTER, Trainable, refuse_adapters
 from bondlab.completions import Completions, Prompts
-from bondlab.reading import Reader
-from bondlab.templates import fitted, once_started
+from bondlab.network import Network
 
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 
 
-class LanguageModel(Trainable, Reader):
+class LanguageModel(Trainable, Network):
     """A transformers model with its tokenizer, a prompt template, a length limit and a temperature.
 
     The temperature belongs to the law: `sample` draws from it and `forward` scores under it, so
@@ -32,40 +32,43 @@ class LanguageModel(Trainable, Reader):
     Args:
         model: a transformers encoder-decoder or causal model.
         tokenizer: its tokenizer.
-        template: format string with `{prompt}`, or a function from prompt to text, whose repr names
-            it (for chat formats see `templates`). The attribute holds the string or the repr.
+        template: string in which `{prompt}` is replaced, or a function from prompt to text, whose
+            repr names it (chat formats: `templates`). The attribute holds the string or the repr.
         max_prompt_tokens: most tokens of the filled template. A longer prompt is cut, at its end in
-            a format string, at its start by a function: the last turns of a dialogue stay.
+            a string, at its start by a function: the last turns of a dialogue stay. None: 512, or
+            what the model's positions leave room for.
         max_new_tokens: T, the longest completion; a longer one is cut without its end token.
         temperature: divides the logits (1.0: the model's own law).
 
     Raises:
-        ValueError: a limit below 1, a temperature not above 0, or a template without `{prompt}`.
+        TypeError: model or tokenizer is something else.
+        ValueError: the model carries an adapter or knows no end token; a limit is below 1 or beyond
+            its positions; a temperature not above 0; or as `templates.check`.
     """
 
     def __init__(
         self,
         model: nn.Module,
         tokenizer,
-        template: str | Callable[[str], str] = "{prompt}",
-        max_prompt_tokens: int = 512,
+        template: templates.Template = "{prompt}",
+        max_prompt_tokens: int | None = None,
         max_new_tokens: int = 64,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        if max_prompt_tokens < 1 or max_new_tokens < 1:
-            raise ValueError("max_prompt_tokens and max_new_tokens must be at least 1")
+        model_settings.check(model, tokenizer)
+        refuse_adapters(model, but=ADAPTER)
+        templates.check(template)
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
-        if isinstance(template, str) and "{prompt}" not in template:
-            raise ValueError(f"the template must contain {{prompt}}; got {template!r}")
+        limit = model_settings.prompt_limit(model.config, max_prompt_tokens, max_new_tokens)
+        model_settings.warn_of_unused(model, tokenizer, temperature)
         self.model, self.tokenizer = model.eval(), tokenizer
         self.template = template if isinstance(template, str) else repr(template)
-        self._function = None if isinstance(template, str) else template
-        self.max_prompt_tokens, self.max_new_tokens = max_prompt_tokens, max_new_tokens
+        self.max_prompt_tokens, self.max_new_tokens = limit, max_new_tokens
         self.temperature = temperature
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
-        self.pad_token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._reader = templates.Reader(template, tokenizer, limit, closed=self.is_encoder_decoder)
         agreement.settle(self)
 
     # -- text -------------------------------------------------------------------------------------
@@ -77,17 +80,22 @@ class LanguageModel(Trainable, Reader):
     @property
     def end_tokens(self) -> Tensor:
         """Ids [E] of the tokens that end a completion, as the configuration has them now."""
-        settings = self.model.generation_config
-        ends = settings.eos_token_id if settings else None
-        ends = self.model.config.eos_token_id if ends is None else ends
-        return torch.tensor(ends, device=self.device).reshape(-1)
+        ends = model_settings.end_tokens(self.model, self.tokenizer)
+        return torch.tensor(ends, device=self.device)
+
+    @property
+    def pad_token(self) -> int:
+        """What stands in masked places, which nobody reads: without a pad token of its own 0."""
+        pad = self.tokenizer.pad_token_id
+        known = pad is not None and pad < self.model.config.get_text_config().vocab_size
+        return pad if known else 0
 
     def encode(self, prompts: Sequence[str]) -> Prompts:
         """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
 
         Raises:
             ValueError: no prompts, an empty one (its position is named), one string alone, or as
-                `filled`.
+                `templates.Reader.tokens`.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
@@ -96,32 +104,18 @@ class LanguageModel(Trainable, Reader):
         for position, prompt in enumerate(prompts):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
-        texts = [self.filled(prompt) for prompt in prompts]
-        batch = self.tokenizer(
-            texts,
-            truncation=True,
-            max_length=self.max_prompt_tokens,
-            padding=True,
-            padding_side="right" if self.is_encoder_decoder else "left",
-            return_tensors="pt",
-        )
-        return Prompts(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+        rows = [torch.tensor(self._reader.tokens(prompt)) for prompt in prompts]
+        side = "right" if self.is_encoder_decoder else "left"
+        ids = pad_sequence(rows, True, self.pad_token, side)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
+        return Prompts(ids.to(self.device), mask.to(self.device))
 
     def filled(self, prompt: str) -> str:
-        """What the model reads: the template with as much of the prompt as the limit leaves room.
+        """What the model reads: the template with as much of the prompt as fits.
 
-        Raises as `templates.fitted`.
+        Raises as `templates.Reader.filled`.
         """
-        text = self.template
-        if self._function is None and text.endswith("{prompt}"):
-            return once_started(text.format(prompt=prompt), self.tokenizer)  # cut by the tokenizer
-        return fitted(
-            self._function or (lambda cut: text.format(prompt=cut)),
-            self.tokenizer,
-            prompt,
-            self.max_prompt_tokens,
-            keep_end=self._function is not None,
-        )
+        return self._reader.filled(prompt)
 
     def encode_completions(self, texts: Sequence[str]) -> Completions:
         """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""
@@ -136,9 +130,10 @@ class LanguageModel(Trainable, Reader):
 
     def decode(self, completions: Completions) -> list[list[str]]:
         """Texts, B lists of K, special tokens left out."""
-        tokens = completions.tokens.masked_fill(~completions.mask, self.pad_token).cpu()
-        k = tokens.shape[1]
-        texts = self.tokenizer.batch_decode(tokens.flatten(0, 1), skip_special_tokens=True)
+        k, lengths = completions.tokens.shape[1], completions.lengths.flatten().tolist()
+        rows = completions.tokens.flatten(0, 1).tolist()
+        ids = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [texts[i : i + k] for i in range(0, len(texts), k)]
 
     # -- the law ----------------------------------------------------------------------------------
@@ -151,14 +146,14 @@ class LanguageModel(Trainable, Reader):
         processor a seed means the same numbers on every device.
         """
         prefix = self._prefix(prompts).repeat(k, shared=not self.plain)
-        last, rows, ends = prefix.last, len(prefix.last), self.end_tokens
+        last, rows, ends, pad = prefix.last, len(prefix.last), self.end_tokens, self.pad_token
         shape = (self.max_new_tokens, rows, 1)
         uniforms = torch.rand(shape, generator=generator, device=generator.device).to(self.device)
         running = torch.ones(rows, dtype=torch.bool, device=self.device)
         tokens, masks, log_probs = [], [], []
         for step in range(self.max_new_tokens):
             token, log_prob = draw(self._logits(last), uniforms[step])
-            tokens.append(token.masked_fill(~running, self.pad_token))
+            tokens.append(token.masked_fill(~running, pad))
             masks.append(running)
             log_probs.append(log_prob.masked_fill(~running, 0.0))
             running = running & ~torch.isin(token, ends)

@@ -45,4 +45,4 @@ def runs_folder() -> Path:
 
 def _folder(variable: str, name: str) -> Path:
     # A relative setting means relative to where the user typed it, not to a notebook's folder.
-    return Path(os.environ.get(variable) or repository_root() / name).absolute()
+    return Path(os.environ.get(variable) or repository_root() / name).expanduser().absolute()

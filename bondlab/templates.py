@@ -1,4 +1,7 @@
-"""What a model reads of a prompt: chat formats, and prompts cut to fit into a template.
+"""What a model reads of a prompt: templates, chat formats, and prompts cut to fit into them.
+
+A template is a string with `{prompt}` or a function from prompt to text. Special tokens, cutting
+and their sides are decided here, whatever the tokenizer's own settings say.
 
 A dialogue is one string with a turn a line; the speakers alternate and the last line is answered.
 It begins with the user, as many formats demand: of an even number of turns the oldest is left out.
@@ -7,26 +10,37 @@ It begins with the user, as many formats demand: of an even number of turns the 
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+FIELD = "{prompt}"
+PLAIN_TURN = "A: {prompt}\nB:"
+# Doubled braces, as of Jinja and str.format, and fields by other names; not after a letter or a
+# brace, where LaTeX has its arguments: \boxed{}, \frac{a}{b}.
+_UNFILLED = re.compile(r"\{\{[^{}]*\}{0,2}|(?<![\w\\}])\{(?!prompt\})\w*\}")
+
+Template = str | Callable[[str], str]
 
 
 @dataclass(frozen=True, repr=False)
 class ChatTemplate:
     """The format that a tokenizer brings along, its default system message included.
 
-    Its repr names the format by a digest and so stands for it where a law is named.
+    The prompt is the user's one turn, or, if `dialogue`, the turns of both. The repr names the
+    format by a digest and so stands for it where a distribution is named.
     """
 
     tokenizer: Any
+    dialogue: bool = False
 
-    def __call__(self, dialogue: str) -> str:
+    def __call__(self, prompt: str) -> str:
         messages = [
             {"role": ("user", "assistant")[i % 2], "content": turn}
-            for i, turn in enumerate(turns(dialogue))
+            for i, turn in enumerate(turns(prompt) if self.dialogue else [prompt])
         ]
         return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
@@ -34,7 +48,7 @@ class ChatTemplate:
 
     def __repr__(self) -> str:
         digest = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
-        return f"ChatTemplate({digest[:12]})"
+        return f"ChatTemplate({digest[:12]}{'' if self.dialogue else ', one turn'})"
 
 
 @dataclass(frozen=True)
@@ -46,16 +60,21 @@ class PlainDialogue:
         return "\n".join([*lines, "B:"])
 
 
-def chat_template(tokenizer: Any) -> Callable[[str], str]:
-    """The tokenizer's own format; without one lines of A and B, with a warning that says so."""
+def chat_template(tokenizer: Any, dialogue: bool = False) -> Template:
+    """The tokenizer's own format; without one plain lines of A and B, with a warning.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        dialogue: a prompt is a dialogue with a turn a line; otherwise all of it is the user's turn.
+    """
     if tokenizer.chat_template:
-        return ChatTemplate(tokenizer)
+        return ChatTemplate(tokenizer, dialogue)
     warnings.warn(
         f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template: its dialogues are "
         "plain lines of A and B",
         stacklevel=2,
     )
-    return PlainDialogue()
+    return PlainDialogue() if dialogue else PLAIN_TURN
 
 
 def turns(dialogue: str) -> list[str]:
@@ -70,42 +89,136 @@ def turns(dialogue: str) -> list[str]:
     return found[1 - len(found) % 2 :]
 
 
-def fitted(
-    fill: Callable[[str], str], tokenizer: Any, prompt: str, limit: int, keep_end: bool
-) -> str:
-    """The filled template with as many of the prompt's tokens as fit; all around them stays whole.
-
-    Args:
-        fill: from prompt to text.
-        limit: most tokens of the whole, special ones included.
-        keep_end: a longer prompt loses its first tokens; otherwise its last.
+def check(template: Template) -> None:
+    """Refuse a template through which a prompt does not reach the model.
 
     Raises:
-        ValueError: not even one token of the prompt fits.
+        TypeError: neither a string nor a function.
+        ValueError: a string without exactly one `{prompt}`, or with other fields; a function that
+            gives no text, or the same for two prompts.
     """
-    # By characters: what a tokenizer decodes may lack the line breaks between turns.
-    spans = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-    spans = spans["offset_mapping"]
-
-    def text(cut: int) -> str:
-        kept = spans[cut:] if keep_end else spans[: len(spans) - cut]
-        part = prompt[kept[0][0] : kept[-1][1]] if cut else prompt
-        return once_started(fill(part), tokenizer)
-
-    def fits(cut: int) -> bool:
-        return len(tokenizer(text(cut))["input_ids"]) <= limit
-
-    if fits(0):
-        return text(0)
-    # A turn that goes takes its markers along, so the excess is not the number to cut.
-    fewest = bisect_left(range(len(spans)), True, lo=1, key=fits)
-    if fewest >= len(spans):
-        raise ValueError(f"the template alone takes more than max_prompt_tokens = {limit}")
-    return text(fewest)
+    if isinstance(template, str):
+        if found := _UNFILLED.search(template):
+            raise ValueError(
+                f"{found[0]} in the template {template!r} would not be filled: write {FIELD} where "
+                "the prompt goes, and other braces once, since they stay as they are; for any "
+                "other format pass a function from prompt to text"
+            )
+        if template.count(FIELD) != 1:
+            raise ValueError(f"the template must contain {FIELD} once; got {template!r}")
+    elif not callable(template):
+        raise TypeError(f"template must be a string with {FIELD} or a function; got {template!r}")
+    else:
+        _check_function(template)
 
 
-def once_started(text: str, tokenizer: Any) -> str:
-    """The text without a start token of its own where the tokenizer adds one: never two."""
-    start = tokenizer.bos_token
-    adds_it = start and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return text.removeprefix(start) if adds_it else text
+def _check_function(template: Callable[[str], str]) -> None:
+    try:
+        texts = [template(prompt) for prompt in ("rain", "fire")]
+    except (ValueError, LookupError):
+        return  # it takes prompts of a form of its own: JSON, keys of a table
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"the template {template!r} must return text; it gave {texts[0]!r}")
+    if texts[0] == texts[1]:
+        raise ValueError(f"the template {template!r} drops the prompt: it gave {texts[0]!r}")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Fills a template, cuts prompts to the limit and turns them into tokens.
+
+    Args:
+        template: as `LanguageModel` takes it.
+        tokenizer: used as it is at each call.
+        limit: most tokens of the whole, special ones included.
+        closed: what the tokenizer appends (an end token) belongs to a prompt, as an encoder wants;
+            a causal model is not asked to go on behind it.
+    """
+
+    template: Template
+    tokenizer: Any
+    limit: int
+    closed: bool
+
+    def fill(self, prompt: str) -> str:
+        """The whole text, uncut; without a start token where the tokenizer adds it: never two."""
+        if isinstance(self.template, str):
+            text = self.template.replace(FIELD, prompt)
+        else:
+            text = self.template(prompt)
+        start, token = self.tokenizer.bos_token, self.tokenizer.bos_token_id
+        if start and text.startswith(start) and self._parts(text)[0][:1] == [token]:
+            return text.removeprefix(start)
+        return text
+
+    def filled(self, prompt: str) -> str:
+        """The text with as much of the prompt as fits, where text follows it; else the whole.
+
+        A string loses the prompt's end, a function its start: the last turns of a dialogue stay.
+
+        Raises:
+            ValueError: not even one token of the prompt fits.
+        """
+        whole = self.fill(prompt)
+        if self._open or self._fits(whole):
+            return whole
+        spans = self._spans(prompt)
+
+        def text(cut: int) -> str:
+            kept = spans[: len(spans) - cut] if isinstance(self.template, str) else spans[cut:]
+            return self.fill(prompt[kept[0][0] : kept[-1][1]])
+
+        # A turn that goes takes its markers along, so the excess is not the number to cut.
+        counts = range(len(spans))
+        fewest = bisect_left(counts, True, lo=1, key=lambda cut: self._fits(text(cut)))
+        if fewest >= len(spans):
+            raise self._too_long()
+        return text(fewest)
+
+    def tokens(self, prompt: str) -> list[int]:
+        """Token ids of what the model reads, `limit` of them at most.
+
+        Raises:
+            ValueError: there are none, or as `filled`.
+        """
+        before, own, after = self._parts(self.filled(prompt))
+        room = self.limit - len(before) - len(after)
+        if len(own) > room:  # the prompt stands at the end of a string, which is cut
+            head = self.template.removesuffix(FIELD).rstrip()
+            if room <= len(self._parts(head)[1] if head else []):
+                raise self._too_long()
+            own = own[:room]
+        if not own:
+            raise ValueError(f"the tokenizer finds no token in the prompt {prompt!r}")
+        return before + own + after
+
+    @property
+    def _open(self) -> bool:
+        return isinstance(self.template, str) and self.template.endswith(FIELD)
+
+    def _fits(self, text: str) -> bool:
+        return sum(map(len, self._parts(text))) <= self.limit
+
+    def _too_long(self) -> ValueError:
+        return ValueError(f"the template alone takes more than max_prompt_tokens = {self.limit}")
+
+    def _spans(self, prompt: str) -> Sequence[tuple[int, int]]:
+        """Where a prompt may be cut: its tokens, or its characters if the tokenizer has no offsets.
+
+        Not by decoding tokens: the text may then lack the line breaks between turns.
+        """
+        if not self.tokenizer.is_fast:
+            return [(i, i + 1) for i in range(len(prompt))]
+        options = {"add_special_tokens": False, "truncation": False, "verbose": False}
+        return self.tokenizer(prompt, return_offsets_mapping=True, **options)["offset_mapping"]
+
+    def _parts(self, text: str) -> tuple[list[int], list[int], list[int]]:
+        """Token ids of a text: what the tokenizer puts before it, its own, and what goes behind."""
+        options = {"truncation": False, "padding": False, "verbose": False}
+        own = self.tokenizer(text, add_special_tokens=False, **options)["input_ids"]
+        whole = self.tokenizer(text, **options)["input_ids"]
+        places = range(len(whole) - len(own) + 1)
+        start = next((i for i in places if whole[i : i + len(own)] == own), None)
+        if start is None:  # the tokenizer reads text beside special tokens in another way
+            return [], whole, []
+        return whole[:start], own, whole[start + len(own) :] if self.closed else []

@@ -54,7 +54,7 @@ def gemma(seed: int = 0) -> Gemma3ForCausalLM:
     config = Gemma3TextConfig(
         vocab_size=len(WORDS) + 3, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=64,
-        layer_types=["sliding_attention", "full_attention"], max_position_embeddings=256,
+        layer_types=["sliding_attention", "full_attention"], max_position_embeddings=1024,
         pad_token_id=0, eos_token_id=1, bos_token_id=1,
     )  # fmt: skip
     return _seeded(Gemma3ForCausalLM, config, seed)

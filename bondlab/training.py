@@ -48,8 +48,9 @@ class Run:
         return self.folder.evaluation()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy as a folder that transformers' `from_pretrained` loads."""
-        self.policy.save_pretrained(Path(folder))
+        """Write the policy as a folder that transformers' `from_pretrained` loads; see
+        `Trainable.save_pretrained`."""
+        self.policy.save_pretrained(folder)
 
 
 def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
@@ -122,7 +123,7 @@ def train(
             finite, or the loss became so.
         RuntimeError: another process computes the same run.
     """
-    parent = Path(folder) if folder else paths.runs_folder() / "library"
+    parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"
     run = RunFolder.of(parent, identity(task, algorithm, config))
     lock = run.lock()
     try:

@@ -1,4 +1,4 @@
-"""An adapter by itself: what other programs read of it."""
+"""Adapters and saved policies: which layers are trained, and what other programs read of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,65 @@ import warnings
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from bondlab import tiny
+from bondlab import models, tiny
 from bondlab.bank import seeded
+from bondlab.language_model import LanguageModel
+
+LIMITS = {"max_prompt_tokens": 24, "max_new_tokens": 8}
+
+
+class Stack(nn.Module):
+    """An MLP whose layers have numbers for names, as those of the model itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def stacked() -> LlamaForCausalLM:
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=64,
+            num_hidden_layers=2, num_attention_heads=4, eos_token_id=1, pad_token_id=0,
+        )
+    )  # fmt: skip
+    for layer in model.model.layers:
+        layer.mlp = Stack()
+    return model
+
+
+def gpt2() -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=len(tiny.tokenizer()), n_embd=32, n_layer=2, n_head=4, eos_token_id=1,
+        bos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def tuned(folder) -> PeftModel:
+    """A model with an adapter that its owner trained, saved in the folder's "tuned" too."""
+    tiny.gemma().save_pretrained(folder / "base")
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    peft = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    for name, parameter in peft.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3, generator=seeded(0, name))
+    peft.save_pretrained(folder / "tuned")
+    return peft
 
 
 @pytest.mark.parametrize("family", ["t5", "gemma"])
@@ -54,3 +109,113 @@ def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
         head = policy.model.get_output_embeddings().weight
         states = torch.ones(1, head.shape[1])
         torch.testing.assert_close(policy._logits(states), states @ head.T)
+
+
+# -- which layers are trained ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "count"), [(gpt2, 2 * 4), (stacked, 2 * 6)])
+@torch.no_grad()
+def test_every_linear_layer_is_adapted(make, count, tmp_path):
+    """GPT-2 writes its four linear layers as Conv1D; an nn.Sequential calls its own "0" and "2", as
+    the list of layers does (four of attention and two of the MLP). A policy starts as its
+    reference, moves when trained, and is saved and loaded as it was trained."""
+    reference = LanguageModel(make(), tiny.tokenizer(), **LIMITS)
+    policy = reference.trainable_copy(2)
+    assert len(policy._adapted()) == count and len(policy.trainable()) == 2 * count
+    prompts = reference.encode(tiny.documents(3))
+    drawn = reference.sample(prompts, 2, seeded(0, "test"))
+    assert torch.equal(policy(prompts, drawn), reference(prompts, drawn))
+    for parameter in policy.trainable():
+        parameter += 0.3 * torch.randn(parameter.shape, generator=seeded(1, parameter.shape))
+    expected = policy(prompts, drawn)
+    assert (expected - reference(prompts, drawn)).abs().max() > 0.1
+    policy.save_pretrained(tmp_path / "policy")
+    plain = make()
+    plain.load_state_dict(load_file(tmp_path / "policy" / "model.safetensors"), strict=False)
+    plain.tie_weights()
+    saved = LanguageModel(plain, tiny.tokenizer(), **LIMITS)
+    torch.testing.assert_close(saved(prompts, drawn), expected, atol=1e-4, rtol=0)
+
+
+# -- adapters of the model's owner ----------------------------------------------------------------
+
+
+def test_an_adapter_of_the_model_s_owner_is_refused(tmp_path):
+    """Training would replace it: the policy would not start as its reference, and the saved folder
+    would lack it. All ways of having one are refused where the model enters, and so is a policy's
+    own where it would become a reference; the message says what to call."""
+    peft = tuned(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")
+    injected = inject_adapter_in_model(LoraConfig(target_modules=["q_proj"]), tiny.gemma())
+    for model in (peft, peft.get_base_model(), loaded, injected):
+        with pytest.raises(ValueError, match="carries an adapter.*merge_and_unload"):
+            LanguageModel(model, tiny.tokenizer())
+    policy = tiny.language_model("gemma").trainable_copy(2)
+    again = LanguageModel(policy.model, tiny.tokenizer())  # to read other prompts with
+    with pytest.raises(ValueError, match=r"carries an adapter \(policy\)"):
+        again.trainable_copy(2)
+
+
+@pytest.mark.parametrize("rank", [2, None])
+@torch.no_grad()
+def test_a_folded_adapter_stays(rank, tmp_path):
+    """What the message advises: the policy starts as the tuned model, far from the base, and the
+    saved folder, which holds no adapter, loads as the policy."""
+    folded = tuned(tmp_path).merge_and_unload()
+    reference = LanguageModel(folded, tiny.tokenizer(), **LIMITS)
+    prompts = reference.encode(tiny.documents(3))
+    drawn = reference.sample(prompts, 2, seeded(0, "test"))
+    base = tiny.language_model("gemma")(prompts, drawn)
+    policy = reference.trainable_copy(rank)
+    assert torch.equal(policy(prompts, drawn), reference(prompts, drawn))
+    assert (policy(prompts, drawn) - base).abs().max() > 0.1
+    for parameter in policy.trainable():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=seeded(1, parameter.shape))
+    policy.save_pretrained(tmp_path / "policy")
+    assert not (tmp_path / "policy" / "adapter_config.json").exists()
+    saved = LanguageModel(*models.load(str(tmp_path / "policy")), **LIMITS)
+    torch.testing.assert_close(saved(prompts, drawn), policy(prompts, drawn), atol=1e-4, rtol=0)
+
+
+# -- folders --------------------------------------------------------------------------------------
+
+
+def test_a_folder_s_name_may_be_text_and_may_begin_at_home(tmp_path, monkeypatch):
+    """`~` is the user's own folder, not one of that name in the working directory."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    policy = tiny.language_model("gemma").trainable_copy(2)
+    policy.save_adapter("~/adapter")
+    policy.save_pretrained("~/policy")
+    policy.save_adapter("beside")
+    tiny.language_model("gemma").load_adapter("~/adapter")
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["adapter", "policy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beside", "home"]
+
+
+def test_adapter_and_whole_policy_do_not_share_a_folder(tmp_path):
+    """transformers adds an adapter that it finds beside a model: the change would be made twice."""
+    policy = tiny.language_model("gemma").trainable_copy(2)
+    policy.save_adapter(tmp_path / "a")
+    policy.save_pretrained(tmp_path / "b")
+    with pytest.raises(FileExistsError, match=r"a has a file adapter_config.json: save .* own"):
+        policy.save_pretrained(tmp_path / "a")
+    with pytest.raises(FileExistsError, match=r"b has a file config.json"):
+        policy.save_adapter(tmp_path / "b")
+    policy.save_adapter(tmp_path / "a")  # its own kind is written anew
+    policy.save_pretrained(tmp_path / "b")
+
+
+def test_what_cannot_be_saved_says_so(tmp_path):
+    """A file in the folder's place is named and stays; a policy without an adapter is told how it
+    is saved."""
+    policy = tiny.language_model("gemma").trainable_copy(2)
+    (tmp_path / "notes").write_text("mine")
+    for save in (policy.save_pretrained, policy.save_adapter):
+        with pytest.raises(OSError, match="notes"):
+            save(tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "mine"
+    with pytest.raises(ValueError, match="lora_rank=None.*save_pretrained"):
+        tiny.language_model("gemma").trainable_copy(None).save_adapter(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()

@@ -204,6 +204,9 @@ def test_the_folders_follow_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("BONDLAB_FIGURES", "")
     monkeypatch.chdir(tmp_path)
     assert paths.runs_folder() == tmp_path / "there"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BONDLAB_RUNS", "~/there")
+    assert paths.runs_folder() == tmp_path / "home" / "there"
     root = paths.repository_root()
     assert paths.figures_folder("two", "laptop") == root / "figures" / "laptop" / "two"
     assert (root / "bondlab" / "paths.py").exists()

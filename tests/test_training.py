@@ -663,6 +663,16 @@ def test_bond_raises_the_log_quantile(tmp_path):
     assert (tmp_path / "saved" / "model.safetensors").exists()
 
 
+def test_a_run_s_folder_may_begin_at_home(runs, tmp_path, monkeypatch):
+    """Written to, read from and found again in the user's own folder, not in one called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run = train(task_of(), BOND, configured(steps=1), "~/case")
+    assert run.folder.path.parent == tmp_path / "home" / "case"
+    assert len(run.table) == 1 and len(run.evaluation)
+    assert not (tmp_path / "~").exists()
+
+
 def test_each_accelerator_keeps_its_precision():
     """A notebook may train in bfloat16 and then in float32, with both still alive: whichever was
     made last, and whatever accelerator the caller has, each computes products as it was asked to.

@@ -27,7 +27,7 @@ OPTIONAL = ("position_ids", "logits_to_keep")  # inputs of a forward
 class _Prefix:
     """What all completions of a prompt share: what follows it, cache, key-word inputs."""
 
-    last: Tensor  # [R, D], or logits [R, V]: what `Reader._read` gives of the last token
+    last: Tensor  # [R, D], or logits [R, V]: what `Network._read` gives of the last token
     cache: object
     inputs: dict[str, Tensor]
     lengths: Tensor  # [R] tokens of the decoder's prefix, for positions
@@ -43,7 +43,7 @@ class _Prefix:
         return _Prefix(self.last.repeat_interleave(k, 0), self.cache, inputs, lengths)
 
 
-class Reader(nn.Module):
+class Network(nn.Module):
     """The part of `LanguageModel` that runs the network.
 
     Attributes:
