@@ -13,7 +13,7 @@ from bondlab.task import Task, TaskSettings, first
 __all__ = ["Task", "TaskSettings", "build", "xsum_documents", "xsum_reference", "xsum_reward"]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a notebook's own task and the one it is compared with; more fill the memory
 def build(settings: TaskSettings, precision: str) -> Task:
     """The task with its first training and held-out prompts.
 
@@ -74,7 +74,7 @@ def _prepared(name: str, precision: device.Precision, **limits) -> LanguageModel
     folder = WEIGHTS / name
     if not (folder / "adapter_model.safetensors").exists():
         raise FileNotFoundError(
-            f"{folder} has no adapter: run `python -m bondlab prepare --retrain` to train it"
+            f"{folder} has no adapter: run `python -m bondlab prepare --only {name}` to train it"
         )
     model = prepare.summariser(*models.load(prepare.BASE), **limits)
     model.load_adapter(folder)
