@@ -159,9 +159,7 @@ class Page:
         self, stem: str, found: Results, drawn: Any, table: pd.DataFrame, headline: list[dict]
     ) -> None:
         profile = self.settings.profile
-        figures.save(
-            self.name, self._stem(stem), profile, found, drawn, table, headline, unit=UNIT
-        )
+        figures.save(self.name, self._stem(stem), profile, found, drawn, table, headline, unit=UNIT)
 
     # -- tables -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What every test relies on: no network, one state of the process, a skip where assets are absent."""
+"""What every test relies on: no network, one state of the process, a skip for absent assets."""
 
 from __future__ import annotations
 
