@@ -269,7 +269,7 @@ def test_a_notebook_asks_for_series_by_name(monkeypatch, tmp_path):
     benchmark_report.of_alignment("j_bond", "smoke", "chat", "other/model", ["J-BOND"])
     benchmark_report.of_alignment("j_bond", "shipped", "sentiment", None, ["J-BOND"])
     (folder, profile, specs, parent), shipped = asked
-    assert folder == tmp_path / "j_bond" / "chat_model" and profile == "smoke"
+    assert folder == tmp_path / "j_bond" / "chat_other--model" and profile == "smoke"
     assert [spec.labels["series"] for spec in specs] == ["J-BOND"]
     assert parent.name == "alignment" and shipped == (tmp_path / "j_bond", "shipped")
 
