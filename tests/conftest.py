@@ -6,13 +6,15 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # Before anything imports torch or transformers: both read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-
-import pytest
+for name in ("BONDLAB_FIGURES", "ONEDNN_DEFAULT_FPMATH_MODE", "TQDM_DISABLE"):
+    os.environ.pop(name, None)  # what is shipped, exact float32, bars: whatever the caller prefers
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
