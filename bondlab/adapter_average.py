@@ -105,7 +105,7 @@ def _compare(trainer: Trainer, average: WeightAverage) -> dict[str, float]:
         changed(trainer.reference, added) for added in (changes, average.changes, {})
     )
     prompts = anchor.encode(trainer.task.eval_prompts)
-    generator = bank.seeded(trainer.config.seed, "averages", trainer.step, device=anchor.device)
+    generator = bank.seeded(trainer.config.seed, "averages", trainer.step)
     drawn = anchor.sample(prompts, SAMPLES, generator)
     row = {
         "step": trainer.step,

@@ -41,7 +41,7 @@ def results(
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
-    folder = paths.figures_folder(name) / variant(task, policy)
+    folder = paths.figures_folder(name, profile) / variant(task, policy)
     if profile == "shipped":
         return collected.shipped(folder)
     wanted = alignment.specs(name, profile, task, policy)

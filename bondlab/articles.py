@@ -9,6 +9,7 @@ steps that are too large raise all three. The paper shows held-out articles only
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -21,7 +22,7 @@ from bondlab.language_model import LanguageModel
 from bondlab.plots import Panel
 from bondlab.results import RunFolder, digest
 from bondlab.sweep import Spec, sweep
-from bondlab.training import banks, fill, train
+from bondlab.training import banks, train
 
 NAME, STEM, PART = "xsum_divergences", "forward_kl_by_article", "by_article"
 N, ROW = 8, "N = 8"  # Figure 2's, with stored samples
@@ -34,7 +35,7 @@ PANEL = Panel("change", "Forward KL after training, less before", "nats per summ
 def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
     """How the forward KL to Best-of-8 changed from the first to the last step.
 
-    Computed ones are written beside the figures of Figure 2, from where "shipped" reads them.
+    Computed ones are written beside the figures of Figure 2.
 
     Args:
         workers: runs at a time, should some be missing.
@@ -46,7 +47,7 @@ def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
-    folder = paths.figures_folder(NAME)
+    folder = paths.figures_folder(NAME, profile)
     if profile == "shipped":
         return collected.shipped_part(folder, PART)
     chosen = [spec for spec in specs(NAME, profile) if spec.labels["row"] == ROW]
@@ -69,11 +70,12 @@ def _of(spec: Spec, found: RunFolder) -> pd.DataFrame:
     again = BankFolder.of(
         paths.runs_folder() / "banks", task, prompts, config.bank_samples, STREAM, precision
     )
-    stored = banks(task, spec.algorithm, config)[0]
+    stored = replace(banks(task, spec.algorithm, config)[0], wanted=None)
     path = found.path / f"forward-{digest([stored.path.name, again.path.name])}.parquet"
     if not path.exists():
         policy = train(task, spec.algorithm, config, found.path.parent).policy
-        trained = {STORED: stored.load(), NEW: fill([again], task, config)[0]}
+        accelerator = device.accelerator(config.precision)
+        trained = {STORED: stored.filled(task, accelerator), NEW: again.filled(task, accelerator)}
         parts = [
             _rows(kind, change(policy, prompts, bank, config.precision))
             for kind, bank in trained.items()

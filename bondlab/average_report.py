@@ -40,7 +40,7 @@ def results(profile: Profile, task: str = "sentiment", policy: str | None = None
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
-    folder = paths.figures_folder(NAME) / alignment_tables.variant(task, policy)
+    folder = paths.figures_folder(NAME, profile) / alignment_tables.variant(task, policy)
     if profile == "shipped":
         return collected.shipped_part(folder, PART)
     spec = next(

@@ -2,13 +2,14 @@
 
 The reference does not move, so its completions of a prompt serve every N, beta and seed: Best-of-N
 draws and quantile draws are random subsets of the bank. Stored in parts of a few prompts each, so
-an interrupted bank goes on where it stopped, and several processes may fill one.
+an interrupted bank goes on where it stopped, several processes may fill one, and only the parts
+that a run will read are drawn.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from accelerate import Accelerator
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from bondlab import checkpoints, results
-from bondlab.completions import Completions, concatenate
+from bondlab.completions import Completions, Prompts, concatenate
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import Reward, score
 from bondlab.tasks import Task
@@ -29,15 +31,22 @@ PROMPTS_A_PART = 8
 
 @dataclass(frozen=True)
 class Bank:
-    """M completions of each of B prompts and their rewards [B, M]."""
+    """M completions of each of B prompts and their rewards [B, M].
+
+    `place` [P] holds the row of each prompt of a longer list, -1 where none was drawn; None where
+    prompts and rows are the same.
+    """
 
     completions: Completions
     rewards: Tensor
+    place: Tensor | None = None
 
     def subset(
         self, prompts: Tensor, sizes: Sequence[int], generator: torch.Generator
     ) -> list[tuple[Completions, Tensor]]:
         """Disjoint random subsets of the bank for prompts [b]: one (completions, rewards) a size.
+
+        The completions stay where the bank's are, the rewards on the processor.
 
         Raises:
             ValueError: the sizes add up to more than the bank's M.
@@ -49,19 +58,26 @@ class Bank:
                 "raise bank_samples"
             )
         order = torch.rand(len(prompts), available, generator=generator).argsort(1)
-        completions = self.completions.rows(prompts)
+        rows = prompts if self.place is None else self.place[prompts]
+        where = self.completions.tokens.device
+        completions = self.completions.rows(rows.to(where))
         parts = order[:, : sum(sizes)].split(list(sizes), 1)
-        return [(completions.take(p), self.rewards[prompts].gather(1, p)) for p in parts]
+        return [(completions.take(p.to(where)), self.rewards[rows].gather(1, p)) for p in parts]
 
 
 @dataclass(frozen=True)
 class BankFolder:
-    """A bank on disk; `path` is named by a hash of what determines the samples."""
+    """A bank on disk; `path` is named by a hash of what determines the samples.
+
+    Args:
+        wanted: numbers of the prompts that will be read, whose parts are drawn; None is all.
+    """
 
     path: Path
     prompts: Sequence[str]
     samples: int
     seed: int
+    wanted: frozenset[int] | None = None
 
     @classmethod
     def of(
@@ -72,6 +88,7 @@ class BankFolder:
         samples: int,
         seed: int,
         precision: str,
+        wanted: Iterable[int] | None = None,
     ) -> BankFolder:
         """The folder for `samples` completions a prompt of the task's reference.
 
@@ -89,23 +106,31 @@ class BankFolder:
             "weights": str(next(model.parameters()).dtype),
             "precision": precision,
         }
-        return cls(parent / results.digest(identity), list(prompts), samples, seed)
+        wanted = None if wanted is None else frozenset(wanted)
+        return cls(parent / results.digest(identity), list(prompts), samples, seed, wanted)
 
     @property
-    def parts(self) -> range:
-        """Numbers of the parts."""
-        return range(-(-len(self.prompts) // PROMPTS_A_PART))
+    def parts(self) -> list[int]:
+        """Numbers of the parts that are wanted."""
+        wanted = range(len(self.prompts)) if self.wanted is None else self.wanted
+        return sorted({number // PROMPTS_A_PART for number in wanted})
 
     def missing(self) -> list[int]:
         """The parts not yet drawn."""
         return [part for part in self.parts if not self._digest_file(part).exists()]
 
     def fill(self, task: Task, part: int, accelerator: Accelerator) -> None:
-        """Draw and score one part; the result depends on the part alone, not on who draws it."""
-        prompts = self.prompts[part * PROMPTS_A_PART : (part + 1) * PROMPTS_A_PART]
-        generator = seeded(self.seed, "bank", part, device=task.model.device)
+        """Draw and score one part; the result depends on the part alone, not on who draws it.
+
+        Raises:
+            ValueError: the model gives NaN.
+        """
+        prompts = [self.prompts[i] for i in self._numbers(part)]
+        generator, model = seeded(self.seed, "bank", part), task.model.to(accelerator.device)
         with accelerator.autocast():
-            drawn, rewards = draw(task.model, task.reward, prompts, self.samples, generator)
+            drawn, rewards = draw(model, task.reward, prompts, self.samples, generator)
+        if not drawn.log_probs.isfinite().all():
+            raise ValueError("the model gives NaN before any training: load it in another dtype")
         tensors = {
             "tokens": drawn.tokens.int(),
             "mask": drawn.mask,
@@ -117,8 +142,14 @@ class BankFolder:
         text = hashlib.sha256(data).hexdigest()
         checkpoints.write_atomically(self._digest_file(part), text.encode())
 
+    def filled(self, task: Task, accelerator: Accelerator) -> Bank:
+        """The bank, with what is missing of it drawn."""
+        for part in tqdm(self.missing(), desc="reference samples", leave=False):
+            self.fill(task, part, accelerator)
+        return self.load()
+
     def load(self) -> Bank:
-        """The whole bank, verified.
+        """The bank as far as it is wanted, verified.
 
         Raises:
             ValueError: a part is missing or damaged (a damaged one is removed, to be drawn again).
@@ -129,7 +160,20 @@ class BankFolder:
         completions = concatenate(
             [Completions(p["tokens"].long(), p["mask"], p["log_probs"]) for p in parts], dim=0
         )
-        return Bank(completions, torch.cat([p["rewards"] for p in parts]))
+        return Bank(completions, torch.cat([p["rewards"] for p in parts]), self._place())
+
+    def _place(self) -> Tensor | None:
+        numbers = [number for part in self.parts for number in self._numbers(part)]
+        if len(numbers) == len(self.prompts):
+            return None
+        place = torch.full([len(self.prompts)], -1)
+        place[numbers] = torch.arange(len(numbers))
+        return place
+
+    def _numbers(self, part: int) -> range:
+        """Numbers of the prompts of a part."""
+        start = part * PROMPTS_A_PART
+        return range(start, min(start + PROMPTS_A_PART, len(self.prompts)))
 
     def _load(self, part: int) -> dict[str, Tensor]:
         path = self._file(part)
@@ -147,18 +191,26 @@ class BankFolder:
 
 
 def draw(
-    model: LanguageModel, reward: Reward, prompts: Sequence[str], k: int, generator: torch.Generator
+    model: LanguageModel,
+    reward: Reward,
+    prompts: Sequence[str],
+    k: int,
+    generator: torch.Generator,
+    encoded: Prompts | None = None,
 ) -> tuple[Completions, Tensor]:
-    """Sample k completions a prompt and score them: completions and rewards [B, k]."""
-    drawn = model.sample(model.encode(prompts), k, generator)
+    """Sample k completions a prompt and score them: completions and rewards [B, k].
+
+    `encoded` are the prompts as tokens, where they are there already.
+    """
+    drawn = model.sample(encoded or model.encode(prompts), k, generator)
     return drawn, score(reward, prompts, model.decode(drawn))
 
 
-def seeded(seed: int, *purpose: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream depends on the seed and the purpose alone.
+def seeded(seed: int, *purpose: object) -> torch.Generator:
+    """A generator of the processor whose stream depends on the seed and the purpose alone.
 
     Nothing of a generator needs saving: step 7 of a resumed run draws what step 7 always draws.
     """
     text = repr((seed, *purpose)).encode()
     number = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-    return torch.Generator(device=device).manual_seed(number)
+    return torch.Generator().manual_seed(number)

@@ -50,8 +50,8 @@ def results(
     """The items of an experiment's finished runs: measured at a profile, or those that are shipped.
 
     Args:
-        folder: where measured ones are written, beside the experiment's other tables, and from
-            where "shipped" reads them ("study" before "laptop").
+        folder: of the experiment's tables at the profile, where measured ones are written and
+            shipped ones read.
         specs, parent: the runs, and the folder they lie in; unused for "shipped".
 
     Raises:
@@ -71,7 +71,7 @@ def of_alignment(
 
     Task and policy are the notebook's; see `alignment.specs`.
     """
-    folder = paths.figures_folder(name) / alignment_tables.variant(task, policy)
+    folder = paths.figures_folder(name, profile) / alignment_tables.variant(task, policy)
     if profile == "shipped":
         return results(folder, profile)
     wanted = [

@@ -205,7 +205,7 @@ def answer(policy: LanguageModel, suite: Suite, samples: int, precision: str) ->
     chat, texts = _chat(policy, suite.answer_tokens), []
     for start in tqdm(range(0, len(ASKED), PROMPTS_AT_ONCE), "instructions", leave=False):
         prompts = chat.encode(ASKED[start : start + PROMPTS_AT_ONCE])
-        generator = seeded(suite.seed, "instructions", start, device=chat.device)
+        generator = seeded(suite.seed, "instructions", start)
         with device.accelerator(precision).autocast():
             texts += chat.decode(chat.sample(prompts, samples, generator))
     met = [

@@ -8,12 +8,12 @@ it the files' own checksums say which are whole.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -26,11 +26,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full or not writable; the message names the file.
     """
+    _atomically(path, lambda file: file.write(data))
+
+
+def _atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -42,12 +46,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Keep `state` (tensors and plain values) as the checkpoint after `step` updates."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
-    name = f"step-{step:06d}.pt"
-    write_atomically(folder / name, data)
-    entry = {"file": name, "step": step, "sha256": _digest(data)}
+    path = folder / f"step-{step:06d}.pt"
+    _atomically(path, lambda file: torch.save(state, file))  # streamed: no second copy in memory
+    entry = {"file": path.name, "step": step, "sha256": _digest(path)}
     kept = [entry, *(e for e in entries(folder) if e["step"] < step)][:KEPT]
     write_atomically(folder / "latest.json", json.dumps(kept, indent=2).encode())
     for path in _files(folder).values():
@@ -65,9 +66,8 @@ def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
     """
     for entry in entries(folder):
         path = folder / entry["file"]
-        data = path.read_bytes() if path.exists() else b""
-        if _digest(data) == entry["sha256"]:
-            return entry["step"], torch.load(io.BytesIO(data), map_location="cpu")
+        if path.exists() and _digest(path) == entry["sha256"]:
+            return entry["step"], torch.load(path, map_location="cpu")
     if (folder / "latest.json").exists() or _files(folder):
         raise ValueError(f"all checkpoints in {folder} are damaged: delete its run to start again")
     return None
@@ -83,7 +83,7 @@ def entries(folder: Path) -> list[dict[str, Any]]:
         return [{key: entry[key] for key in ("file", "step", "sha256")} for entry in listed]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return [
-            {"file": path.name, "step": step, "sha256": _digest(path.read_bytes())}
+            {"file": path.name, "step": step, "sha256": _digest(path)}
             for step, path in sorted(_files(folder).items(), reverse=True)
             if _whole(path)
         ]
@@ -102,5 +102,6 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,9 @@
 """An experiment's results as tidy tables: collected from its runs, kept beside its figures.
 
 Runs carry the labels row (a row of a figure's grid, "N = 8" or ""), series (the legend of a curve),
-n, beta and seed. Tables keep rows and series in their order of appearance. What is kept is what the
-profile "shipped" reads: the study's tables where there are any, else the laptop's.
+n, beta and seed. Tables keep rows and series in their order of appearance. What the profile "study"
+keeps is committed and is what the profile "shipped" reads; of rows that the study does not compute
+it may hold those of a smaller profile.
 """
 
 from __future__ import annotations
@@ -48,14 +49,12 @@ class Results:
 def results(name: str, profile: Profile, workers: int | None = None) -> Results:
     """The results of an experiment: computed at a profile, or those that are shipped.
 
-    Computed ones are also written beside the experiment's figures, from where "shipped" reads
-    them: of each row the "study" results where there are any, else the "laptop" results, so that
-    curves drawn together come from one profile.
+    Computed ones are also written beside the experiment's figures; see `write`.
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
-    folder = paths.figures_folder(name)
+    folder = paths.figures_folder(name, profile)
     if profile == "shipped":
         return shipped(folder)
     wanted = specs(name, profile)
@@ -99,49 +98,78 @@ def _examples(evaluation: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(folder: Path, profile: str, found: Results) -> None:
-    """Keep the tables of a profile, for `shipped` to read."""
+    """Keep the tables of a profile beside its figures.
+
+    They take the place of what was kept, but for rows of another profile that they lack: the study
+    leaves the laptop's Figure 10, while curves drawn together come from one profile.
+    """
+    if (kept := _read(folder)) is not None:
+        found = _over(kept, found, profile)
     for field in fields(found):
-        keep_part(folder, profile, field.name, getattr(found, field.name))
+        _keep(folder, field.name, getattr(found, field.name))
+
+
+def _over(kept: Results, found: Results, profile: str) -> Results:
+    """The results, and the kept rows of other profiles that they lack, in the kept order."""
+    rows = kept.evaluations.loc[kept.evaluations["profile"] != profile, "row"]
+    stay = set(rows) - set(found.evaluations["row"])
+    order = list(dict.fromkeys([*kept.evaluations["row"], *found.evaluations["row"]]))
+
+    def chosen(name: str) -> pd.DataFrame:
+        old, new = getattr(kept, name), getattr(found, name)
+        both = pd.concat([old[old["row"].isin(stay)], new], ignore_index=True)
+        return both.sort_values("row", key=lambda s: s.map(order.index), kind="stable")
+
+    profiles = kept.evaluations.loc[kept.evaluations["row"].isin(stay), "profile"]
+    baselines = [kept.baselines[kept.baselines["profile"].isin(profiles)], found.baselines]
+    return Results(chosen("evaluations"), pd.concat(baselines), chosen("examples"), chosen("runs"))
 
 
 def keep_part(folder: Path, profile: str, part: str, table: pd.DataFrame) -> None:
     """Keep one table beside an experiment's results, for `shipped_part` to read."""
-    path = folder / f"results_{profile}_{part}.parquet"
-    checkpoints.write_atomically(path, table.to_parquet(index=False))
+    _keep(folder, part, table.assign(profile=profile))
+
+
+def _keep(folder: Path, part: str, table: pd.DataFrame) -> None:
+    checkpoints.write_atomically(_file(folder, part), table.to_parquet(index=False))
+
+
+def _file(folder: Path, part: str) -> Path:
+    return folder / f"results_{part}.parquet"
 
 
 def covers(folder: Path, profile: str, found: Results) -> bool:
     """Whether the results hold every series that a profile's kept tables hold, if there are any."""
-    kept = _read(folder, profile)
-    return kept is None or set(kept.runs["series"]) <= set(found.runs["series"])
+    kept = _read(folder)
+    if kept is None:
+        return True
+    own = kept.runs.loc[kept.runs["profile"] == profile, "series"]
+    return set(own) <= set(found.runs["series"])
 
 
-def _read(folder: Path, profile: str) -> Results | None:
-    files = {f.name: folder / f"results_{profile}_{f.name}.parquet" for f in fields(Results)}
+def _read(folder: Path) -> Results | None:
+    files = {f.name: _file(folder, f.name) for f in fields(Results)}
     if not all(path.exists() for path in files.values()):
         return None
     return Results(**{name: pd.read_parquet(path) for name, path in files.items()})
 
 
 def shipped(folder: Path) -> Results:
-    """Of each row the "study" results of a folder where there are any, else the "laptop" ones.
+    """The tables kept in a folder.
 
     Raises:
-        FileNotFoundError: there are neither.
+        FileNotFoundError: there are none.
     """
-    parts = {p: part for p in ("laptop", "study") if (part := _read(folder, p)) is not None}
-    if not parts:
-        raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
-    # A study row takes the laptop row's place.
-    origin = {row: p for p, part in parts.items() for row in part.evaluations["row"].unique()}
+    return Results(**{f.name: shipped_part(folder, f.name) for f in fields(Results)})
 
-    def chosen(table: str) -> pd.DataFrame:
-        sources = [(row, getattr(parts[p], table)) for row, p in origin.items()]
-        return pd.concat([t[t["row"] == row] for row, t in sources], ignore_index=True)
 
-    used = dict.fromkeys(origin.values())
-    baselines = pd.concat([parts[p].baselines for p in used], ignore_index=True)
-    return Results(chosen("evaluations"), baselines, chosen("examples"), chosen("runs"))
+def shipped_part(folder: Path, part: str) -> pd.DataFrame:
+    """A table kept beside an experiment's results, with its profile.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return pd.read_parquet(paths.committed(_file(folder, part)))
 
 
 def manifests(found: Results) -> list[dict[str, Any]]:
@@ -149,16 +177,3 @@ def manifests(found: Results) -> list[dict[str, Any]]:
     return [
         row | {"manifest": json.loads(row["manifest"])} for row in found.runs.to_dict("records")
     ]
-
-
-def shipped_part(folder: Path, part: str) -> pd.DataFrame:
-    """A table beside an experiment's results: the study's where there is one, else the laptop's.
-
-    Raises:
-        FileNotFoundError: there is neither.
-    """
-    for profile in ("study", "laptop"):
-        path = folder / f"results_{profile}_{part}.parquet"
-        if path.exists():
-            return pd.read_parquet(path)
-    raise FileNotFoundError(f"{folder} holds no {part}: run the notebook at profile laptop")

@@ -7,18 +7,24 @@ import platform
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 Precision = Literal["auto", "bf16", "fp32"]
+
+
+def place() -> torch.device:
+    """Where this process computes: accelerate's choice, the GPU if there is one."""
+    return PartialState().device
 
 
 def resolve(precision: Precision) -> str:
     """ "bf16" or "fp32": `auto` takes bf16 where the hardware multiplies it natively."""
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    if place().type == "cpu":
+        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    native = getattr(torch.get_device_module(place()), "is_bf16_supported", lambda: False)
+    return "bf16" if native() else "fp32"
 
 
 class Precise(Accelerator):
@@ -54,7 +60,7 @@ def cores() -> int:
 
 def describe() -> dict[str, object]:
     """What a manifest says of the machine."""
-    cuda = torch.cuda.is_available()
+    cuda = place().type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
         "cores": cores(),

@@ -38,7 +38,7 @@ def evaluate(
         bank: k reference samples of each held-out prompt (section 6: k = 32).
         samples: completions of the policy a prompt.
         prompts_at_once: prompts passed through together.
-        generators: called with a batch's first prompt and `device=`, gives its generator.
+        generators: called with a batch's first prompt, gives its generator.
         predict: the learned quantile model, where there is one.
 
     Returns:
@@ -52,7 +52,7 @@ def evaluate(
     tables = []
     for start in tqdm(range(0, total, prompts_at_once), desc="evaluation", leave=False):
         index = list(range(start, min(start + prompts_at_once, total)))
-        generator = generators(start, device=policy.device)
+        generator = generators(start)
         tables += _evaluate(policy, reference, task, bank, samples, index, generator, predict)
     return pd.concat(tables, ignore_index=True)
 

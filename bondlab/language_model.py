@@ -2,45 +2,28 @@
 
 Both families are the same here: a *prefix* is computed once per prompt (the encoder's output and
 the decoder's start token, or the causal prompt) and its key-value cache is repeated for the K
-completions. Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, D hidden width.
+completions (`reading`). Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, D hidden
+width, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bondlab import agreement
 from bondlab.adapters import Trainable
-from bondlab.attention import use_shared_prompts
 from bondlab.completions import Completions, Prompts
+from bondlab.reading import Reader
 from bondlab.templates import fitted, once_started
 
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 
 
-@dataclass
-class _Prefix:
-    """What all completions of a prompt share: last hidden state [R, D], cache, key-word inputs."""
-
-    hidden: Tensor
-    cache: object
-    inputs: dict[str, Tensor]
-    lengths: Tensor  # [R] tokens of the decoder's prefix, for positions
-
-    def repeat(self, k: int) -> _Prefix:
-        if k > 1:
-            # An encoder-decoder's cross-attention cache stays one row a prompt: see `attention`.
-            getattr(self.cache, "self_attention_cache", self.cache).batch_repeat_interleave(k)
-        inputs = {name: x.repeat_interleave(k, 0) for name, x in self.inputs.items()}
-        lengths = self.lengths.repeat_interleave(k)
-        return _Prefix(self.hidden.repeat_interleave(k, 0), self.cache, inputs, lengths)
-
-
-class LanguageModel(Trainable):
+class LanguageModel(Trainable, Reader):
     """A transformers model with its tokenizer, a prompt template, a length limit and a temperature.
 
     The temperature belongs to the law: `sample` draws from it and `forward` scores under it, so
@@ -81,20 +64,23 @@ class LanguageModel(Trainable):
         self._function = None if isinstance(template, str) else template
         self.max_prompt_tokens, self.max_new_tokens = max_prompt_tokens, max_new_tokens
         self.temperature = temperature
-        self._head_copy: tuple[Tensor, Tensor] | None = None
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
-        if self.is_encoder_decoder:
-            use_shared_prompts(model)
-        ends = model.generation_config.eos_token_id if model.generation_config else None
-        ends = model.config.eos_token_id if ends is None else ends
-        self.register_buffer("end_tokens", torch.tensor(ends).reshape(-1), persistent=False)
         self.pad_token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        agreement.settle(self)
 
     # -- text -------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
-        return self.end_tokens.device
+        return next(self.model.parameters()).device
+
+    @property
+    def end_tokens(self) -> Tensor:
+        """Ids [E] of the tokens that end a completion, as the configuration has them now."""
+        settings = self.model.generation_config
+        ends = settings.eos_token_id if settings else None
+        ends = self.model.config.eos_token_id if ends is None else ends
+        return torch.tensor(ends, device=self.device).reshape(-1)
 
     def encode(self, prompts: Sequence[str]) -> Prompts:
         """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
@@ -159,120 +145,63 @@ class LanguageModel(Trainable):
 
     @torch.no_grad()
     def sample(self, prompts: Prompts, k: int, generator: torch.Generator) -> Completions:
-        """Draw k completions a prompt; always T decoding steps, so nothing waits for the device."""
-        prefix = self._prefix(prompts).repeat(k)
-        hidden, rows = prefix.hidden, len(prefix.hidden)
+        """Draw k completions a prompt; always T decoding steps, so nothing waits for the device.
+
+        The uniform numbers come from the generator beforehand, wherever it lives: with one of the
+        processor a seed means the same numbers on every device.
+        """
+        prefix = self._prefix(prompts).repeat(k, shared=not self.plain)
+        last, rows, ends = prefix.last, len(prefix.last), self.end_tokens
+        shape = (self.max_new_tokens, rows, 1)
+        uniforms = torch.rand(shape, generator=generator, device=generator.device).to(self.device)
         running = torch.ones(rows, dtype=torch.bool, device=self.device)
         tokens, masks, log_probs = [], [], []
         for step in range(self.max_new_tokens):
-            token, log_prob = draw(self._logits(hidden), generator)
+            token, log_prob = draw(self._logits(last), uniforms[step])
             tokens.append(token.masked_fill(~running, self.pad_token))
             masks.append(running)
             log_probs.append(log_prob.masked_fill(~running, 0.0))
-            running = running & ~torch.isin(token, self.end_tokens)
+            running = running & ~torch.isin(token, ends)
             if step + 1 < self.max_new_tokens:
-                hidden = self._extend(prefix, tokens[-1][:, None], step)[:, -1]
+                last = self._extend(prefix, tokens[-1][:, None], step)[:, -1]
         shape = (len(prompts.ids), k, self.max_new_tokens)
         return Completions(*(torch.stack(x, 1).view(shape) for x in (tokens, masks, log_probs)))
 
     def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""
         tokens = completions.tokens
-        hidden = self._states(prompts, tokens[..., :-1])
-        log_probs = self._token_log_probs(hidden.flatten(0, 2), tokens.flatten())
+        read = self._follow(prompts, tokens[..., :-1])
+        log_probs = self._token_log_probs(read.flatten(0, 2), tokens.flatten())
         return log_probs.view(tokens.shape).masked_fill(~completions.mask, 0.0)
 
     def last_state(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Hidden state [B, K, D] after prompt and completion have been read, end token included."""
-        states = self._states(prompts, completions.tokens)
+        states = self._follow(prompts, completions.tokens, states=True)
         place = completions.lengths[..., None, None].expand(-1, -1, 1, states.shape[-1])
         return states.gather(2, place)[:, :, 0]
 
-    def _states(self, prompts: Prompts, tokens: Tensor) -> Tensor:
-        """Hidden states [B, K, t+1, D] after the prompt and after each of the tokens [B, K, t]."""
-        b, k, t = tokens.shape
-        prefix = self._prefix(prompts).repeat(k)
-        hidden = prefix.hidden[:, None]
-        if t:
-            hidden = torch.cat([hidden, self._extend(prefix, tokens.reshape(b * k, t), 0)], 1)
-        return hidden.view(b, k, t + 1, -1)
-
-    def _prefix(self, prompts: Prompts) -> _Prefix:
-        decoder, b = self.model.get_decoder(), len(prompts.ids)
-        if self.is_encoder_decoder:
-            encoder = self.model.get_encoder()
-            states = encoder(input_ids=prompts.ids, attention_mask=prompts.mask).last_hidden_state
-            inputs = {"encoder_hidden_states": states, "encoder_attention_mask": prompts.mask}
-            start = self.model.config.decoder_start_token_id
-            ids = prompts.ids.new_full((b, 1), start)
-            lengths = torch.ones_like(prompts.mask[:, 0])
-            out = decoder(input_ids=ids, use_cache=True, **inputs)
-        else:
-            inputs, ids = {"attention_mask": prompts.mask}, prompts.ids
-            lengths = prompts.mask.sum(1)
-            positions = (prompts.mask.cumsum(1) - 1).clamp(min=0)
-            out = decoder(input_ids=ids, position_ids=positions, use_cache=True, **inputs)
-        return _Prefix(out.last_hidden_state[:, -1], out.past_key_values, inputs, lengths)
-
-    def _extend(self, prefix: _Prefix, tokens: Tensor, done: int) -> Tensor:
-        """Hidden states [R, t, D] of t more tokens after the prefix and `done` earlier ones."""
-        inputs = dict(prefix.inputs)
-        if not self.is_encoder_decoder:
-            # Tokens after an end are masked from the loss and cannot be seen by earlier ones.
-            past, (rows, t) = inputs["attention_mask"], tokens.shape
-            inputs["attention_mask"] = torch.cat([past, past.new_ones(rows, done + t)], 1)
-            steps = torch.arange(done, done + t, device=tokens.device)
-            inputs["position_ids"] = prefix.lengths[:, None] + steps
-        decoder = self.model.get_decoder()
-        out = decoder(input_ids=tokens, past_key_values=prefix.cache, use_cache=True, **inputs)
-        return out.last_hidden_state
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits [..., V] over the temperature.
-
-        The head runs in float32 also under autocast: bfloat16 logits would round each token's
-        log-probability by up to 0.03 nat.
-        """
-        head, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
-        if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
-            hidden = hidden * config.d_model**-0.5
-        with torch.autocast(hidden.device.type, enabled=False):
-            bias = None if head.bias is None else head.bias.float()
-            logits = nn.functional.linear(hidden.float(), self._head(head.weight), bias)
-        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
-        logits = logits if cap is None else cap * torch.tanh(logits / cap)
-        return logits if self.temperature == 1.0 else logits / self.temperature
-
-    def _head(self, weight: Tensor) -> Tensor:
-        """The head's weight in float32; of a frozen one the copy is made once and shared."""
-        if weight.dtype == torch.float32 or weight.requires_grad:
-            return weight.float()
-        if self._head_copy is None or self._head_copy[0] is not weight:
-            self._head_copy = (weight, weight.float())
-        return self._head_copy[1]
-
-    def _token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+    def _token_log_probs(self, read: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities [R*T] of tokens; no more than LOGITS_AT_ONCE logits live at a time."""
         size = max(1, LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.shape[0])
-        pieces = list(zip(hidden.split(size), tokens.split(size), strict=True))
+        pieces = list(zip(read.split(size), tokens.split(size), strict=True))
         if len(pieces) == 1 or not torch.is_grad_enabled():
             return torch.cat([self._score(h, y) for h, y in pieces])
         return torch.cat([checkpoint(self._score, h, y, use_reentrant=False) for h, y in pieces])
 
-    def _score(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        logits = self._logits(hidden)
+    def _score(self, read: Tensor, tokens: Tensor) -> Tensor:
+        logits = self._logits(read)
         return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
 
 
-def draw(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row from softmax(logits [R, V]): tokens [R] and their log-probabilities [R].
 
-    By inversion of the cumulative law with one uniform a row: V times fewer random numbers than
-    the exponential race of `torch.multinomial`, which costs more than the model's step on a CPU.
+    By inversion of the cumulative distribution with one uniform number a row, [R, 1] in [0, 1): V
+    times fewer random numbers than the exponential race of `torch.multinomial`, which costs more
+    than the model's step on a CPU.
     """
     log_norm = logits.logsumexp(-1, keepdim=True)
     cumulative = (logits - log_norm).exp().cumsum(-1)
-    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
     token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     token = token.clamp(max=logits.shape[-1] - 1)
     return token[:, 0], (logits.gather(-1, token) - log_norm)[:, 0]

@@ -39,8 +39,7 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, obje
 
 def placed(model: LanguageModel, precision: device.Precision) -> LanguageModel:
     """The model as a frozen reference: on the GPU if there is one, stored in the precision."""
-    target = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(target, device.dtype(precision)).requires_grad_(False)
+    return model.to(device.place(), device.dtype(precision)).requires_grad_(False)
 
 
 def identity(name: str) -> str:

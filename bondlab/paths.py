@@ -1,6 +1,8 @@
 """Where figures and runs lie: in the repository, unless the environment says elsewhere.
 
 BONDLAB_FIGURES and BONDLAB_RUNS move the two folders (a scratch disk, a test's temporary folder).
+What is committed stays where git has it: in the repository's figures/study, which the profile
+"study" refreshes and "shipped" reads. git ignores the figures of every other profile.
 """
 
 from __future__ import annotations
@@ -15,9 +17,25 @@ def repository_root() -> Path:
     return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
 
-def figures_folder(experiment: str) -> Path:
-    """Folder of one experiment's figures; not created here."""
-    return _folder("BONDLAB_FIGURES", "figures") / experiment
+def figures_folder(experiment: str, profile: str) -> Path:
+    """Folder of an experiment's figures and tables at a profile; not created here."""
+    if profile == "shipped":
+        return repository_root() / "figures" / "study" / experiment
+    return _folder("BONDLAB_FIGURES", "figures") / profile / experiment
+
+
+def committed(path: Path) -> Path:
+    """The path of a file that the profile "shipped" reads.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if not path.exists():
+        what = path.stem.removeprefix("results_")
+        raise FileNotFoundError(
+            f"{path.parent} holds no {what}: run the notebook at profile laptop, which computes it"
+        )
+    return path
 
 
 def runs_folder() -> Path:

@@ -31,7 +31,7 @@ def write(
     headline: Iterable[dict[str, Any]],
     **made_by: Any,
 ) -> None:
-    """Write `figures/<experiment>/<stem>_<profile>` as .svg, .png, .csv and .json.
+    """Write `figures/<profile>/<experiment>/<stem>` as .svg, .png, .csv and .json.
 
     Args:
         table: the plotted numbers.
@@ -45,5 +45,5 @@ def write(
         "headline": list(headline),
         **made_by,
     }
-    folder = paths.figures_folder(experiment)
-    plots.save_figure(figure, folder, f"{stem}_{profile}", table, provenance)
+    folder = paths.figures_folder(experiment, profile)
+    plots.save_figure(figure, folder, stem, table, provenance)

@@ -132,7 +132,7 @@ class LearnedQuantiles:
 
     def state(self) -> dict[str, Any]:
         """Parameters and optimiser, for a checkpoint."""
-        parameters = [p.detach().cpu() for p in self.model.trainable()]
+        parameters = [p.detach() for p in self.model.trainable()]
         return {"parameters": parameters, "optimizer": self.optimizer.state_dict()}
 
     @torch.no_grad()

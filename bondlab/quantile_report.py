@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from bondlab import calibration as measured
 from bondlab import (
     canvas,
-    checkpoints,
+    collected,
     drawing,
     experiments,
     paths,
@@ -31,6 +30,7 @@ from bondlab.quantile_cost import LEARNED
 from bondlab.sample_size_xsum import EXPERIMENT
 
 TITLES = {"policy": "the policy's summaries", "reference": "the reference's summaries"}
+PARTS = ("predictions", "steps")
 COST = [
     Panel("calls", "Reward calls", "calls per step"),
     Panel("completions", "Completions drawn", "completions per step"),
@@ -61,12 +61,10 @@ def results(profile: Profile, workers: int | None = None) -> Results:
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
     """
-    folder = paths.figures_folder(EXPERIMENT)
+    folder = paths.figures_folder(EXPERIMENT, profile)
     if profile == "shipped":
-        for scale in ("study", "laptop"):
-            if (folder / f"results_{scale}_predictions.parquet").exists():
-                return Results(scale, *(pd.read_parquet(f) for f in _files(scale)), shipped=True)
-        raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
+        kept = [collected.shipped_part(folder, part) for part in PARTS]
+        return Results(kept[0]["profile"].iloc[0], *kept, shipped=True)
     specs = experiments.specs(EXPERIMENT, profile)
     runs = experiments.run(EXPERIMENT, profile, workers)
     predictions = [
@@ -76,14 +74,9 @@ def results(profile: Profile, workers: int | None = None) -> Results:
     ]
     steps = quantile_cost.steps(specs, runs)
     found = Results(profile, pd.concat(predictions, ignore_index=True), steps)
-    for file, table in zip(_files(profile), (found.predictions, found.steps), strict=True):
-        checkpoints.write_atomically(file, table.to_parquet(index=False))
+    for part in PARTS:
+        collected.keep_part(folder, profile, part, getattr(found, part))
     return found
-
-
-def _files(profile: str) -> list[Path]:
-    folder = paths.figures_folder(EXPERIMENT)
-    return [folder / f"results_{profile}_{name}.parquet" for name in ("predictions", "steps")]
 
 
 # -- calibration -----------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def sampled(task: Task, count: int, seed: int) -> list[list[str]]:
     texts: list[list[str]] = []
     starts = range(0, len(task.eval_prompts), PROMPTS_AT_ONCE)
     for start in tqdm(starts, desc="sampling", leave=False):
-        generator = bank.seeded(seed, EXPERIMENT, start, device=task.model.device)
+        generator = bank.seeded(seed, EXPERIMENT, start)
         prompts = task.model.encode(task.eval_prompts[start : start + PROMPTS_AT_ONCE])
         texts += task.model.decode(task.model.sample(prompts, count, generator))
     return texts

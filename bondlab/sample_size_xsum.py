@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -41,6 +40,7 @@ from bondlab.tasks import Task, TaskSettings
 from bondlab.xsum_runs import HUB, TINY
 
 EXPERIMENT = "xsum_quantiles"
+TABLE, RUN = "results_sample_size.parquet", "results_sample_size.json"
 N = 8  # Figure 9's; both errors, as shares, are the same for any at the reference
 COLUMNS = 2**16  # of gradients multiplied at a time
 GRADIENTS_AT_ONCE = 8  # completions whose activations are in memory together: about 2 GB
@@ -98,8 +98,8 @@ class Results:
             and variance of log p_hat, log_bias and log_variance (nats, nats squared), and as
             weights the spread of its bias as a share of that of log p: what is left of the bias
             after the baseline, without the gradients.
-        manifest: the run's manifest, with seconds for a reference sample's "drawing" and for its
-            reward, "scoring".
+        manifest: the run's manifest and its profile, with seconds for a reference sample's
+            "drawing" and for its reward, "scoring".
         shipped: read, not computed here.
     """
 
@@ -126,7 +126,8 @@ def results(profile: Profile) -> Results:
     gram = torch.from_numpy(np.load(run.path / "gram.npy")).double()
     errors = pd.DataFrame(errors_of(rewards_of(run.evaluation()), gram))
     seconds = run.record().iloc[-1][["drawing", "scoring"]].to_dict()
-    found = Results(profile, errors, run.manifest | {"seconds a sample": seconds})
+    more = {"profile": profile, "seconds a sample": seconds}
+    found = Results(profile, errors, run.manifest | more)
     _write(found)
     return found
 
@@ -143,21 +144,17 @@ def identity(settings: Settings, task: Task) -> dict:
 
 
 def _write(found: Results) -> None:
-    stem = paths.figures_folder(EXPERIMENT) / f"results_{found.profile}_sample_size"
-    data = found.errors.to_parquet(index=False)
-    checkpoints.write_atomically(Path(f"{stem}.parquet"), data)
+    folder = paths.figures_folder(EXPERIMENT, found.profile)
+    checkpoints.write_atomically(folder / TABLE, found.errors.to_parquet(index=False))
     text = json.dumps(found.manifest, indent=1) + "\n"
-    checkpoints.write_atomically(Path(f"{stem}.json"), text.encode())
+    checkpoints.write_atomically(folder / RUN, text.encode())
 
 
 def _shipped() -> Results:
-    for profile in ("study", "laptop"):
-        stem = paths.figures_folder(EXPERIMENT) / f"results_{profile}_sample_size"
-        if (manifest := Path(f"{stem}.json")).exists():
-            errors = pd.read_parquet(f"{stem}.parquet")
-            return Results(profile, errors, json.loads(manifest.read_text()), shipped=True)
-    folder = paths.figures_folder(EXPERIMENT)
-    raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
+    folder = paths.figures_folder(EXPERIMENT, "shipped")
+    errors = pd.read_parquet(paths.committed(folder / TABLE))
+    manifest = json.loads(paths.committed(folder / RUN).read_text())
+    return Results(manifest["profile"], errors, manifest, shipped=True)
 
 
 # -- sampling --------------------------------------------------------------------------------------
@@ -194,7 +191,7 @@ def _inner_products(vectors: Tensor) -> Tensor:
 def _draw(settings: Settings, task: Task, number: int) -> tuple[Completions, Tensor, np.ndarray]:
     """The bank of one document: completions [1, M], rewards [M], seconds to draw and to score."""
     texts, model = [task.train_prompts[number]], task.model
-    generator = seeded(settings.seed, "sample size", number, device=model.device)
+    generator = seeded(settings.seed, "sample size", number)
     times = [time.perf_counter()]
     drawn = model.sample(model.encode(texts), settings.bank_samples, generator)
     decoded = model.decode(drawn)

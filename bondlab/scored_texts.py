@@ -1,7 +1,7 @@
 """Texts scored once and kept in one table: how the notebooks on rewards and judges keep results.
 
-A table is computed in a run's folder, copied beside the figures, and read from there where a
-notebook shows committed results.
+A table is computed in a run's folder and copied beside the figures; a notebook that shows
+committed results reads the committed copy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,6 +21,7 @@ from bondlab.results import RunFolder
 from bondlab.rewards import Reward, score
 
 PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
+TABLE, RUN = "results_texts.parquet", "results_run.json"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Results:
     Args:
         profile: whose settings they are; never "shipped".
         table: a row a text; has the columns source, prompt, sample and reward.
-        manifest: the run's manifest: settings, weights, machine, seconds.
+        manifest: the run's manifest (settings, weights, machine, seconds) and its profile.
         shipped: read, not computed here.
     """
 
@@ -58,11 +58,12 @@ def computed(
     if not run.finished:
         with run.lock():
             _compute(run, measure)
-    found = Results(profile, run.evaluation().drop(columns="step"), run.manifest)
-    stem = paths.figures_folder(experiment) / f"results_{profile}"
-    checkpoints.write_atomically(Path(f"{stem}_texts.parquet"), found.table.to_parquet(index=False))
+    table, manifest = run.evaluation().drop(columns="step"), run.manifest | {"profile": profile}
+    found = Results(profile, table, manifest)
+    folder = paths.figures_folder(experiment, profile)
+    checkpoints.write_atomically(folder / TABLE, found.table.to_parquet(index=False))
     text = json.dumps(found.manifest, indent=1) + "\n"
-    checkpoints.write_atomically(Path(f"{stem}_run.json"), text.encode())
+    checkpoints.write_atomically(folder / RUN, text.encode())
     return found
 
 
@@ -77,18 +78,15 @@ def _compute(run: RunFolder, measure: Callable[[], pd.DataFrame]) -> None:
 
 
 def shipped(experiment: str) -> Results:
-    """What is committed, of the largest profile.
+    """What is committed.
 
     Raises:
         FileNotFoundError: nothing is.
     """
-    folder = paths.figures_folder(experiment)
-    for profile in ("study", "laptop"):
-        run = folder / f"results_{profile}_run.json"
-        if run.exists():
-            table = pd.read_parquet(folder / f"results_{profile}_texts.parquet")
-            return Results(profile, table, json.loads(run.read_text()), shipped=True)
-    raise FileNotFoundError(f"{folder} holds no results: run the notebook at profile laptop")
+    folder = paths.figures_folder(experiment, "shipped")
+    table = pd.read_parquet(paths.committed(folder / TABLE))
+    manifest = json.loads(paths.committed(folder / RUN).read_text())
+    return Results(manifest["profile"], table, manifest, shipped=True)
 
 
 def scores(reward: Reward, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:

@@ -75,8 +75,7 @@ def load(name: str, precision: device.Precision = "auto") -> Reward:
     weights, scorer = untrained(name)
     weights.load_adapter(_folder(name))
     weights.merge_adapter()
-    target = "cuda" if torch.cuda.is_available() else "cpu"
-    weights.to(target, device.dtype(precision)).requires_grad_(False)
+    weights.to(device.place(), device.dtype(precision)).requires_grad_(False)
     return scorer
 
 

@@ -30,9 +30,7 @@ def measure(task: Task, precision: str, accelerator: Accelerator) -> float:
     """
     parent, prompts = paths.runs_folder() / "banks", list(task.train_prompts[:PROMPTS])
     folder = BankFolder.of(parent, task, prompts, SAMPLES, STREAM, precision)
-    for part in folder.missing():
-        folder.fill(task, part, accelerator)
-    return within(folder.load().rewards)
+    return within(folder.filled(task, accelerator).rewards)
 
 
 def within(rewards: Tensor) -> float:

@@ -150,7 +150,7 @@ def execute(notebook: Path, experiment: str, profile: str, runs: Sequence[Path])
 
     output = runs_folder() / "notebooks" / profile / notebook.name
     manifest = output.with_suffix(".json")
-    inputs = digest(inputs_of(notebook, runs), profile, str(figures_folder(experiment)))
+    inputs = digest(inputs_of(notebook, runs), profile, str(figures_folder(experiment, profile)))
     if output.exists() and _holds(manifest, inputs):
         return output
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -225,20 +225,25 @@ def _holds(manifest: Path, inputs: str) -> bool:
     return record["inputs"] == inputs and all(Path(path).exists() for path in record["figures"])
 
 
-def _figures(experiment: str, profile: str) -> list[Path]:
-    """The provenance files of an experiment's figures at one profile."""
-    return sorted(figures_folder(experiment).glob(f"*_{profile}.json"))
+def _figures(experiment: str, profile: str) -> dict[Path, dict[str, Any]]:
+    """The provenance of an experiment's figures at one profile, by file.
+
+    Beside them lie records of tables and, in figures/study, figures of a smaller profile.
+    """
+    files = sorted(figures_folder(experiment, profile).glob("*.json"))
+    found = {path: json.loads(path.read_text()) for path in files}
+    return {p: r for p, r in found.items() if "paper_figure" in r and r["profile"] == profile}
 
 
 def headlines(experiments: Iterable[str], profile: str) -> pd.DataFrame:
     """One row a headline number of the figures that exist: its interval and what it rests on."""
     rows = []
-    for path in (path for name in experiments for path in _figures(name, profile)):
-        record = json.loads(path.read_text())
+    records = {path: r for name in experiments for path, r in _figures(name, profile).items()}
+    for path, record in records.items():
         for number in record.get("headline") or [{}]:
             rows.append(
                 {
-                    "figure": _label(record.get("paper_figure")),
+                    "figure": _label(record["paper_figure"]),
                     "file": _short(path.with_suffix(".png")),
                     "what": number.get("what", "-"),
                     "value [95 %]": _interval(number),

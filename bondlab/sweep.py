@@ -54,7 +54,8 @@ class Spec:
 
 def default_workers(runs: int) -> int:
     """One run at a time on a GPU; else one a core, up to `MOST_WORKERS`."""
-    return 1 if torch.cuda.is_available() else max(1, min(device.cores(), MOST_WORKERS, runs))
+    on_gpu = device.place().type != "cpu"
+    return 1 if on_gpu else max(1, min(device.cores(), MOST_WORKERS, runs))
 
 
 def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> list[RunFolder]:

@@ -96,10 +96,10 @@ def _xsum(settings: TaskSettings, precision: str) -> Task:
 def _tiny(settings: TaskSettings, precision: str) -> Task:
     texts = tiny.documents(settings.train + settings.evaluate)
     family = "gemma" if settings.name == "tiny_causal" else "t5"
-    model = tiny.language_model(family, **settings.limits).requires_grad_(False)
+    model = tiny.language_model(family, **settings.limits)
     held_out = texts[settings.train :]
     return Task(
-        model=model.to(device.dtype(precision)),
+        model=models.placed(model, precision),
         reward=tiny.reward,
         train_prompts=texts[: settings.train],
         eval_prompts=held_out,

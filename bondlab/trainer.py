@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import pandas as pd
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from bondlab import bank as banks
 from bondlab import checkpoints, device, monitor, spread
 from bondlab.algorithms import Algorithm
-from bondlab.bank import Bank, seeded
-from bondlab.completions import Completions, concatenate
+from bondlab.bank import Bank, BankFolder, seeded
+from bondlab.completions import Completions, Prompts, concatenate
 from bondlab.config import Config
 from bondlab.evaluation import evaluate
 from bondlab.language_model import LanguageModel
 from bondlab.quantile_model import Counted, LearnedQuantiles, QuantileModel
 from bondlab.results import RunFolder
-from bondlab.rewards import score
 from bondlab.rules import Scores
 from bondlab.tasks import Task
 
@@ -32,14 +33,23 @@ class Trainer:
         reference: where the policy started; measured against, never changed.
         anchor: whose samples the algorithm sees: the reference, or a copy that follows the policy.
         quantiles: the estimator of p_<= under the anchor.
-        bank, held_out: the reference's stored samples; `bank` is None where the anchor's are drawn
-            anew at each step.
+
+    The task's model is moved to where the accelerator computes, and stays there.
     """
 
-    def __init__(self, task: Task, algorithm: Algorithm, config: Config, run: RunFolder) -> None:
+    def __init__(
+        self,
+        task: Task,
+        algorithm: Algorithm,
+        config: Config,
+        run: RunFolder,
+        folders: Sequence[BankFolder],
+    ) -> None:
         self.task, self.algorithm, self.config, self.run = task, algorithm, config, run
+        self.folders = folders
         self.accelerator = device.accelerator(config.precision)
-        self.reference = task.model
+        # Without dropout, also where the caller trained the model before.
+        self.reference = task.model.to(self.accelerator.device).eval()
         self.policy = self._copy()
         self.parameters = self.policy.trainable()
         adam = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
@@ -51,14 +61,19 @@ class Trainer:
             self.anchor.requires_grad_(False)
         self.quantiles = self._estimator()
         self.step = 0
-        self.bank: Bank | None = None
-        self.held_out: Bank | None = None
         self._resume()
 
-    def use(self, stored: list[Bank]) -> None:
-        """Take the reference's stored samples, as `training.banks` lists them."""
-        *training, self.held_out = stored
-        self.bank = training[0] if training else None
+    @cached_property
+    def held_out(self) -> Bank:
+        """The reference's samples of the held-out prompts; drawn when first asked for."""
+        return self.folders[-1].filled(self.task, self.accelerator)
+
+    @cached_property
+    def bank(self) -> Bank | None:
+        """Those of the training prompts; None where the anchor's are drawn anew at each step."""
+        if len(self.folders) == 1:
+            return None
+        return self.folders[0].filled(self.task, self.accelerator)
 
     def _copy(self) -> LanguageModel:
         model = self.task.model.trainable_copy(self.config.lora_rank, self.config.seed)
@@ -96,18 +111,19 @@ class Trainer:
         started = time.perf_counter()
         index = self._prompts()
         texts = [self.task.train_prompts[i] for i in index]
-        (anchors, anchor_rewards), (_, others) = self._anchor_draws(index, texts)
-        policy_draws, rewards, log_ratio = self._policy_draws(texts)
+        prompts = self.policy.encode(texts)
+        (anchors, anchor_rewards), (_, others) = self._anchor_draws(index, texts, prompts)
+        policy_draws, rewards, log_ratio = self._policy_draws(texts, prompts)
         scores = Scores(
             anchor_rewards,
             rewards,
-            self._quantiles(texts, policy_draws, rewards, others),
+            self._quantiles(prompts, policy_draws, rewards, others),
             log_ratio,
-            self._anchor_log_ratio(texts, anchors),
+            self._anchor_log_ratio(prompts, anchors),
             self.reward_scale,
         )
         trained, weights = self._trained(anchors, policy_draws, self.algorithm.weights(scores))
-        loss = self._backward(texts, trained, weights)
+        loss = self._backward(prompts, trained, weights)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -121,19 +137,15 @@ class Trainer:
 
     def _prompts(self) -> list[int]:
         """The step's prompts: shuffled passes over the training prompts, without a break."""
-        total, size = len(self.task.train_prompts), self.config.prompts_per_step
+        size = self.config.prompts_per_step
         places = range(self.step * size, (self.step + 1) * size)
-        return [int(self._pass(place // total)[place % total]) for place in places]
+        return prompts_at(places, len(self.task.train_prompts), self.config.seed)
 
-    def _pass(self, number: int) -> Tensor:
-        generator = seeded(self.config.seed, "pass", number)
-        return torch.randperm(len(self.task.train_prompts), generator=generator)
-
-    def _generator(self, purpose: str, where: torch.device | str = "cpu") -> torch.Generator:
-        return seeded(self.config.seed, purpose, self.step, device=where)
+    def _generator(self, purpose: str) -> torch.Generator:
+        return seeded(self.config.seed, purpose, self.step)
 
     def _anchor_draws(
-        self, index: list[int], texts: list[str]
+        self, index: list[int], texts: list[str], prompts: Prompts
     ) -> list[tuple[Completions | None, Tensor]]:
         """Best-of-N draws and quantile draws, disjoint: from the bank, or anew; none if none."""
         sizes = [self.algorithm.anchor_draws, self.algorithm.quantile_draws]
@@ -143,42 +155,43 @@ class Trainer:
         if source is None:
             with torch.no_grad(), self.accelerator.autocast():
                 source = Bank(*banks.draw(
-                    self.anchor, self.task.reward, texts, sum(sizes),
-                    self._generator("anchor", self.anchor.device),
+                    self.anchor, self.task.reward, texts, sum(sizes), self._generator("anchor"),
+                    prompts,
                 ))  # fmt: skip
             rows = torch.arange(len(texts))
         return source.subset(rows, sizes, self._generator("subset"))
 
-    def _policy_draws(self, texts: list[str]) -> tuple[Completions | None, Tensor, Tensor]:
+    def _policy_draws(
+        self, texts: list[str], prompts: Prompts
+    ) -> tuple[Completions | None, Tensor, Tensor]:
         """The policy's completions, their rewards and log(pi/pi_anchor), each [B, K]."""
         k = self.algorithm.policy_draws
         if not k:
             nothing = torch.zeros(len(texts), 0)
             return None, nothing, nothing
-        prompts = self.policy.encode(texts)
+        generator = self._generator("policy")
         with torch.no_grad(), self.accelerator.autocast():
-            drawn = self.policy.sample(prompts, k, self._generator("policy", self.policy.device))
-            rewards = score(self.task.reward, texts, self.policy.decode(drawn))
+            drawn, rewards = banks.draw(self.policy, self.task.reward, texts, k, generator, prompts)
             log_ratio = drawn.log_prob - self.anchor(prompts, drawn).sum(-1)
         return drawn, rewards, log_ratio.cpu()
 
     def _quantiles(
-        self, texts: list[str], drawn: Completions | None, rewards: Tensor, others: Tensor
+        self, prompts: Prompts, drawn: Completions | None, rewards: Tensor, others: Tensor
     ) -> Tensor | None:
-        """p_<= of the policy's completions under the anchor, [B, K], or None without draws."""
+        """p_<= of the policy's completions under the anchor, [B, K]; None where none are wanted."""
         if drawn is None:
-            return rewards
+            return torch.zeros_like(rewards)  # of no completions, [B, 0]
         if not self.algorithm.quantile_draws:
             return None
-        return self.quantiles(self.policy.encode(texts), drawn, rewards, others)
+        return self.quantiles(prompts, drawn, rewards, others)
 
-    def _anchor_log_ratio(self, texts: list[str], anchors: Completions | None) -> Tensor | None:
+    def _anchor_log_ratio(self, prompts: Prompts, anchors: Completions | None) -> Tensor | None:
         """log(pi/pi_anchor) of the anchor's completions, [B, N], where the rule asks for it."""
         if not self.algorithm.scores_anchor_draws:
             return None
         drawn = anchors.to(self.policy.device)
         with torch.no_grad(), self.accelerator.autocast():
-            log_prob = self.policy(self.policy.encode(texts), drawn).sum(-1)
+            log_prob = self.policy(prompts, drawn).sum(-1)
         return (log_prob - drawn.log_prob).cpu()
 
     @cached_property
@@ -194,21 +207,21 @@ class Trainer:
     ) -> tuple[Completions, Tensor]:
         """The completions whose weight is not 0 by plan, and their weights [B, trained + K]."""
         n, m = self.algorithm.anchor_draws, self.algorithm.trained_draws
+        weights = weights.to(self.policy.device)
         top = weights[:, :n].abs().topk(m, dim=1).indices
-        parts = [anchors.take(top)] if m else []
+        parts = [anchors.to(self.policy.device).take(top)] if m else []
         parts += [policy_draws] if policy_draws is not None else []
-        where = self.policy.device
         kept = torch.cat([weights[:, :n].gather(1, top), weights[:, n:]], 1)
-        return concatenate([part.to(where) for part in parts], dim=1), kept.to(where)
+        return concatenate(parts, dim=1), kept
 
-    def _backward(self, texts: list[str], trained: Completions, weights: Tensor) -> Tensor:
+    def _backward(self, prompts: Prompts, trained: Completions, weights: Tensor) -> Tensor:
         """Gradient of -(1/B) sum w log pi, in micro-batches; returns the loss."""
         total = weights.new_zeros(())
-        for start in range(0, len(texts), self.config.micro_batch):
+        for start in range(0, len(weights), self.config.micro_batch):
             part = slice(start, start + self.config.micro_batch)
             with self.accelerator.autocast():
-                log_probs = self.policy(self.policy.encode(texts[part]), trained.rows(part)).sum(-1)
-            loss = -(weights[part] * log_probs).sum() / len(texts)
+                log_probs = self.policy(prompts.rows(part), trained.rows(part)).sum(-1)
+            loss = -(weights[part] * log_probs).sum() / len(weights)
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
@@ -224,7 +237,8 @@ class Trainer:
         Raises:
             ValueError: the loss or the gradient is not finite.
         """
-        values = {"loss": loss, "gradient_norm": norm, **self.quantiles.losses}
+        clipped = (norm > self.config.clip).float()
+        values = {"loss": loss, "gradient_norm": norm, "clipped": clipped, **self.quantiles.losses}
         values |= monitor.measure(scores, drawn)
         if self.algorithm.scales_rewards:
             values["reward_scale"] = torch.tensor(self.reward_scale)
@@ -241,11 +255,12 @@ class Trainer:
     def save(self) -> None:
         """Keep weights, anchor, quantile model, optimisers and step."""
         state = {
-            "parameters": [p.detach().cpu() for p in self.parameters],
-            "anchor": [p.detach().cpu() for p in self.anchor_parameters],
+            "parameters": [p.detach() for p in self.parameters],
+            "anchor": [p.detach() for p in self.anchor_parameters],
             "optimizer": self.optimizer.state_dict(),
             "quantiles": self.quantiles.state(),
         }
+        state = send_to_device(state, "cpu")
         checkpoints.save(self.run.path / "checkpoints", self.step, state)
 
     def _resume(self) -> None:
@@ -261,3 +276,12 @@ class Trainer:
                 parameter.copy_(value)
         self.quantiles.load(state["quantiles"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def prompts_at(places: range, total: int, seed: int) -> list[int]:
+    """Numbers of the training prompts at some places of the shuffled passes over all `total`."""
+    passes = {
+        number: torch.randperm(total, generator=seeded(seed, "pass", number)).tolist()
+        for number in {place // total for place in places}
+    }
+    return [passes[place // total][place % total] for place in places]

@@ -18,16 +18,17 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from bondlab import checkpoints, device, paths
 from bondlab.algorithms import Algorithm
-from bondlab.bank import Bank, BankFolder
+from bondlab.bank import BankFolder
 from bondlab.config import Config
 from bondlab.language_model import LanguageModel
 from bondlab.results import RunFolder, digest
 from bondlab.tasks import Task
-from bondlab.trainer import Trainer
+from bondlab.trainer import Trainer, prompts_at
 
 
 class Run:
@@ -78,10 +79,15 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
         ValueError: the training bank is too small for the algorithm.
     """
     parent, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
-    kinds = [(task.train_prompts, config.bank_samples), (task.eval_prompts, config.evaluation_bank)]
+    total, places = len(task.train_prompts), config.steps * config.prompts_per_step
+    wanted = prompts_at(range(places), total, config.seed) if places < total else None
+    kinds = [
+        (task.train_prompts, config.bank_samples, wanted),
+        (task.eval_prompts, config.evaluation_bank, None),
+    ]
     training, held_out = (
-        BankFolder.of(parent, task, prompts, samples, seed, precision)
-        for seed, (prompts, samples) in enumerate(kinds)
+        BankFolder.of(parent, task, prompts, samples, seed, precision, read)
+        for seed, (prompts, samples, read) in enumerate(kinds)
     )
     wanted = algorithm.anchor_draws + algorithm.quantile_draws
     if config.fresh or algorithm.anchor_moves or not wanted:
@@ -94,21 +100,10 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     return [training, held_out]
 
 
-def fill(folders: list[BankFolder], task: Task, config: Config) -> list[Bank]:
-    """The banks, with what is missing of them drawn."""
-    accelerator = device.accelerator(config.precision)
-    for folder in folders:
-        for part in tqdm(folder.missing(), desc="reference samples", leave=False):
-            folder.fill(task, part, accelerator)
-    return [folder.load() for folder in folders]
-
-
 def trainer(task: Task, algorithm: Algorithm, config: Config, parent: Path) -> Trainer:
-    """What `train` loops over: a run below `parent` at its last checkpoint, its banks filled."""
+    """What `train` loops over: a run below `parent` at its last checkpoint."""
     run = RunFolder.of(parent, identity(task, algorithm, config))
-    found = Trainer(task, algorithm, config, run)
-    found.use(fill(banks(task, algorithm, config), task, config))
-    return found
+    return Trainer(task, algorithm, config, run, banks(task, algorithm, config))
 
 
 def train(
@@ -131,9 +126,11 @@ def train(
     run = RunFolder.of(parent, identity(task, algorithm, config))
     lock = run.lock()
     try:
-        trainer = Trainer(task, algorithm, config, run)
-        if not run.finished or trainer.step < config.steps:  # its last checkpoint may be gone
-            _loop(trainer, run)
+        # Also where the caller has gradients turned off.
+        with torch.inference_mode(False), torch.enable_grad():
+            trainer = Trainer(task, algorithm, config, run, banks(task, algorithm, config))
+            if not run.finished or trainer.step < config.steps:  # its last checkpoint may be gone
+                _loop(trainer, run)
         return Run(run, trainer.policy)
     finally:
         lock.release()
@@ -142,14 +139,12 @@ def train(
 def _loop(trainer: Trainer, run: RunFolder) -> None:
     started, config = time.perf_counter(), trainer.config
     run.mark("running", 0.0)
-    folders = banks(trainer.task, trainer.algorithm, config)
-    trainer.use(fill(folders, trainer.task, config))
     run.rewind(trainer.step)
     bar = tqdm(total=config.steps, initial=trainer.step, desc="steps", unit="step", leave=False)
     while True:
         due = trainer.step % config.evaluate_every == 0 or trainer.step == config.steps
         if due and not run.evaluated(trainer.step):
-            run.add_evaluation(trainer.evaluate() if trainer.step else _start(trainer, folders[-1]))
+            run.add_evaluation(trainer.evaluate() if trainer.step else _start(trainer))
         if trainer.step == config.steps:
             break
         run.append(trainer.update())
@@ -160,7 +155,7 @@ def _loop(trainer: Trainer, run: RunFolder) -> None:
     run.mark("finished", time.perf_counter() - started)
 
 
-def _start(trainer: Trainer, held_out: BankFolder) -> pd.DataFrame:
+def _start(trainer: Trainer) -> pd.DataFrame:
     """The evaluation before the first step: of the reference itself, so runs of a seed share it.
 
     A quantile model adds its predictions, and a copy in float32 rounds in its own way: such runs
@@ -169,7 +164,10 @@ def _start(trainer: Trainer, held_out: BankFolder) -> pd.DataFrame:
     config = trainer.config
     if trainer.algorithm.quantile_model or config.lora_rank is None:
         return trainer.evaluate()
-    path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
+    path = (
+        trainer.folders[-1].path
+        / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
+    )
     if not path.exists():
         checkpoints.write_atomically(path, trainer.evaluate().to_parquet(index=False))
     return pd.read_parquet(path)

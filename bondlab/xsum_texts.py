@@ -94,7 +94,7 @@ def _sample(
     parts = [run[i : i + size] for run in runs for i in range(0, len(run), size)]
     texts = []
     for part in tqdm(parts, desc=f"sampling, {purpose}", leave=False):
-        generator = seeded(seed, purpose, part[0], device=model.device)
+        generator = seeded(seed, purpose, part[0])
         prompts = model.encode([documents[i] for i in part])
         texts += model.decode(model.sample(prompts, counts[part[0]], generator))
     return texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -31,8 +32,11 @@ def page(tmp_path_factory):
 
 
 def headline(stem: str) -> list[dict]:
-    path = paths.figures_folder(NAME) / f"{stem}_smoke.json"
-    return json.loads(path.read_text())["headline"]
+    return json.loads((written() / f"{stem}.json").read_text())["headline"]
+
+
+def written() -> Path:
+    return paths.figures_folder(NAME, "smoke")
 
 
 def test_every_evaluation_has_its_judge(page):
@@ -48,11 +52,12 @@ def test_every_evaluation_has_its_judge(page):
     assert base["reward"].is_monotonic_increasing
 
 
-def test_what_was_computed_is_read_again_and_smoke_never_ships(page):
-    """The same tables without a training; "shipped" takes laptop and study alone."""
+def test_what_was_computed_is_read_again_and_smoke_never_ships(page, monkeypatch):
+    """The same tables without a training; "shipped" takes what the study left alone."""
     again = Page.of(NAME, SETTINGS, [series.J_BOND, OTHER]).found
     pd.testing.assert_frame_equal(again.evaluations, page.found.evaluations)
-    assert list(paths.figures_folder(NAME).glob("results_smoke_*.parquet"))
+    assert list(written().glob("results_*.parquet"))
+    monkeypatch.setattr(paths, "repository_root", lambda: written().parents[2])
     with pytest.raises(FileNotFoundError, match="profile laptop"):
         alignment_tables.results(NAME, "shipped")
 
@@ -60,7 +65,7 @@ def test_what_was_computed_is_read_again_and_smoke_never_ships(page):
 def test_a_part_of_the_series_does_not_replace_more(page):
     """Asked for J-BOND alone, the kept tables go on holding both runs."""
     Page.of(NAME, SETTINGS, [series.J_BOND])
-    kept = pd.read_parquet(paths.figures_folder(NAME) / "results_smoke_runs.parquet")
+    kept = pd.read_parquet(written() / "results_runs.parquet")
     assert set(kept["series"]) == {series.J_BOND, OTHER}
 
 
@@ -149,7 +154,7 @@ def test_figures_come_with_headlines(page):
     page.growth("kl_growth", series.J_BOND, "growth")
     slope = headline("kl_growth")[0]
     assert page.growths([series.J_BOND]).loc[0, "nats a step"].startswith(f"{slope['value']:.4f}")
-    table = pd.read_csv(paths.figures_folder(NAME) / "kl_growth_smoke.csv")
+    table = pd.read_csv(written() / "kl_growth.csv")
     assert set(table["panel"]) == {"kl_to_reference", "penalised"}
 
 
@@ -158,12 +163,12 @@ def test_benchmarks_come_with_the_runs_they_measured(page, monkeypatch):
     items = page.benchmarks([series.J_BOND])
     policies = list(items["policy"].unique())
     assert policies == ["reference", "sampled Best-of-2", "sampled Best-of-4", series.J_BOND]
-    record = json.loads((paths.figures_folder(NAME) / "benchmarks_smoke.json").read_text())
+    record = json.loads((written() / "benchmarks.json").read_text())
     (run,) = record["runs"]
     assert run["series"] == series.J_BOND and run["manifest"]["status"] == "finished"
     other = Page(NAME, SETTINGS.model_copy(update={"task": "chat"}), page.found)
     other.benchmarks([series.J_BOND])
-    assert (paths.figures_folder(NAME) / "benchmarks_chat_smoke.json").exists()
+    assert (written() / "benchmarks_chat.json").exists()
 
 
 def test_averages_are_followed_once_and_kept(page, monkeypatch):
@@ -180,6 +185,7 @@ def test_averages_are_followed_once_and_kept(page, monkeypatch):
     shown = average_report.table(found)
     row, first = shown.iloc[-1], found.iloc[-1]
     assert row["KL to averaged weights"].startswith(f"{first['kl']:.4f} [{first['kl_low']:.4f}")
+    monkeypatch.setattr(paths, "repository_root", lambda: written().parents[2])
     with pytest.raises(FileNotFoundError, match="averages"):
         average_report.results("shipped")
 

@@ -72,12 +72,12 @@ def test_what_was_found_is_kept_and_drawn(smoke, monkeypatch, capsys):
     """A second call loads no model; the figure's file says which runs it rests on."""
     monkeypatch.setattr(articles, "train", None)
     articles.publish("smoke")
-    written = articles.paths.figures_folder(articles.NAME) / f"{articles.STEM}_smoke.json"
+    written = articles.paths.figures_folder(articles.NAME, "smoke") / f"{articles.STEM}.json"
     text = written.read_text()
     assert all(run in text for run in smoke[0]["run"].unique())
 
 
 def test_nothing_shipped_is_said(tmp_path, monkeypatch):
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
+    monkeypatch.setattr(articles.paths, "repository_root", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match="profile laptop"):
         articles.changes("shipped")

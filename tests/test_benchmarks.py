@@ -69,7 +69,7 @@ def test_a_likelihood_is_the_sum_of_the_texts_own_tokens(gemma):
 def test_only_the_end_that_was_added_is_left_out(uniform):
     """With "on" as a second end token, three words cost three tokens: log V nats each."""
     (word,) = uniform.tokenizer("on", add_special_tokens=False).input_ids
-    uniform.end_tokens = torch.tensor([*uniform.end_tokens.tolist(), word])
+    uniform.model.generation_config.eos_token_id = [*uniform.end_tokens.tolist(), word]
     found, _ = likelihoods.log_likelihood(uniform, ["the city"], [[" fire on monday"]])
     assert found.item() == pytest.approx(-3 * math.log(WORDS), rel=1e-5)
 
@@ -212,7 +212,7 @@ def measured(tmp_path_factory):
         environment.setenv("BONDLAB_RUNS", str(folder / "runs"))
         environment.setenv("BONDLAB_FIGURES", str(folder / "figures"))
         parent = paths.runs_folder() / "alignment"
-        results = paths.figures_folder(NAME)
+        results = paths.figures_folder(NAME, "smoke")
         found = benchmark_report.results(results, "smoke", specs(), parent)
         benchmark_report.publish(NAME, "smoke", found, benchmark_report.STEM, [{"run": "r"}])
     return found, folder
@@ -239,11 +239,12 @@ def test_a_stored_benchmark_is_read_not_computed(measured, monkeypatch):
 def test_the_figure_comes_with_its_numbers(measured):
     """A bar for each policy and measure: Best-of-N has constraints alone."""
     _, folder = measured
-    written = pd.read_csv(folder / "figures" / NAME / "benchmarks_smoke.csv")
+    figure = folder / "figures" / "smoke" / NAME / "benchmarks.csv"
+    written = pd.read_csv(figure)
     assert written.groupby("panel").size().to_dict() == {
         "bits_per_byte": 1, "constraints": 3, "preferences": 1
     }  # fmt: skip
-    record = json.loads((folder / "figures" / NAME / "benchmarks_smoke.json").read_text())
+    record = json.loads(figure.with_suffix(".json").read_text())
     # Trained policies have the first colours, as in other figures.
     assert written["series"].drop_duplicates().str.startswith("sampled").is_monotonic_increasing
     assert len(record["headline"]) == 5
@@ -252,26 +253,26 @@ def test_the_figure_comes_with_its_numbers(measured):
 
 
 def test_shipped_reads_what_was_written(measured, tmp_path):
-    """The study's before the laptop's, and a clear error where there is neither."""
-    found, _ = measured
+    """With its profile; and a clear error where there is nothing."""
+    found, folder = measured
     with pytest.raises(FileNotFoundError, match="no benchmarks"):
         benchmark_report.results(tmp_path, "shipped")
-    for value, profile in ((1.0, "laptop"), (2.0, "study")):
-        found.assign(value=value).to_parquet(tmp_path / f"results_{profile}_benchmarks.parquet")
-        assert set(benchmark_report.results(tmp_path, "shipped")["value"]) == {value}
+    kept = benchmark_report.results(folder / "figures" / "smoke" / NAME, "shipped")
+    pd.testing.assert_frame_equal(kept, found.assign(profile="smoke"))
 
 
 def test_a_notebook_asks_for_series_by_name(monkeypatch, tmp_path):
     """Of the runs of Figure 7 the named ones alone, beside the tables of their task and policy."""
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
+    committed = paths.repository_root() / "figures" / "study"
     asked = []
     monkeypatch.setattr(benchmark_report, "results", lambda *given: asked.append(given))
     benchmark_report.of_alignment("j_bond", "smoke", "chat", "other/model", ["J-BOND"])
     benchmark_report.of_alignment("j_bond", "shipped", "sentiment", None, ["J-BOND"])
     (folder, profile, specs, parent), shipped = asked
-    assert folder == tmp_path / "j_bond" / "chat_other--model" and profile == "smoke"
+    assert folder == tmp_path / "smoke" / "j_bond" / "chat_other--model" and profile == "smoke"
     assert [spec.labels["series"] for spec in specs] == ["J-BOND"]
-    assert parent.name == "alignment" and shipped == (tmp_path / "j_bond", "shipped")
+    assert parent.name == "alignment" and shipped == (committed / "j_bond", "shipped")
 
 
 def items(values: dict[str, list[float]], groups: str = "aabb", seed: int = 0) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from bondlab.algorithms import Algorithm, bonbon, j_bond, online_dpo, reinforce
 from bondlab.anchors import FROZEN, MovingAverage
 from bondlab.completions import Completions
 from bondlab.config import Config
-from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
 from bondlab.trainer import Trainer
 
@@ -51,8 +50,7 @@ def trainer_of(algorithm: Algorithm, rank: int | None) -> Trainer:
         steps=9, prompts_per_step=160, lora_rank=rank, fresh=True, evaluation_bank=2,
         micro_batch=160, precision="fp32",
     )  # fmt: skip
-    folder = RunFolder.of(training.paths.runs_folder(), training.identity(task, algorithm, config))
-    trainer = Trainer(task, algorithm, config, folder)
+    trainer = training.trainer(task, algorithm, config, training.paths.runs_folder())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (*trainer.parameters, *trainer.anchor_parameters):

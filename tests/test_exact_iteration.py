@@ -143,7 +143,7 @@ def test_figure_is_written_with_its_headline_but_not_when_shipped(records, tmp_p
     exact_iteration.publish(records, Settings(profile="shipped"), "xsum_iterative")
     assert not list(tmp_path.iterdir())
     exact_iteration.publish(records, Settings(profile="smoke"), "xsum_iterative")
-    record = json.loads((tmp_path / "xsum_iterative" / "toy_rounds_smoke.json").read_text())
+    record = json.loads((tmp_path / "smoke" / "xsum_iterative" / "toy_rounds.json").read_text())
     assert len(record["headline"]) == 8 and record["experiment"] == "xsum_iterative"
     assert record["settings"]["rounds"] == 2
 

@@ -163,7 +163,7 @@ def test_a_published_figure_has_its_last_numbers_as_headline(
     publish("xsum_iterative", "effective_n", "shipped", one_sample_results(), "title")
     assert list(tmp_path.iterdir()) == []  # shipped figures are there already
     publish("xsum_iterative", "effective_n", "smoke", one_sample_results(), "title")
-    record = json.loads((tmp_path / "xsum_iterative" / "effective_n_smoke.json").read_text())
+    record = json.loads((tmp_path / "smoke" / "xsum_iterative" / "effective_n.json").read_text())
     first = record["headline"][0]
     assert first["what"] == what and first["value"] == pytest.approx(value)
     assert first["low"] < value < first["high"]

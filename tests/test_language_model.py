@@ -209,25 +209,23 @@ def test_sampling_repeats_for_a_generator():
 # -- one draw -------------------------------------------------------------------------------------
 
 
-def test_draw_inverts_the_cumulative_law(monkeypatch):
+def test_draw_inverts_the_cumulative_law():
     """Uniforms (i + 1/2)/1000 turn a law of thousandths into its exact counts, and a token
     without probability, wherever it stands, gets none."""
     probs = torch.tensor([0.0, 0.125, 0.5, 0.0, 0.25, 0.12, 0.005, 0.0])
     uniform = ((torch.arange(1000) + 0.5) / 1000)[:, None]
-    monkeypatch.setattr(torch, "rand", lambda *shape, **options: uniform)
-    tokens, log_probs = draw(probs.log().expand(1000, 8) + 3.0, seeded())
+    tokens, log_probs = draw(probs.log().expand(1000, 8) + 3.0, uniform)
     assert torch.bincount(tokens, minlength=8).tolist() == [0, 125, 500, 0, 250, 120, 5, 0]
     torch.testing.assert_close(log_probs, probs.log()[tokens], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
-def test_draw_never_takes_an_impossible_token(uniform, monkeypatch):
+def test_draw_never_takes_an_impossible_token(uniform):
     """The two outermost uniforms that exist must hit the first and the last possible token, also
     where rounding puts the cumulative law's end above or below 1 (500 laws are tried)."""
     logits = torch.randn(500, 40, generator=seeded(2)) * 3
     logits[:, :2] = logits[:, -2:] = -torch.inf
-    monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.full((500, 1), uniform))
-    tokens, log_probs = draw(logits, seeded())
+    tokens, log_probs = draw(logits, torch.full((500, 1), uniform))
     assert log_probs.isfinite().all()
     assert tokens.min() >= 2 and tokens.max() <= 37
 

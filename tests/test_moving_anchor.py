@@ -85,8 +85,8 @@ def test_best_of_n_and_quantile_draws_come_from_the_anchor(monkeypatch):
     monkeypatch.setattr(LanguageModel, "sample", sample)
     index = trainer._prompts()
     texts = [trainer.task.train_prompts[i] for i in index]
-    (_, best), (_, others) = trainer._anchor_draws(index, texts)
-    drawn, rewards, log_ratio = trainer._policy_draws(texts)
+    (_, best), (_, others) = trainer._anchor_draws(index, texts, trainer.policy.encode(texts))
+    drawn, rewards, log_ratio = trainer._policy_draws(texts, trainer.policy.encode(texts))
     assert [(model is trainer.anchor, k) for model, k in seen] == [(True, 7), (False, 2)]
     assert seen[1][0] is trainer.policy
     row = trainer.update()

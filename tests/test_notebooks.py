@@ -1,4 +1,5 @@
 """Every notebook runs from nothing at profile smoke, and refuses wrong parameters before it works.
+What it leaves, git ignores.
 
 The notebooks are found, not listed: a new one is tested as soon as it lies in notebooks/. That the
 committed ones still print what they show is nbval's part (`make test` runs both).
@@ -7,18 +8,28 @@ committed ones still print what they show is nbval's part (`make test` runs both
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from bondlab.experiments import EXPERIMENTS
+from bondlab.experiments import EXPERIMENTS, Profile
 from bondlab.notebook import declared
-from bondlab.paths import repository_root
+from bondlab.paths import figures_folder, repository_root
 
 NOTEBOOKS = sorted((repository_root() / "notebooks").glob("*.ipynb"))
+UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")
+with_git = pytest.mark.skipif(
+    not (repository_root() / ".git").exists() or not shutil.which("git"),
+    reason="a copy without git has no clone to keep clean",
+)
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -45,18 +56,28 @@ def smoke(request, tmp_path_factory) -> Path:
     return folder
 
 
+def git(folder: Path, *words: str) -> list[str]:
+    """The lines that a git command prints."""
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def records(smoke: Path) -> list[Path]:
+    """The provenance of each figure that a smoke run wrote."""
+    files = (smoke / "figures" / "smoke").rglob("*.json")
+    return [path for path in files if not path.name.startswith("results_")]
+
+
 def test_the_promised_figures_come_with_their_numbers_and_provenance(smoke):
     """Four files a figure: picture twice, a table with rows, a record that names the figure."""
     promised = {
-        f"{name}/{figure}_smoke": paper_figure
+        f"{name}/{figure}": paper_figure
         for name, experiment in EXPERIMENTS.items()
         if experiment.notebook == smoke.name
         for figure, paper_figure in experiment.figures.items()
     }
-    written = {
-        str(path.with_suffix("").relative_to(smoke / "figures")): path
-        for path in (smoke / "figures").rglob("*_smoke.json")
-    }
+    folder = smoke / "figures" / "smoke"
+    written = {str(path.with_suffix("").relative_to(folder)): path for path in records(smoke)}
     assert set(promised) <= set(written)
     for name, path in written.items():
         assert all(path.with_suffix(end).stat().st_size for end in (".svg", ".png"))
@@ -66,13 +87,54 @@ def test_the_promised_figures_come_with_their_numbers_and_provenance(smoke):
 
 def test_every_headline_number_lies_in_its_interval(smoke):
     """An end that is not finite, as effective N's may be, is null."""
-    for path in (smoke / "figures").rglob("*_smoke.json"):
+    for path in records(smoke):
         for number in json.loads(path.read_text())["headline"]:
             assert number["what"] and number["unit"] is not None
             low, value, high = (number.get(key) for key in ("low", "value", "high"))
             # 1e-9: an interval may have no width.
             assert low is None or low - 1e-9 <= value
             assert high is None or value <= high + 1e-9
+
+
+@with_git
+def test_git_ignores_what_a_run_leaves(smoke):
+    """The run's folder as a repository with our .gitignore: nothing new, so nothing in
+    figures/study, which is committed."""
+    shutil.copy(repository_root() / ".gitignore", smoke)
+    git(smoke, "init", "--quiet")
+    git(smoke, "add", ".gitignore", "executed.ipynb")
+    assert git(smoke, *UNCLEAN) == []
+
+
+@with_git
+def test_git_keeps_the_figures_of_the_study_alone(monkeypatch):
+    """Of every profile by name, in the default folders; "shipped" reads what "study" writes."""
+    monkeypatch.delenv("BONDLAB_FIGURES", raising=False)
+    files = {str(figures_folder("j_bond", name) / "a.png"): name for name in get_args(Profile)}
+    ignored = git(repository_root(), "check-ignore", *files)
+    assert {files[path] for path in ignored} == {"smoke", "laptop", "paper"}
+
+
+@with_git
+def test_a_study_leaves_the_clone_clean(tmp_path):
+    """The working tree as it would be committed, in a repository with default folders: after the
+    command git finds nothing changed and nothing new."""
+    clone = tmp_path / "clone"
+    for name in git(repository_root(), "ls-files", "--cached", "--others", "--exclude-standard"):
+        if (file := repository_root() / name).is_file():  # a deletion may not be staged yet
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, clone / name)
+    git(clone, "init", "--quiet")
+    git(clone, "add", "--all")
+    moved = ("BONDLAB_FIGURES", "BONDLAB_RUNS")
+    own = {name: value for name, value in os.environ.items() if name not in moved}
+    subprocess.run(
+        [sys.executable, "-m", "bondlab", "study", "--profile", "smoke", "--only", "00"],
+        cwd=clone, env=own | {"PYTHONPATH": str(clone)}, check=True, capture_output=True,
+    )  # fmt: skip
+    assert (clone / "figures" / "smoke" / "exact" / "fig_bestofn_law.svg").exists()
+    assert (clone / "runs" / "notebooks" / "smoke" / NOTEBOOKS[0].name).exists()
+    assert git(clone, *UNCLEAN) == []
 
 
 def test_every_run_is_finished_and_its_tables_read(smoke):

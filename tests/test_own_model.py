@@ -138,5 +138,5 @@ def test_a_readers_own_trial_leaves_the_committed_figure_alone(trained, tmp_path
     own_model.publish("shipped", run)
     assert not list(tmp_path.iterdir())
     own_model.publish("smoke", run)
-    written = pd.read_csv(tmp_path / "own_model" / "own_model_smoke.csv")
-    assert len(written) == 6 and len(list((tmp_path / "own_model").iterdir())) == 4
+    folder = tmp_path / "smoke" / "own_model"
+    assert len(pd.read_csv(folder / "own_model.csv")) == 6 and len(list(folder.iterdir())) == 4

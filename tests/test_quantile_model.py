@@ -14,7 +14,6 @@ from bondlab.bank import draw, seeded
 from bondlab.config import Config
 from bondlab.quantile_model import Counted, LearnedQuantiles, QuantileModel
 from bondlab.quantiles import Learned
-from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
 from bondlab.trainer import Trainer
 
@@ -150,9 +149,7 @@ def trained(algorithm, steps: int = 2) -> Trainer:
         evaluation_samples=2, precision="fp32",
     )  # fmt: skip
     task = tasks.build(TaskSettings(name="tiny", train=8, evaluate=4), "fp32")
-    folder = RunFolder.of(training.paths.runs_folder(), training.identity(task, algorithm, config))
-    trainer = Trainer(task, algorithm, config, folder)
-    trainer.use(training.fill(training.banks(task, algorithm, config), task, config))
+    trainer = training.trainer(task, algorithm, config, training.paths.runs_folder())
     for _ in range(steps):
         trainer.update()
     return trainer

@@ -18,7 +18,7 @@ from bondlab.quantile_report import Results
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "figures" / "xsum_quantiles"
+    return tmp_path / "figures"
 
 
 def made_up(shipped: bool = False) -> Results:
@@ -59,7 +59,7 @@ def test_figures_are_written_unless_shipped(folder):
     quantile_report.cost(made_up())
     all_runs = ["run 24 2", "run 24 5", "run 9 3"]
     for stem, runs in (("calibration", all_runs[2:]), ("quantile_cost", all_runs)):
-        record = json.loads((folder / f"{stem}_laptop.json").read_text())
+        record = json.loads((folder / "laptop" / "xsum_quantiles" / f"{stem}.json").read_text())
         assert record["paper_figure"] is None and record["headline"]
         assert record["runs"] == runs
         for number in record["headline"]:
@@ -89,7 +89,7 @@ def test_the_measured_reward_call_enters_the_tie(folder):
     assert found["scoring a reference sample, alone"] == 0.05
 
 
-def test_the_smoke_runs_are_collected_and_then_shipped(folder):
+def test_the_smoke_runs_are_collected_and_then_shipped(folder, monkeypatch):
     """Three runs of two steps; predictions of the learned one alone, at its three evaluations."""
     found = quantile_report.results("smoke", workers=1)
     assert found.steps.groupby("series")["step"].apply(list).to_dict() == dict.fromkeys(
@@ -98,13 +98,13 @@ def test_the_smoke_runs_are_collected_and_then_shipped(folder):
     assert sorted(found.predictions["step"].unique()) == [0, 1, 2]
     start = found.predictions[found.predictions["step"] == 0]
     assert (start["predicted"] == 0.5).all()  # the head starts at zero
+    monkeypatch.setattr(quantile_report.paths, "repository_root", lambda: folder.parent)
     with pytest.raises(FileNotFoundError, match="run the notebook"):
         quantile_report.results("shipped")
-    for name in ("predictions", "steps"):
-        source = folder / f"results_smoke_{name}.parquet"
-        source.rename(folder / f"results_laptop_{name}.parquet")
+    (folder / "smoke").rename(folder / "study")
     shipped = quantile_report.results("shipped")
-    assert shipped.shipped and shipped.profile == "laptop"
-    pd.testing.assert_frame_equal(shipped.predictions, found.predictions)
+    assert shipped.shipped and shipped.profile == "smoke"
+    kept = shipped.predictions.drop(columns="profile")
+    pd.testing.assert_frame_equal(kept, found.predictions)
     table = quantile_report.calibration_summary(shipped)
     assert table["measure"].is_unique and list(table.columns) == ["measure", "policy", "reference"]

@@ -102,11 +102,11 @@ def results(profile: str, *runs: tuple[str, str, int]) -> collected.Results:
     return collected.Results(evaluations, baselines.assign(profile=profile), examples, records)
 
 
-def test_shipped_results_are_the_study_where_there_is_one(tmp_path, monkeypatch):
-    """Row N = 4 has study and laptop results, N = 2 and N = 8 laptop ones alone; the rows keep the
-    laptop's order, and a row is never put together from two profiles."""
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
-    folder = tmp_path / "some"
+def test_the_study_replaces_the_rows_that_it_computed(tmp_path, monkeypatch):
+    """Row N = 4 has study and laptop results, N = 2 and N = 8 laptop ones alone; the rows keep
+    their order, and a row is never put together from two profiles."""
+    monkeypatch.setattr(collected.paths, "repository_root", lambda: tmp_path)
+    folder = tmp_path / "figures" / "study" / "some"
     with pytest.raises(FileNotFoundError, match="profile laptop"):
         collected.results("some", "shipped")
     laptop = [(f"N = {n}", series, n) for n in (2, 4, 8) for series in ("one", "two")]
@@ -123,6 +123,17 @@ def test_shipped_results_are_the_study_where_there_is_one(tmp_path, monkeypatch)
     sizes = found.baselines.groupby("profile")["n"].unique().map(list).to_dict()
     assert sizes == {"laptop": [1, 2, 4, 8], "study": [1, 4]}
     assert found.of([4]).baselines["n"].isin([1, 4]).all()
+
+
+def test_a_profile_leaves_nothing_of_what_it_computed_before(tmp_path):
+    """Row N = 2 is no longer in the study's plan; with the laptop's last row go its baselines."""
+    collected.write(tmp_path, "laptop", results("laptop", ("N = 4", "one", 4)))
+    for n in (2, 4):
+        collected.write(tmp_path, "study", results("study", (f"N = {n}", "one", n)))
+    found, expected = collected.shipped(tmp_path), results("study", ("N = 4", "one", 4))
+    for field in dataclasses.fields(found):
+        kept, wanted = (getattr(r, field.name) for r in (found, expected))
+        pd.testing.assert_frame_equal(kept, wanted.reset_index(drop=True))
 
 
 FIGURE_4 = [("", "N = 8", 8), ("", "iterative, n = 2", 2)]

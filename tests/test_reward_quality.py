@@ -244,7 +244,7 @@ def test_every_figure_is_written_with_its_numbers(smoke, monkeypatch):
     results, folder = smoke
     for stem in ("sentiment", "chat", "calibration", "looks", "headroom", "probes"):
         getattr(reward_report, stem)(results)
-        saved = folder / "figures" / reward_quality.EXPERIMENT / f"{stem}_smoke"
+        saved = folder / "figures" / "smoke" / reward_quality.EXPERIMENT / stem
         assert len(pd.read_csv(saved.with_suffix(".csv"))) > 0
         assert saved.with_suffix(".json").exists() and saved.with_suffix(".svg").exists()
 

@@ -117,7 +117,9 @@ def test_figure_is_written_but_not_when_shipped(found, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(sample_size_toy, "HEADLINE", 4)
     sample_size_toy.publish(found, Settings(profile="smoke"), "xsum_quantiles")
-    record = json.loads((tmp_path / "xsum_quantiles" / "sample_size_toy_smoke.json").read_text())
+    record = json.loads(
+        (tmp_path / "smoke" / "xsum_quantiles" / "sample_size_toy.json").read_text()
+    )
     assert len(record["headline"]) == 16 and record["settings"]["sizes"] == [2, 4]
 
 

@@ -17,11 +17,11 @@ from bondlab.notebook import ParameterError
 PARAMETERS = 'profile: str = "shipped"\n'
 DRAW = """\
 import json, os, pathlib
-folder = pathlib.Path(os.environ["BONDLAB_FIGURES"]) / "{name}"
+folder = pathlib.Path(os.environ["BONDLAB_FIGURES"]) / profile / "{name}"
 folder.mkdir(parents=True, exist_ok=True)
 number = dict(what="gain", value=1.23456, low=1, high=1.5, unit="nats", samples=48, seeds=2)
-record = dict(paper_figure="{name}", headline=[number])
-(folder / f"fig_{{profile}}.json").write_text(json.dumps(record))
+record = dict(paper_figure="{name}", profile=profile, headline=[number])
+(folder / "fig.json").write_text(json.dumps(record))
 """
 
 
@@ -86,7 +86,7 @@ def test_a_study_runs_executes_and_sums_up(lab, capsys):
     assert set(lab.executed()) == {"02_two", "04_four"}
     out = capsys.readouterr().out
     assert "stage 1 of 2: the second figure (left: the fourth figure)" in out
-    assert "Figure two of the paper: figures/two/fig_smoke.png" in out
+    assert "Figure two of the paper: figures/smoke/two/fig.png" in out
     assert "1.23 [1, 1.5] nats" in out
     assert "GB in the largest process" in out
 
@@ -113,7 +113,7 @@ def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
     third = lab.executed()
     assert third["04_four"] > second["04_four"] and third["02_two"] == second["02_two"]
 
-    (paths.figures_folder("two") / "fig_smoke.json").unlink()
+    (paths.figures_folder("two", "smoke") / "fig.json").unlink()
     study.study("smoke", only=["two"])
     last = lab.executed()["02_two"]
     assert last > third["02_two"]
@@ -221,14 +221,26 @@ def test_the_profiles_of_the_embedded_models_fetch_them_first(lab, monkeypatch, 
 
 
 def test_headlines_show_a_figure_without_numbers_too(lab):
-    folder = paths.figures_folder("two")
-    folder.mkdir(parents=True)
-    (folder / "law_smoke.json").write_text(json.dumps({"paper_figure": "8"}))
-    (folder / "law_paper.json").write_text("{}")
-    (folder / "toy_smoke.json").write_text(json.dumps({"paper_figure": None, "headline": []}))
-    table = study.headlines(["two", "four"], "smoke")
+    write("law", paper_figure="8", profile="study")
+    write("toy", paper_figure=None, profile="study", headline=[])
+    table = study.headlines(["two", "four"], "study")
     assert table["figure"].tolist() == ["Figure 8 of the paper", "A figure of ours"]
     assert table["value [95 %]"].tolist() == ["-", "-"]
+
+
+def write(stem: str, **record: object) -> None:
+    """A figure's record, or a table's, of the experiment "two"."""
+    folder = paths.figures_folder("two", "study")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps(record))
+
+
+def test_a_summary_keeps_to_its_profile_and_to_figures(lab):
+    """What a smaller profile left in figures/study is no result of the study."""
+    write("law", paper_figure="8", profile="study")
+    write("of_the_laptop", paper_figure="10", profile="laptop")
+    write("results_run", run="0123", profile="study")
+    assert study.headlines(["two"], "study")["figure"].tolist() == ["Figure 8 of the paper"]
 
 
 def test_a_summary_without_figures_says_so(lab):
@@ -240,5 +252,18 @@ def test_the_folders_follow_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("BONDLAB_FIGURES", "")
     monkeypatch.chdir(tmp_path)
     assert paths.runs_folder() == tmp_path / "there"
-    assert paths.figures_folder("two") == paths.repository_root() / "figures" / "two"
-    assert (paths.repository_root() / "bondlab" / "paths.py").exists()
+    root = paths.repository_root()
+    assert paths.figures_folder("two", "laptop") == root / "figures" / "laptop" / "two"
+    assert (root / "bondlab" / "paths.py").exists()
+
+
+def test_what_is_committed_is_found_wherever_figures_are_drawn(monkeypatch, tmp_path):
+    """A scratch disk takes what a profile draws, "study" too; "shipped" stays with git, in the
+    folder that "study" refreshes where nothing is moved."""
+    monkeypatch.delenv("BONDLAB_FIGURES", raising=False)
+    shipped = paths.figures_folder("xsum_divergences", "shipped")
+    assert shipped == paths.figures_folder("xsum_divergences", "study")
+    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
+    assert paths.figures_folder("xsum_divergences", "shipped") == shipped
+    assert (shipped / "fig02_divergences.png").exists()
+    assert paths.figures_folder("two", "study") == tmp_path / "study" / "two"

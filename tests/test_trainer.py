@@ -126,7 +126,7 @@ def test_a_copied_anchor_is_the_policy(weights):
 
 # -- what a step uses and records -----------------------------------------------------------------
 
-COMMON = {"step", "loss", "gradient_norm", "seconds"}
+COMMON = {"step", "loss", "gradient_norm", "clipped", "seconds"}
 POLICY = {"reward", "kl_to_anchor", "tokens", "entropy"}
 
 
@@ -180,8 +180,8 @@ def draws_of(trainer: Trainer):
     """The next step's prompts, anchor draws with rewards, and policy draws."""
     index = trainer._prompts()
     texts = [trainer.task.train_prompts[i] for i in index]
-    anchors, others = trainer._anchor_draws(index, texts)[0]
-    return texts, anchors, others, *trainer._policy_draws(texts)
+    anchors, others = trainer._anchor_draws(index, texts, trainer.policy.encode(texts))[0]
+    return texts, anchors, others, *trainer._policy_draws(texts, trainer.policy.encode(texts))
 
 
 def test_the_step_of_j_bond_is_its_rule_on_its_draws():
@@ -216,7 +216,7 @@ def test_bonbon_is_given_the_policy_s_view_of_the_anchor_s_draws():
         log_pi = trainer.policy(prompts, anchors).sum(-1)
         ratio = log_pi - trainer.reference(prompts, anchors).sum(-1)
     assert ratio.abs().max() > 1e-2
-    found = trainer._anchor_log_ratio(texts, anchors)
+    found = trainer._anchor_log_ratio(trainer.policy.encode(texts), anchors)
     torch.testing.assert_close(found, ratio, atol=1e-4, rtol=0)
     none = torch.zeros(3, 0)
     weights = rules.bonbon(rules.Scores(others, none, None, none, ratio), alpha=0.5)

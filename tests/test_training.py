@@ -89,7 +89,8 @@ def test_policy_starts_as_the_reference():
     """Before the first update pi = pi_ref: every log ratio is 0 up to the rounding between the
     sampler and the scoring pass (about 1e-6 of 30 nats), and so is the recorded KL."""
     trainer = trainer_of()
-    drawn, _, log_ratio = trainer._policy_draws(list(trainer.task.train_prompts))
+    texts = list(trainer.task.train_prompts)
+    drawn, _, log_ratio = trainer._policy_draws(texts, trainer.policy.encode(texts))
     assert log_ratio.shape == (8, 2) and log_ratio.abs().max() < 1e-4
     assert drawn.log_prob.mean() < -10
     assert abs(trainer.update()["kl_to_anchor"]) < 1e-4
@@ -151,6 +152,7 @@ def test_evaluation_tells_policy_from_reference(monkeypatch):
     trainer, drawn = trainer_of(), []
     trainer.update()
     trainer.update()
+    bank = trainer.held_out
     sample = LanguageModel.sample
     monkeypatch.setattr(
         LanguageModel, "sample", lambda self, *a: (drawn.append(sample(self, *a)), drawn[-1])[1]
@@ -158,7 +160,7 @@ def test_evaluation_tells_policy_from_reference(monkeypatch):
     table = trainer.evaluate()
     prompts = trainer.policy.encode(trainer.task.eval_prompts)
     with torch.no_grad():
-        for source, given in [("policy", drawn[0]), ("reference", trainer.held_out.completions)]:
+        for source, given in [("policy", drawn[0]), ("reference", bank.completions)]:
             rows = table[table["source"] == source]
             scores = [m(prompts, given).sum(-1) for m in (trainer.policy, trainer.reference)]
             for name, score in zip(("log_prob", "reference_log_prob"), scores, strict=True):
@@ -174,15 +176,15 @@ def gradient_of(trainer: Trainer, order: list[int], micro_batch: int = 8) -> lis
     """The gradient of one fixed batch, its prompts in this order; weights come from the rule."""
     trainer.config = trainer.config.model_copy(update={"micro_batch": micro_batch})
     texts = list(trainer.task.train_prompts)
-    draws = trainer._anchor_draws(list(range(8)), texts)
-    drawn, rewards, log_ratio = trainer._policy_draws(texts)
+    draws = trainer._anchor_draws(list(range(8)), texts, trainer.policy.encode(texts))
+    drawn, rewards, log_ratio = trainer._policy_draws(texts, trainer.policy.encode(texts))
     ranks = quantiles.empirical(rewards, draws[1][1])
     given = rules.Scores(*(x[order] for x in (draws[0][1], rewards, ranks, log_ratio)))
     trained, weights = trainer._trained(
         draws[0][0].rows(order), drawn.rows(order), trainer.algorithm.weights(given)
     )
     assert weights.abs().min() > 0  # none of what is scored is scored in vain
-    trainer._backward([texts[i] for i in order], trained, weights)
+    trainer._backward(trainer.policy.encode([texts[i] for i in order]), trained, weights)
     gradient = [p.grad.clone() for p in trainer.parameters]
     trainer.optimizer.zero_grad()
     return gradient
@@ -212,8 +214,10 @@ def test_update_follows_the_weighted_likelihood():
     trainer.update()
     index = trainer._prompts()
     texts = [trainer.task.train_prompts[i] for i in index]
-    (anchors, anchor_rewards), (_, others) = trainer._anchor_draws(index, texts)
-    drawn, rewards, log_ratio = trainer._policy_draws(texts)
+    (anchors, anchor_rewards), (_, others) = trainer._anchor_draws(
+        index, texts, trainer.policy.encode(texts)
+    )
+    drawn, rewards, log_ratio = trainer._policy_draws(texts, trainer.policy.encode(texts))
     ranks = quantiles.empirical(rewards, others)
     weights = rules.jeffreys(rules.Scores(anchor_rewards, rewards, ranks, log_ratio), 3, 0.5)
     with torch.no_grad():
@@ -271,8 +275,16 @@ def test_every_step_draws_anew(fresh):
     texts = [trainer.task.train_prompts[i] for i in index]
     for step in (0, 1, 0):
         trainer.step = step
-        (anchors, _), (others, _) = trainer._anchor_draws(index, texts)
-        seen.append([anchors.tokens, others.tokens, trainer._policy_draws(texts)[0].tokens])
+        (anchors, _), (others, _) = trainer._anchor_draws(
+            index, texts, trainer.policy.encode(texts)
+        )
+        seen.append(
+            [
+                anchors.tokens,
+                others.tokens,
+                trainer._policy_draws(texts, trainer.policy.encode(texts))[0].tokens,
+            ]
+        )
     assert not any(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
 
@@ -557,7 +569,8 @@ def test_settings_are_checked_where_they_enter():
 
 
 def samplers(monkeypatch, trainer: Trainer) -> list[tuple[str, int]]:
-    """Fills with ("policy" or "reference", k) at each call of a model's sampler."""
+    """Fills with ("policy" or "reference", k) at each call of a model's sampler in a step."""
+    assert trainer.bank is None or len(trainer.bank.rewards)  # drawn before, if there is one
     original, seen = LanguageModel.sample, []
 
     def sample(self, prompts, k, generator):
@@ -677,3 +690,98 @@ def test_a_bf16_run_leaves_the_process_as_it_was(runs, mode):
     finally:
         torch.set_float32_matmul_precision(before)
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_only_prompts_that_will_pass_by_are_scored():
+    """2 steps of 3 prompts out of 400 read 6 of them: no more than their parts of 8 are drawn, 8
+    samples each, beside the 4 x 4 of the held-out prompts and the 4 x 2 that the policy draws for
+    each evaluation and step. The bank's rows are those of the full bank's prompts."""
+    asked = []
+
+    def reward(prompts, completions):
+        asked.append(sum(map(len, completions)))
+        return taste(prompts, completions)
+
+    many = dataclasses.replace(
+        task_of(reward=reward), train_prompts=tiny.documents(400, seed=9), identity={"name": "many"}
+    )
+    trainer = trainer_of(task=many, config=configured(steps=2, evaluate_every=9))
+    index = trainer._prompts()
+    parts = {i // 8 for step in (0, 1) for i in _at(trainer, step)}
+    assert len(trainer.bank.rewards) == 8 * len(parts) <= 48 and sum(asked) == 64 * len(parts)
+    whole = dataclasses.replace(trainer.folders[0], wanted=None)
+    full = whole.filled(many, trainer.accelerator)
+    found, expected = (
+        bank.subset(torch.tensor(index), [4], torch.Generator().manual_seed(0))[0]
+        for bank in (trainer.bank, full)
+    )
+    assert torch.equal(found[0].tokens, expected[0].tokens)
+    assert torch.equal(found[1], expected[1])
+
+
+def _at(trainer: Trainer, step: int) -> list[int]:
+    trainer.step, before = step, trainer.step
+    index, trainer.step = trainer._prompts(), before
+    return index
+
+
+def test_a_longer_run_draws_what_a_shorter_one_left():
+    """The bank of a run of 1 step serves one of 4, which draws the parts that are missing."""
+    many = dataclasses.replace(
+        task_of(), train_prompts=tiny.documents(400, seed=9), identity={"name": "many"}
+    )
+    short, long = (
+        trainer_of(task=many, config=configured(steps=steps)).folders[0] for steps in (1, 4)
+    )
+    assert short.path == long.path and set(short.parts) < set(long.parts)
+    short.filled(many, device.accelerator("fp32"))
+    assert set(long.missing()) == set(long.parts) - set(short.parts)
+
+
+def checkpointing(task: Task) -> Task:
+    """The caller's own training has left the model in train mode, with gradient checkpointing."""
+    task.model.model.gradient_checkpointing_enable()
+    task.model.model.train()
+    return task
+
+
+def tuples(task: Task) -> Task:
+    task.model.model.config.return_dict = False
+    return task
+
+
+@pytest.mark.parametrize("state", [checkpointing, tuples])
+def test_what_the_caller_left_on_the_model_changes_nothing(state, tmp_path):
+    first, second = (
+        train(made, BOND, configured(steps=2), tmp_path / name)
+        for made, name in ((task_of(), "a"), (state(task_of()), "b"))
+    )
+    assert_same_results(second, first)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_training_needs_no_gradients_of_the_caller(off, tmp_path):
+    """Called where gradients are turned off, `train` turns them on for itself."""
+    first = train(task_of(), BOND, configured(steps=2), tmp_path / "a")
+    task = task_of()
+    with off():
+        second = train(task, BOND, configured(steps=2), tmp_path / "b")
+    assert_same_results(second, first)
+
+
+def test_the_record_says_whether_a_gradient_was_clipped(tmp_path):
+    """The norm before clipping stands beside it: 1 where it exceeds `clip`, else 0."""
+    norms = train(task_of(), BOND, configured(clip=1e9), tmp_path).table["gradient_norm"]
+    between = float(norms.sort_values().iloc[:2].mean())
+    record = train(task_of(), BOND, configured(clip=between), tmp_path).table
+    assert record["clipped"].tolist() == (record["gradient_norm"] > between).astype(float).tolist()
+    assert 0 < record["clipped"].sum() <= len(record)
+
+
+def test_nothing_is_stored_of_a_model_that_gives_nan(tmp_path):
+    """A model that breaks on longer texts only: the bank stops before anything is written."""
+    task = task_of()
+    task.model.model.lm_head.weight.data[7] = torch.nan
+    with pytest.raises(ValueError, match="gives NaN before any training"):
+        train(task, BOND, CONFIG, tmp_path)
+    assert not list(training.paths.runs_folder().glob("banks/*/*"))

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bondlab import prepare, tasks, tiny, xsum_quality, xsum_report, xsum_tables, xsum_texts
+from bondlab import (
+    paths,
+    prepare,
+    tasks,
+    tiny,
+    xsum_quality,
+    xsum_report,
+    xsum_tables,
+    xsum_texts,
+)
 from bondlab.scored_texts import Results
 from bondlab.tasks import TaskSettings
 
@@ -196,7 +205,7 @@ def test_correlations_are_within_documents():
 def test_other_peoples_text_is_not_kept(measured):
     """The table that is committed holds the text of the models' own samples alone."""
     found, folder = measured
-    kept = pd.read_parquet(folder / "figures" / "xsum_task" / "results_smoke_texts.parquet")
+    kept = pd.read_parquet(folder / "figures" / "smoke" / "xsum_task" / "results_texts.parquet")
     assert set(kept.loc[kept["text"].notna(), "source"]) == {"policy", "cold", "untrained"}
     assert len(kept) == len(found.table) and kept["reward"].notna().all()
 
@@ -259,29 +268,30 @@ def test_retraining_needs_a_profile_with_trained_models(folders, monkeypatch, pr
         xsum_quality.results(profile, retrain=True)
 
 
-def test_shipped_reads_the_larger_profile_and_writes_nothing(folders):
+def test_shipped_reads_what_study_left_and_writes_nothing(folders, monkeypatch):
+    """Not what another profile left; and the manifest says which profile it was."""
+    monkeypatch.setattr(paths, "repository_root", lambda: folders)
+    monkeypatch.setattr(xsum_quality, "measure", lambda settings: _table(settings.seed))
+    xsum_quality.results("smoke")
     with pytest.raises(FileNotFoundError, match="profile laptop"):
         xsum_quality.results("shipped")
-    folder = folders / "figures" / "xsum_task"
-    folder.mkdir(parents=True)
-    for prompt, profile in enumerate(("laptop", "study")):
-        _table(prompt).to_parquet(folder / f"results_{profile}_texts.parquet")
-        (folder / f"results_{profile}_run.json").write_text(json.dumps({"run": profile}))
+    (folders / "figures" / "smoke").rename(folders / "figures" / "study")
     before = sorted(folders.rglob("*"))
     found = xsum_quality.results("shipped")
-    assert (found.profile, found.manifest["run"], found.shipped) == ("study", "study", True)
+    assert (found.profile, found.manifest["profile"], found.shipped) == ("smoke", "smoke", True)
+    assert found.table["prompt"].tolist() == [0]
     assert sorted(folders.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["rouge", "entailment", "judge", "headroom", "copying"])
 def test_each_figure_leaves_its_numbers(measured, folders, name):
     getattr(xsum_report, name)(measured[0])
-    stem = folders / "figures" / "xsum_task" / f"{name}_smoke"
+    stem = folders / "figures" / "smoke" / "xsum_task" / name
     assert all(stem.with_suffix(end).stat().st_size for end in (".svg", ".png", ".csv"))
     record = json.loads(stem.with_suffix(".json").read_text())
     assert record["headline"] and record["run"] == measured[0].manifest["run"]
     getattr(xsum_report, name)(dataclasses.replace(measured[0], shipped=True, profile="other"))
-    assert not stem.with_name(f"{name}_other.svg").exists()
+    assert not (folders / "figures" / "other").exists()
 
 
 def _table(number: int) -> pd.DataFrame:

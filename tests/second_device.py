@@ -1,0 +1,182 @@
+"""A second device made of ordinary memory: placement is tested where there is no GPU.
+
+"pretend:0" computes on the processor, with real numbers, but refuses to mix with it as CUDA does:
+an index, a mask or a buffer left behind raises RuntimeError. Whole programs run on it.
+
+    install()  # makes the device known, once a process
+    with in_use(): model.to("pretend"); torch.zeros(3, device="pretend"); tensor.cpu()
+
+Within `in_use` it is also where accelerate computes. Held against an H200 on torch 2.13: of 24 ways
+to run the README's program both failed and passed the same ones, in the same lines. Not modelled:
+streams, memory, precision, kernels that CUDA lacks, generators, data pointers (so saving must be
+from processor copies).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from torch.utils._pytree import tree_flatten, tree_map
+
+NAME = "pretend"
+_aten = torch.ops.aten
+# What may read both devices: copies, and an index of a device tensor by positions on the processor.
+_COPIES = {_aten._to_copy.default, _aten.copy_.default}
+_INDEXES = {
+    _aten.index.Tensor,
+    _aten.index_put_.default,
+    _aten.index_put.default,
+    _aten._index_put_impl_.default,
+}
+_installed: list[object] = []
+
+
+class Pretend(torch.Tensor):
+    """A tensor that says it is on the second device; `raw` holds its numbers."""
+
+    @staticmethod
+    def __new__(cls, raw: torch.Tensor) -> Pretend:
+        out = torch.Tensor._make_wrapper_subclass(
+            cls,
+            raw.shape,
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=torch.device(NAME, 0),
+            requires_grad=False,
+        )
+        out.raw = raw
+        return out
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return _run(func, args, kwargs or {})
+
+    def tolist(self):
+        return self.raw.tolist()
+
+    def numpy(self, *args, **options):
+        raise TypeError(
+            f"can't convert {NAME}:0 device type tensor to numpy: use Tensor.cpu() to copy it"
+        )
+
+    def __repr__(self, *args, **options) -> str:
+        return f"{NAME}({self.raw!r})"
+
+
+def _run(func, args, kwargs):
+    """Compute on the processor what is asked of the device, once its inputs are looked at."""
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    here = [x for x in tensors if isinstance(x, Pretend)]
+    away = [x for x in tensors if not isinstance(x, Pretend) and x.dim() > 0]
+    allowed = func in _COPIES or (func in _INDEXES and isinstance(args[0], Pretend))
+    if here and away and not allowed:
+        raise RuntimeError(
+            f"expected all tensors on one device, found two: {NAME}:0 and cpu ({func})"
+        )
+    if func is _aten._local_scalar_dense.default:
+        return func(args[0].raw)
+    target = kwargs.get("device")
+    wanted = bool(here) if target is None else torch.device(target).type == NAME
+    kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
+    if target is not None:
+        kwargs["device"] = torch.device("cpu")
+
+    def raw(x):
+        return x.raw if isinstance(x, Pretend) else x
+
+    out = func(*tree_map(raw, args), **tree_map(raw, kwargs))
+    if func is _aten.copy_.default:
+        return args[0]
+    known = {id(x.raw): x for x in here}  # in-place operations return the tensor they were given
+
+    def wrapped(x):
+        if not isinstance(x, torch.Tensor) or isinstance(x, Pretend) or not wanted:
+            return x
+        return known[id(x)] if id(x) in known else Pretend(x)
+
+    return tree_map(wrapped, out)
+
+
+class _Module:
+    """What torch asks of `torch.<device>`."""
+
+    def is_available(self):
+        return True
+
+    def is_initialized(self):
+        return True
+
+    def _is_in_bad_fork(self):
+        return False
+
+    def device_count(self):
+        return 1
+
+    def current_device(self):
+        return 0
+
+    def manual_seed_all(self, seed):
+        pass
+
+    def get_rng_state(self, *args):
+        return torch.zeros(1, dtype=torch.uint8)
+
+    def set_rng_state(self, *args):
+        pass
+
+    def is_bf16_supported(self, *args):
+        return True
+
+    def get_amp_supported_dtype(self):
+        return [torch.bfloat16, torch.float16]
+
+    def empty_cache(self):
+        pass
+
+    def synchronize(self, *args):
+        pass
+
+
+def install() -> None:
+    """Make the device known to this process; nothing else changes until it is `in_use`."""
+    if _installed:
+        return
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+    _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+    library = torch.library.Library("_", "IMPL")
+    library.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), "PrivateUse1")
+    _installed.append(library)
+
+
+@contextmanager
+def in_use(device: str = NAME) -> Iterator[torch.device]:
+    """Make accelerate compute on a device, this one or another, as if it had found it itself."""
+    install()
+    where = torch.device(device, 0)
+    AcceleratorState._reset_state(True)
+    with ExitStack() as undone:
+        undone.callback(AcceleratorState._reset_state, True)
+        PartialState()
+        PartialState._shared_state["device"] = where
+        for name in ("tensor", "as_tensor"):  # a Python backend has no such constructors
+            undone.enter_context(patch.object(torch, name, _made_then_moved(getattr(torch, name))))
+        # A module's parameters are swapped for the moved ones, so that tied weights stay tied.
+        swaps = torch.__future__.get_swap_module_params_on_conversion()
+        undone.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        yield where
+
+
+def _made_then_moved(make):
+    def made(*args, device=None, **options):
+        out = make(*args, **options)
+        return out if device is None else out.to(device)
+
+    return made

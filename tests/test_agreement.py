@@ -1,0 +1,182 @@
+"""Completions come from the model's own distribution, whatever it does to its logits, or none do.
+
+Expected log-probabilities are transformers' own: the model's forward over one whole row of ids,
+without padding, cache or sharing. Matrices are widened so that laws are far from uniform: each of
+these models was 0.3 to 45 nats a token off where only decoder and head were asked.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from bondlab import tiny
+from bondlab.language_model import LanguageModel
+
+WORDS = len(tiny.tokenizer())
+TEXTS = ["the city council", "a dog and a cat by the river on monday in june", "rain"]
+ENDS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+LLAMA = ENDS | {
+    "vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+BOTH = ENDS | {
+    "vocab_size": WORDS, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64, "max_position_embeddings": 64, "decoder_start_token_id": 0,
+}  # fmt: skip
+MPT = {"vocab_size": WORDS, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}
+LATENT = {
+    "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4, "v_head_dim": 8,
+}  # fmt: skip
+GROUPED = {name: x for name, x in LLAMA.items() if name != "pad_token_id"} | {"head_dim": 8}
+# (settings of the configuration, whether the model's own forward must be asked)
+CAUSAL = {
+    "Llama": (LLAMA, False),
+    "Granite": (LLAMA | {"logits_scaling": 8.0}, True),  # divides its logits
+    "Cohere": (LLAMA | {"logit_scale": 0.0625}, True),  # multiplies them
+    "HyperCLOVAX": (LLAMA | {"head_dim": 8, "logits_scaling": 4.0}, True),  # as Granite, other way
+    "MiniCPM3": (LLAMA | LATENT, True),  # scales what goes into the head
+    "Mpt": (MPT | ENDS | {"logit_scale": 0.25}, False),  # has the setting and ignores it
+    "GPT2": (ENDS | {"vocab_size": WORDS, "n_embd": 32, "n_layer": 2, "n_head": 4}, False),
+}
+SEQ2SEQ = {
+    "Bart": (BOTH, False),
+    "Marian": (BOTH, True),  # a bias behind the head
+    "LED": (BOTH | {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64,
+                    "attention_window": 4}, True),  # its encoder pads to its window
+}  # fmt: skip
+
+
+def made(name: str, settings: dict) -> nn.Module:
+    """A tiny model with random, widened weights, and with biases where it would start without."""
+    config = getattr(transformers, f"{name}Config")(**settings)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = kind.from_config(config).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter *= 4.0
+        if name == "Marian":
+            model.final_logits_bias.normal_()
+    return model
+
+
+def language_model(model: nn.Module) -> LanguageModel:
+    return LanguageModel(model, tiny.tokenizer(), max_prompt_tokens=16, max_new_tokens=5)
+
+
+def own_log_probs(model: nn.Module, ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """[T] by the model's forward over one row."""
+    if model.config.is_encoder_decoder:
+        start = torch.tensor([model.config.decoder_start_token_id])
+        decoded = torch.cat([start, tokens])[None, :-1]
+        logits = model(input_ids=ids[None], decoder_input_ids=decoded).logits[0]
+    else:
+        logits = model(input_ids=torch.cat([ids, tokens])[None]).logits[0, len(ids) - 1 : -1]
+    return logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+
+
+@torch.no_grad()
+def assert_its_own(model: LanguageModel) -> None:
+    """What was drawn, and what is scored, has the model's own log-probabilities."""
+    prompts = model.encode(TEXTS)
+    drawn = model.sample(prompts, 3, torch.Generator().manual_seed(0))
+    scored = model(prompts, drawn)
+    for b in range(len(TEXTS)):
+        ids = prompts.ids[b][prompts.mask[b].bool()]
+        for k in range(3):
+            tokens = drawn.tokens[b, k][drawn.mask[b, k]]
+            expected = own_log_probs(model.model, ids, tokens)
+            for found in (drawn.log_probs[b, k], scored[b, k]):
+                torch.testing.assert_close(found[drawn.mask[b, k]], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*CAUSAL, *SEQ2SEQ])
+def test_completions_come_from_the_models_own_distribution(name):
+    """With decoder and head where that is all there is to it, else by the model's forward."""
+    settings, plain = (CAUSAL | SEQ2SEQ)[name]
+    model = language_model(made(name, settings))
+    assert model.plain == plain
+    assert_its_own(model)
+
+
+def test_grouped_queries_share_their_keys_in_cross_attention():
+    """T5Gemma has half as many key heads as query heads; it is read in the fast way."""
+    config = transformers.T5GemmaConfig(
+        encoder=dict(GROUPED), decoder=dict(GROUPED), vocab_size=WORDS, bos_token_id=3
+    )
+    config.decoder_start_token_id = 3
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = language_model(transformers.T5GemmaForConditionalGeneration(config).eval())
+    assert not model.plain
+    assert_its_own(model)
+
+
+@pytest.mark.parametrize("name", ["Granite", "Marian"])
+def test_a_policy_is_read_as_its_reference_is(name):
+    """The copy that is trained takes the same way, and starts as the same distribution."""
+    reference = language_model(made(name, (CAUSAL | SEQ2SEQ)[name][0]))
+    policy = reference.trainable_copy(2)
+    prompts = policy.encode(TEXTS)
+    drawn = policy.sample(prompts, 2, torch.Generator().manual_seed(0))
+    scored = policy(prompts, drawn)
+    torch.testing.assert_close(scored, reference(prompts, drawn), atol=1e-5, rtol=0)
+    scored.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in policy.trainable())
+    assert policy.last_state(prompts, drawn).shape[-1] == 32  # what learned quantiles read
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("Mamba", ENDS | {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2,
+                          "state_size": 8}),
+        ("OpenAIGPT", {"vocab_size": WORDS, "n_embd": 32, "n_layer": 2, "n_head": 4,
+                       "eos_token_id": 1}),
+        ("Jamba", LLAMA | {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8,
+                           "use_mamba_kernels": False, "num_experts": 2}),
+    ],
+)  # fmt: skip
+def test_a_model_whose_prompt_cannot_be_shared_is_refused(name, settings):
+    """When it enters, in words that say what is missing."""
+    with pytest.raises(ValueError, match="kept in a cache that its completions share"):
+        language_model(made(name, settings))
+
+
+def test_a_broken_model_is_refused():
+    """NaN from the first forward on is said of the model, not of the learning rate, later."""
+    model = made("Llama", LLAMA)
+    model.model.layers[1].mlp.down_proj.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="LlamaForCausalLM gives NaN before any training, in floa"):
+        language_model(model)
+
+
+def test_positions_that_go_their_own_way_are_noticed():
+    """A decoder that cannot be told its positions counts padding as such: rows that stand alone
+    agree, padded ones would not, so the model's forward, which can be told, is asked."""
+    model = made("GPT2", CAUSAL["GPT2"][0])
+    forward = model.transformer.forward
+
+    def untold(input_ids, attention_mask=None, past_key_values=None, **options):
+        return forward(input_ids, attention_mask=attention_mask,
+                       past_key_values=past_key_values, **options)  # fmt: skip
+
+    model.transformer.forward = untold
+    found = language_model(model)
+    assert found.plain
+    assert_its_own(found)
+
+
+def test_bfloat16_is_no_disagreement():
+    """Rounding of 16-bit weights is told from another distribution: Llama is read in the fast way,
+    Granite by its own forward."""
+    for name, plain in (("Llama", False), ("Granite", True)):
+        settings = CAUSAL[name][0]
+        assert language_model(made(name, settings).bfloat16()).plain == plain
