@@ -11,8 +11,13 @@ from bondlab.notebook import ParameterError
 
 PROFILES = ("smoke", "laptop", "study", "paper")
 SHIPPED = (  # what `prepare` makes; named here because to import it takes seconds
-    "reference", "reward", "sentiment_reward", "sentiment_judge", "chat_reward", "chat_judge",
-)  # fmt: skip
+    "xsum_reference",
+    "xsum_reward",
+    "sentiment_reward",
+    "sentiment_judge",
+    "chat_reward",
+    "chat_judge",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

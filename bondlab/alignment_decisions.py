@@ -1,9 +1,9 @@
 """How claims of Figures 5, 6 and 7, and on benchmarks, are decided: to a verdict and its numbers.
 
-The claims, and their rules in words, stand in `alignment`. Tables are `tables.per_prompt`'s with
-the runs' labels (series, seed, eta, gamma, beta_rl, warmup) and the columns spread and win_over_1
-of `alignment_tables`. Rewards are compared in units of the spread: one standard deviation of the
-reference's rewards within a prompt.
+The claims, and their rules in words, stand in `alignment_claims`. Tables are those of
+`tables.per_prompt` with the runs' labels (series, seed, eta, gamma, beta_rl, warmup) and the
+columns spread and win_over_1 of `alignment_tables`. Rewards are compared in units of the spread:
+one standard deviation of the reference's rewards within a prompt.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ import numpy as np
 import pandas as pd
 
 from bondlab import frontier
-from bondlab.benchmarks import REFERENCE
-from bondlab.decisions import Decision, all_above_zero, all_within, at, change, gap, interval
+from bondlab.decisions import (
+    REFERENCE,
+    Decision,
+    all_above_zero,
+    all_within,
+    at,
+    change,
+    gap,
+    interval,
+)
 from bondlab.measures import Interval
 
 KL = frontier.KL

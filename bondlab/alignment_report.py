@@ -204,7 +204,10 @@ class Page:
         return pd.DataFrame(rows)
 
     def growths(self, series: Sequence[str]) -> pd.DataFrame:
-        """Slope, R^2 and bend of each series' KL against steps after the warm-up."""
+        """Slope, R^2 and bend of each series' KL against steps after the warm-up.
+
+        R^2's estimate may be an end of its interval: see `frontier.interval`.
+        """
         rows = []
         for name in series:
             grown = frontier.growth(self.found.evaluations, name)
@@ -219,7 +222,7 @@ class Page:
 def _levels(found: Results, panel: Panel) -> list[Level]:
     if panel.name not in ("reward", "judge", "win_over_1"):
         return []
-    base = found.baselines
+    base = found.baselines[found.baselines["profile"].isin(found.evaluations["profile"])]
     return [
         Level(panel.name, base.loc[base["n"] == n, panel.name].mean(), f"sampled Best-of-{n}")
         for n in LEVELS

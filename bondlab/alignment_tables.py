@@ -1,4 +1,4 @@
-"""The results of Figures 5, 6 and 7: what `reports` collects, with the second judge's verdict."""
+"""The results of Figures 5, 6 and 7: what `collected` collects, with the second judge's verdict."""
 
 from __future__ import annotations
 
@@ -59,9 +59,13 @@ def sizes(spec: Spec) -> list[int]:
 
 
 def variant(task: str, policy: str | None) -> str:
-    """What tells results of another task or policy from the default's; "" for those."""
-    parts = [task] * (task != "sentiment") + [str(policy).rsplit("/")[-1]] * (policy is not None)
-    return "_".join(parts)
+    """What tells results of another task or policy from the default's; "" for those.
+
+    The name of a folder and part of files' names, so a policy's whole name has dashes for slashes.
+    """
+    if policy is not None:
+        return f"{task}_{policy.replace('/', '--')}"
+    return task if task != "sentiment" else ""
 
 
 def judged(found: Results, wanted: Sequence[Spec], folders: Sequence[RunFolder]) -> Results:

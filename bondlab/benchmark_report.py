@@ -91,18 +91,33 @@ def of_results(found: Results, columns: Sequence[str] = TEXT) -> pd.DataFrame:
     is the policies before their first step.
 
     Args:
-        found: the results, of one row.
+        found: the results. Where they have several rows, a policy is named by its row and series.
+
+    Raises:
+        ValueError: the rows are of several profiles, whose prompts differ.
     """
     policies, base = reports.ends(found.evaluations), found.baselines
-    base = base[base["profile"] == policies["profile"].iloc[0]]
+    profiles = sorted(policies["profile"].unique())
+    if len(profiles) > 1:
+        raise ValueError(
+            f"results of profiles {' and '.join(profiles)} have different prompts: choose rows of "
+            "one profile (`Results.of`)"
+        )
+    base = base[base["profile"].isin(profiles)]
     names = base["n"].map(lambda n: REFERENCE if n == 1 else f"sampled Best-of-{n:g}")
-    tables = [base.assign(policy=names, seed=0), policies.assign(policy=policies["series"])]
+    tables = [base.assign(policy=names, seed=0), policies.assign(policy=_named(policies))]
     whole = pd.concat(tables).rename(columns={"prompt": "item"})
     long = whole.melt(["policy", "seed", "item"], list(columns), "measure", "value")
     lacking = [c for c in columns if c not in base or base.loc[base["n"] == 1, c].isna().any()]
     own = long["policy"].isin(set(names)) & long["measure"].isin(lacking)
     long = pd.concat([_starts(found, lacking), long[~own]], ignore_index=True)
     return long.assign(group="prompts")[benchmarks.COLUMNS]
+
+
+def _named(policies: pd.DataFrame) -> pd.Series:
+    """The series, after their row where there are several: rows share the names of series."""
+    series = policies["series"]
+    return series if policies["row"].nunique() == 1 else policies["row"] + ": " + series
 
 
 def _starts(found: Results, columns: Sequence[str]) -> pd.DataFrame:

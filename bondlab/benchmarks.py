@@ -39,6 +39,7 @@ from bondlab import (
     training,
 )  # fmt: skip
 from bondlab.bank import seeded
+from bondlab.decisions import REFERENCE
 from bondlab.instructions import INSTRUCTIONS, followed
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import score
@@ -48,7 +49,6 @@ from bondlab.templates import chat_template
 
 VERSION = 1  # raise when a measure's numbers change: what is stored then no longer matches
 PROMPTS_AT_ONCE = 8
-REFERENCE = "reference"
 COLUMNS = ["policy", "seed", "measure", "group", "item", "value"]
 ASKED = [instruction.text for instruction in INSTRUCTIONS]
 LONGEST_PROMPT, LONGEST_TEXT = 512, 256  # tokens; a tenth of the HHH replies are longer than 118

@@ -6,6 +6,7 @@ one a line; the people's own replies are the references.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
@@ -57,6 +58,8 @@ def policy(model: nn.Module, tokenizer: object, **limits: int) -> LanguageModel:
         ends = model_settings.end_tokens(model, tokenizer)
         breaks = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\n", "\n\n"))
         known = [ids[0] for ids in breaks if len(ids) == 1 and ids[0] != tokenizer.unk_token_id]
+        model = copy.copy(model)  # the same weights; the caller's model ends where it did
+        model.generation_config = copy.deepcopy(model.generation_config)
         model.generation_config.eos_token_id = [*ends, *known]
     return LanguageModel(model, tokenizer, template=template, **limits)
 

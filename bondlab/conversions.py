@@ -8,6 +8,7 @@ named for what they are and never for the checkpoint they descend from.
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,7 @@ def save_t5(graphs: Mapping[str, onnx.GraphProto], config: T5Config, out: Path) 
 
     # transformers 5 forces the tie when it builds a configuration; a reader that believed the saved
     # one would replace the head by the embedding.
+    config = copy.deepcopy(config)
     config.tie_word_embeddings = False
     with torch.device("meta"):  # no random start: a first fetch must not move the caller's seed
         model = T5ForConditionalGeneration(config)

@@ -1,6 +1,6 @@
 """How each claim of the paper is decided: from evaluations to a verdict and its numbers.
 
-The claims, and their rules in words, stand in `experiments`. Tables are `tables.per_prompt`'s with
+The claims, and their rules in words, stand in `xsum_runs`. Tables are `tables.per_prompt`'s with
 the runs' labels: series (the curve), seed, step, prompt and the measures.
 """
 
@@ -26,6 +26,7 @@ OBJECTIVES = {
     1.0: "beta = 1 (backward KL)",
 }
 FORWARD, JEFFREYS, BACKWARD = OBJECTIVES.values()
+REFERENCE = "reference"  # as tables of policies name the one before training
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Growth:
 
     Args:
         slope: of the least-squares line, nats a step.
-        r_squared: share of the variance of the mean KL over evaluations that the line explains.
+        r_squared: share of the variance of the mean KL over evaluations that the line explains;
+            its interval is a rough one, see `interval`.
         bend: change of the slope from the first half to the second over its mean, of the
             least-squares parabola: 0 for a line, 1 for a square, below 0 where growth slows down.
     """
@@ -131,7 +132,9 @@ def resampled(values: np.ndarray) -> np.ndarray:
 def interval(draws: np.ndarray, count: int) -> Interval:
     """The first draw, with the percentile interval of the others; no ends if one is not finite.
 
-    An estimate that resampling biases, as it does R^2, would lie outside: the end reaches to it.
+    Resampling biases some statistics: R^2 is lower in most resamples than in the data. Such an
+    estimate can lie outside the percentiles; the nearer end is then the estimate itself, and the
+    interval is not corrected for the bias.
     """
     value, others = float(draws[0]), draws[1:]
     if not np.isfinite(draws).all():

@@ -1,8 +1,8 @@
 """A notebook's parameters, checked before any work, and its tables, printed the same every time.
 
-papermill only warns about a name that the notebook does not have, and YAML hands `1e-4` over as
-text. Both would cost a run, so a notebook's second cell calls `parameters`, and whoever starts a
-notebook can call `check` before there is a kernel.
+papermill only warns about a name that the notebook does not have, or that no cell is tagged
+`parameters`, and YAML hands `1e-4` over as text. Each would cost a run, so a notebook's second cell
+calls `parameters`, and whoever starts a notebook can call `check` before there is a kernel.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -23,6 +23,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _SIMPLE = (int, float, str, bool, list, dict, type(None))
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _CHECKED = "_bondlab_parameters_checked"
+_INJECTED = "# Parameters"  # how papermill's cell with the given values begins
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
 
@@ -43,7 +44,8 @@ def parameters(namespace: dict[str, Any], model: type[Model]) -> Model:
             is a parameter's name in capitals.
         model: declares the parameters, one field each. Types are strict: text is no number.
     Raises:
-        ParameterError: an unknown or missing name, or an ill-typed value; names all of them.
+        ParameterError: an unknown or missing name, or an ill-typed value; names all of them. Also
+            where values were given and a later cell has overwritten them.
 
     A notebook assigns names of its own later on. So unknown names are looked for until the first
     call that succeeds, and running the cell again by hand checks the model's fields alone.
@@ -56,10 +58,39 @@ def parameters(namespace: dict[str, Any], model: type[Model]) -> Model:
     }
     if namespace.get(_CHECKED):
         values = {name: values[name] for name in values if name in model.model_fields}
+    else:
+        _require_given(namespace.get("In", []))
     missing = [name for name in model.model_fields if name not in values]
     result = _validate(values, model, missing)
     namespace[_CHECKED] = True
     return result
+
+
+def _require_given(cells: Sequence[str]) -> None:
+    """Values that were given still hold: no cell that ran after papermill's assigns them anew.
+
+    It puts them before all cells where none is tagged, so that the defaults take their place.
+    """
+    ran = list(cells)[:-1]  # the last is the cell that asks
+    places = [place for place, cell in enumerate(ran) if cell.startswith(_INJECTED)]
+    if not places:
+        return
+    lost = _assigned(ran[places[-1]]) & set().union(*map(_assigned, ran[places[-1] + 1 :]))
+    if lost:
+        names = ", ".join(f"`{name}`" for name in sorted(lost))
+        raise ParameterError(
+            f"{names}: the given value was overwritten by a cell after it. Tag the cell with the "
+            "defaults `parameters`, so that given values come after them."
+        )
+
+
+def _assigned(cell: str) -> set[str]:
+    """The names that a cell assigns; none where it is not Python and so did not run."""
+    try:
+        nodes = ast.walk(ast.parse(cell))
+    except SyntaxError:
+        return set()
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def check(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,12 @@ def halves(rows: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
 
 
 def dialogue(turns: Sequence[str]) -> str:
-    """The last turns, a line each, that have DIALOGUE_WORDS words at most; always the last one."""
+    """The last turns, a line each, that have DIALOGUE_WORDS words at most; always the last one.
+
+    The chat task's prompts (`chat.last_turns`) are cut a little otherwise: the user speaks first,
+    and a last turn that is too long makes no prompt. The rule here stays because the shipped
+    scorers were trained by it, and another would make other adapters of the same settings.
+    """
     kept, words = [], 0
     for turn in reversed(turns):
         words += len(turn.split())

@@ -140,7 +140,7 @@ def prepare(retrain: bool = False, only: str | None = None) -> None:
     """Check that the shipped models are there and train what is missing; `retrain`: make anew.
 
     Args:
-        only: "reference" or "reward" (of XSum), or a scorer's name.
+        only: the one to make, by its folder in `bondlab/weights/`.
 
     Raises:
         ValueError: `only` names none of them.
@@ -149,14 +149,13 @@ def prepare(retrain: bool = False, only: str | None = None) -> None:
     if only is not None and only not in chosen:
         raise ValueError(f"only must be one of {sorted(chosen)}, not {only!r}")
     for name in [only] if only else chosen:
-        folder = WEIGHTS / (name if name in SCORERS else f"xsum_{name}")
-        there = (folder / "adapter_model.safetensors").exists()
+        there = (WEIGHTS / name / "adapter_model.safetensors").exists()
         print(f"{name}: {'training' if retrain or not there else 'ready'}")
         if retrain or not there:
             chosen[name]()
 
 
 def makers() -> dict[str, Callable[[], Path]]:
-    """What `prepare` can make, by name."""
-    own = {"reference": train_reference, "reward": train_reward}
+    """What `prepare` can make, by its folder's name."""
+    own = {"xsum_reference": train_reference, "xsum_reward": train_reward}
     return own | {name: functools.partial(scorer_training.train, name) for name in SCORERS}

@@ -17,14 +17,15 @@ from bondlab import measures, summaries
 from bondlab.measures import Interval, mean_interval
 from bondlab.preferences import DIFFERENT
 from bondlab.reward_quality import TASKS
-from bondlab.reward_texts import PROBES, SOURCES
+from bondlab.reward_texts import PROBES
 from bondlab.scored_texts import Results
 
 SCORED = ("reward", "judge")
 LOOKS = ("words", "repeated_words", "longest_copied_span")
 SIZES = (1, 2, 4, 8, 16)
 BINS = 8  # of calibration, with equally many texts in each
-SOURCE_NAMES = dict(zip(SOURCES, ("IMDB", "Rotten Tomatoes"), strict=True))
+SOURCE_NAMES = {"imdb": "IMDB", "rotten_tomatoes": "Rotten Tomatoes"}
+TRAINED_ON = {"reward": "imdb", "judge": "rotten_tomatoes"}  # of sentiment
 
 
 def _of(found: Results, task: str, source: str) -> pd.DataFrame:
@@ -84,8 +85,10 @@ def calibration(found: Results) -> pd.DataFrame:
     """
     reviews, replies = (_of(found, task, "labelled") for task in TASKS)
     pairs = _pairs(replies)
-    parts = [("sentiment", s, *_predicted(reviews[reviews["origin"] == o], s)) for s, o in
-             zip(SCORED, SOURCES, strict=True)]  # fmt: skip
+    parts = [
+        ("sentiment", series, *_predicted(reviews[reviews["origin"] == source], series))
+        for series, source in TRAINED_ON.items()
+    ]
     gap = pairs["reward"] - pairs["reward_other"]
     parts.append(("chat", "reward", expit(gap.abs()), gap > 0))
     parts.append(("chat", "judge", *_predicted(_balanced(replies), "judge")))

@@ -119,12 +119,7 @@ def _known(name: str) -> None:
 
 def _folder(name: str) -> Path:
     _known(name)
-    folder = supervised.WEIGHTS / name
-    if not (folder / "adapter_model.safetensors").exists():
-        raise FileNotFoundError(
-            f"{folder} has no adapter: run `python -m bondlab prepare --only {name}` to train it"
-        )
-    return folder
+    return supervised.shipped(name)
 
 
 class EncoderReward(Trainable):

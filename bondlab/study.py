@@ -6,6 +6,7 @@ one that is complete has nothing left to do.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import resource
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 from tqdm import tqdm
 
+from bondlab import _HOMES
 from bondlab import notebook as notebooks
 from bondlab.paths import figures_folder, repository_root, runs_folder
 
@@ -167,10 +170,43 @@ def execute(notebook: Path, experiment: str, profile: str, runs: Sequence[Path])
 
 
 def inputs_of(notebook: Path, runs: Sequence[Path]) -> list[Path]:
-    """What an executed notebook depends on: itself, the package with its weights, the runs."""
+    """What an executed notebook depends on: itself, the modules it uses, all weights, the runs."""
     tables = [path for run in runs for path in run.iterdir() if path.suffix in TABLES]
     weights = [path for path in PACKAGE.glob("weights/**/*") if path.is_file()]
-    return [notebook, *sorted([*PACKAGE.glob("*.py"), *weights]), *sorted(tables)]
+    return [notebook, *sorted([*modules_of(notebook), *weights]), *sorted(tables)]
+
+
+def modules_of(notebook: Path) -> set[Path]:
+    """The package's modules that a notebook imports, and those that these import, and so on."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    found, left = set(), [cell.source for cell in cells if cell.cell_type == "code"]
+    while left:
+        new = _imported(left.pop()) - found
+        found |= new
+        left += [path.read_text() for path in new]
+    return found
+
+
+def _imported(code: str) -> set[Path]:
+    """The package's modules that a piece of code imports, anywhere; all where it does not say.
+
+    That is where the code is no Python (a magic), and where it imports the package alone, whose
+    names are looked up when they are used.
+    """
+    modules = set(PACKAGE.rglob("*.py"))
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except SyntaxError:
+        return modules
+    names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+        origin = ".".join(filter(None, ["bondlab" if node.level else "", node.module]))
+        names |= {f"{origin}.{a.name}" for a in node.names}
+    if names & {"bondlab", "bondlab.*"}:
+        return modules
+    own = {name.split(".")[1] for name in names if name.startswith("bondlab.")}
+    homes = {"__init__", *(_HOMES.get(name, name) for name in own)}
+    return {p for p in modules if p.relative_to(PACKAGE).parts[0].removesuffix(".py") in homes}
 
 
 def digest(files: Iterable[Path], *words: str) -> str:

@@ -41,6 +41,20 @@ class Supervised:
     seed: int = 0
 
 
+def shipped(name: str) -> Path:
+    """The folder of one of the package's adapters.
+
+    Raises:
+        FileNotFoundError: it was never trained.
+    """
+    folder = WEIGHTS / name
+    if not (folder / "adapter_model.safetensors").exists():
+        raise FileNotFoundError(
+            f"{folder} has no adapter: run `python -m bondlab prepare --only {name}` to train it"
+        )
+    return folder
+
+
 def fit(
     model: Trainable,
     loss: Callable[[Sequence], Tensor],

@@ -23,7 +23,7 @@ def per_prompt(evaluation: pd.DataFrame, n: int, task: Task) -> pd.DataFrame:
     """Every measure of a run's evaluations, a row a step and prompt.
 
     Args:
-        evaluation: as `training.Trainer.evaluate` makes it.
+        evaluation: as `trainer.Trainer.evaluate` makes it.
         n: the Best-of-n size that both divergences refer to.
         task: for the documents and references behind the text measures.
 

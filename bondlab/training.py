@@ -44,7 +44,7 @@ class Run:
 
     @property
     def evaluation(self) -> pd.DataFrame:
-        """One row a completion and evaluation; see `evaluate`."""
+        """One row a completion and evaluation; see `trainer.Trainer.evaluate`."""
         return self.folder.evaluation()
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -5,7 +5,7 @@ The reward is measured on claims of held-out pages with false copies of the true
 that it should tell apart: a document's own and another document's reference, a sentence of the
 document, the same sentence with a changed number or name, nothing at all. The paper reports none of
 this for its own models.
-`xsum_report` makes tables and figures of it.
+`xsum_tables` makes tables of it, `xsum_report` figures.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ def results(profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
     if profile == "shipped":
         return scored_texts.shipped(EXPERIMENT)
     if retrain:
-        for name in ("reference", "reward"):
+        for name in ("xsum_reference", "xsum_reward"):
             prepare.prepare(retrain=True, only=name)
+        tasks.build.cache_clear()
     settings = SETTINGS[profile].model_copy(update={"seed": seed})
     return scored_texts.computed(EXPERIMENT, profile, identity(settings), lambda: measure(settings))
 

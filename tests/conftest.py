@@ -1,27 +1,44 @@
-"""What every test relies on: one thread, no network, and a skip where models or data are absent."""
+"""What every test relies on: no network, one state of the process, a skip for absent assets."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+import pytest
 
 # Before anything imports torch or transformers: both read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-
-import pytest
+for name in ("BONDLAB_FIGURES", "ONEDNN_DEFAULT_FPMATH_MODE", "TQDM_DISABLE"):
+    os.environ.pop(name, None)  # what is shipped, exact float32, bars: whatever the caller prefers
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test marked `assets(names)` unless all of them are in the cache and intact."""
+    """Start as if no test had run before; skip one marked `assets(names)` unless all are intact."""
+    if "torch" in sys.modules:
+        _start_afresh()
     for mark in item.iter_markers("assets"):
         from bondlab import assets
 
         absent = [name for name in mark.args if assets.state(name) != "ready"]
         if absent:
             pytest.skip(f"not in the cache: {', '.join(absent)} (python -m bondlab fetch)")
+
+
+def _start_afresh() -> None:
+    """Threads, float32 mode, random state and loaded tasks: what tests share with the process."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_float32_matmul_precision("highest")
+    torch.manual_seed(0)
+    for module, loader in (("tasks", "build"), ("scorers", "load")):
+        if loaded := sys.modules.get(f"bondlab.{module}"):
+            getattr(loaded, loader).cache_clear()
 
 
 @pytest.fixture

@@ -167,11 +167,23 @@ def in_use(device: str = NAME) -> Iterator[torch.device]:
         PartialState._shared_state["device"] = where
         for name in ("tensor", "as_tensor"):  # a Python backend has no such constructors
             undone.enter_context(patch.object(torch, name, _made_then_moved(getattr(torch, name))))
-        # A module's parameters are swapped for the moved ones, so that tied weights stay tied.
-        swaps = torch.__future__.get_swap_module_params_on_conversion()
-        undone.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
-        torch.__future__.set_swap_module_params_on_conversion(True)
+        undone.enter_context(patch.object(torch.nn.Module, "_apply", _tied(torch.nn.Module._apply)))
         yield where
+
+
+def _tied(apply):
+    """Parameters are swapped for the moved ones, not replaced: tied weights stay tied, as there."""
+
+    def applied(module, fn, recurse=True):
+        devices = {fn(torch.empty(0)).device.type, *(p.device.type for p in module.parameters())}
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(NAME in devices)
+        try:
+            return apply(module, fn, recurse)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(before)
+
+    return applied
 
 
 def _made_then_moved(make):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import alignment, alignment_tables, average_report, paths
+from bondlab import alignment, alignment_report, alignment_tables, average_report, paths
 from bondlab import alignment_decisions as series
 from bondlab.alignment_report import DISTANCE, JUDGE, REWARD, WINS, BaselineSettings, Page
 from bondlab.rules import J_BOND_PENALTY
@@ -73,11 +74,14 @@ def test_a_part_of_the_series_does_not_replace_more(page):
     [
         ("sentiment", None, ""),
         ("chat", None, "chat"),
-        ("sentiment", "google/gemma-2b", "gemma-2b"),
+        ("sentiment", "google/gemma-2b", "sentiment_google--gemma-2b"),
+        ("sentiment", "another/gemma-2b", "sentiment_another--gemma-2b"),
+        ("sentiment", "chat", "sentiment_chat"),
         ("chat", "gemma3", "chat_gemma3"),
     ],
 )
 def test_other_tasks_and_policies_have_results_of_their_own(task, policy, expected):
+    """Models of one name and two owners are two policies; a policy called chat is not the task."""
     assert alignment_tables.variant(task, policy) == expected
 
 
@@ -86,6 +90,17 @@ def test_only_what_there_is_is_shown(page):
     laptop = alignment.specs(NAME, "laptop")
     assert alignment_tables.sizes(laptop[0]) == [1, 2, 4, 8]
     assert len(laptop) == 5 and page.has([OTHER, "RAFT"]) == [OTHER]
+
+
+def test_another_profile_s_samples_are_no_level(page):
+    """Best-of-2 of this profile alone, whatever another's reference earns."""
+    base = page.found.baselines
+    other = base.assign(profile="laptop", reward=base["reward"] + 100)
+    both = dataclasses.replace(page.found, baselines=pd.concat([other, base]))
+    (level, _), (expected, _) = (
+        alignment_report._levels(found, REWARD) for found in (both, page.found)
+    )
+    assert level == expected
 
 
 def test_the_penalty_of_the_reference_and_of_best_of_2():

@@ -22,6 +22,7 @@ from bondlab import (
 )
 from bondlab.algorithms import j_bond
 from bondlab.benchmarks import REFERENCE, SUITES, Answers
+from bondlab.collected import Results
 from bondlab.instructions import INSTRUCTIONS
 from bondlab.sweep import Spec
 from bondlab.task import Task, TaskSettings
@@ -269,7 +270,7 @@ def test_a_notebook_asks_for_series_by_name(monkeypatch, tmp_path):
     benchmark_report.of_alignment("j_bond", "smoke", "chat", "other/model", ["J-BOND"])
     benchmark_report.of_alignment("j_bond", "shipped", "sentiment", None, ["J-BOND"])
     (folder, profile, specs, parent), shipped = asked
-    assert folder == tmp_path / "smoke" / "j_bond" / "chat_model" and profile == "smoke"
+    assert folder == tmp_path / "smoke" / "j_bond" / "chat_other--model" and profile == "smoke"
     assert [spec.labels["series"] for spec in specs] == ["J-BOND"]
     assert parent.name == "alignment" and shipped == (committed / "j_bond", "shipped")
 
@@ -315,14 +316,16 @@ def test_a_table_shows_measures_or_groups():
 
 
 def test_summarisers_are_compared_on_their_texts():
-    """From the shipped results at N = 8: reference, Best-of-8 and three objectives; every measure;
-    the difference in ROUGE-L is that of the means, as documents are the same. Numbers, which some
-    of the bank's summaries lack, are taken from the policies before their first step."""
+    """From the shipped results at N = 8: reference, Best-of-8 and every series of every row; every
+    measure; the difference in ROUGE-L is that of the means, as documents are the same. Numbers,
+    which some of the bank's summaries lack, are taken from the policies before their first step."""
     found = collected.results("xsum_divergences", "shipped").of([8])
     made = benchmark_report.of_results(found)
     assert list(made["policy"].unique()[:2]) == [REFERENCE, "sampled Best-of-8"]
     assert not made.duplicated(["policy", "seed", "measure", "item"]).any()
-    assert made["policy"].nunique() == 5 and set(made["measure"]) == set(benchmark_report.TEXT)
+    trained = len(found.evaluations.groupby(["row", "series"]))
+    assert trained >= 3 and made["policy"].nunique() == 2 + trained
+    assert set(made["measure"]) == set(benchmark_report.TEXT)
     change = benchmark_report.differences(made).set_index(["policy", "measure"])["mean"]
     means = benchmark_report.intervals(made).set_index(["policy", "measure"])["mean"]
     for policy in made["policy"].unique()[1:]:
@@ -330,3 +333,33 @@ def test_summarisers_are_compared_on_their_texts():
         assert change[policy, "rougeL"] == pytest.approx(gap)
     start = found.evaluations[found.evaluations["step"] == 0].groupby("prompt")["numbers_faithful"]
     assert means[REFERENCE, "numbers_faithful"] == pytest.approx(start.mean().mean())
+
+
+def rows_of(*rows: tuple[str, str, float]) -> Results:
+    """Results of one series with a seed and four prompts in each (row, profile, words)."""
+    prompts = pd.DataFrame({"prompt": range(4), "step": 8, "seed": 0, "series": "Jeffreys", "n": 8})
+    base = pd.DataFrame({"prompt": range(4), "n": 1, "words": 10.0})
+    profiles = sorted({profile for _, profile, _ in rows})
+    return Results(
+        pd.concat([prompts.assign(row=r, profile=p, words=words) for r, p, words in rows]),
+        pd.concat([base.assign(profile=profile) for profile in profiles]),
+        pd.DataFrame(),
+        pd.DataFrame(),
+    )
+
+
+def test_rows_that_share_a_series_stay_apart():
+    """12 and 16 words beside the reference's 10: gains of 2 and 6, not twice their mean."""
+    found = rows_of(("N = 8", "study", 12.0), ("N = 8, drawn anew", "study", 16.0))
+    change = benchmark_report.differences(benchmark_report.of_results(found, ["words"]))
+    gains = {"N = 8: Jeffreys": 2.0, "N = 8, drawn anew: Jeffreys": 6.0}
+    assert change.set_index("policy")["mean"].to_dict() == gains
+    alone = rows_of(("N = 8", "study", 12.0))
+    assert "Jeffreys" in set(benchmark_report.of_results(alone, ["words"])["policy"])
+
+
+def test_rows_of_two_profiles_are_refused():
+    """Prompt 0 of one profile is another document than prompt 0 of the other: no pairs."""
+    found = rows_of(("N = 4", "laptop", 12.0), ("N = 8", "study", 16.0))
+    with pytest.raises(ValueError, match="profiles laptop and study have different prompts"):
+        benchmark_report.of_results(found, ["words"])

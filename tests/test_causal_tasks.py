@@ -145,8 +145,8 @@ def test_two_steps_on_a_task(name, folders):
 
 
 def test_a_model_without_a_chat_format_stops_at_a_line_s_end():
-    """In plain lines a line break ends the reply, beside the model's own end token; a model with a
-    format keeps its own ends."""
+    """In plain lines a line break ends the reply, beside the model's own end token, also of a copy;
+    the model that was given ends where it did, and one with a format keeps its own ends."""
     tokenizer = tiny.tokenizer()
     tokenizer.add_tokens(["\n"])
     model = tiny.gemma()
@@ -154,6 +154,8 @@ def test_a_model_without_a_chat_format_stops_at_a_line_s_end():
         plain = chat.policy(model, tokenizer, max_new_tokens=4)
     (line_break,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
     assert plain.end_tokens.tolist() == [1, line_break]
+    assert plain.trainable_copy(2).model.generation_config.eos_token_id == [1, line_break]
+    assert model.generation_config.eos_token_id == 1
     tokenizer.chat_template = "said {{ messages[0]['content'] }} told"
     assert chat.policy(tiny.gemma(), tokenizer).end_tokens.tolist() == [1]
 

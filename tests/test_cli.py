@@ -51,7 +51,7 @@ def calls(monkeypatch) -> list[tuple]:
         ("fetch", ("fetch", None)),
         ("fetch xsum bbc", ("fetch", ["xsum", "bbc"])),
         ("prepare", ("prepare", False, None)),
-        ("prepare --retrain --only reward", ("prepare", True, "reward")),
+        ("prepare --retrain --only xsum_reward", ("prepare", True, "xsum_reward")),
         ("run divergences", ("run", "divergences", "laptop", None)),
         ("run 02 --profile study --workers 2", ("run", "divergences", "study", 2)),
         ("study", ("study", "laptop", [], None)),

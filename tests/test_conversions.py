@@ -134,6 +134,14 @@ def test_an_int8_export_becomes_the_same_t5(tiny, tmp_path):
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)
 
 
+def test_a_conversion_leaves_the_caller_s_configuration_alone(tiny, tmp_path):
+    """Its tie is loosened in what is saved, not in what was handed over."""
+    config = tiny_config()
+    before = config.to_dict()
+    conversions.save_t5(tiny[1], config, tmp_path)
+    assert config.to_dict() == before and before["tie_word_embeddings"]
+
+
 def test_a_missing_weight_is_named(tiny, tmp_path):
     _, graphs = tiny
     del graphs["decoder"].node[-2]  # the head; the last is the one without a weight

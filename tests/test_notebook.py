@@ -9,6 +9,7 @@ from typing import Literal
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 from pydantic import BaseModel, Field
 
@@ -140,6 +141,48 @@ def test_a_failed_check_does_not_count_as_the_first():
     for _ in range(2):
         with pytest.raises(ParameterError, match="`step` is no parameter"):
             parameters(namespace, Parameters)
+
+
+DEFAULTS, INJECTED, ASKS = (
+    "seed: int = 0\nsteps: int = 8",
+    "# Parameters\nsteps = 5\n",
+    "parameters()",
+)
+
+
+@pytest.mark.parametrize(
+    ("ran", "lost"),
+    [
+        ([DEFAULTS, ASKS], False),  # nothing was given
+        ([DEFAULTS, INJECTED, ASKS], False),  # papermill's place behind a tagged cell
+        ([INJECTED, DEFAULTS, ASKS], True),  # its place where no cell is tagged
+        ([INJECTED, "import os", DEFAULTS, ASKS], True),
+        ([INJECTED, "seed = 1", ASKS], False),  # another name
+    ],
+)
+def test_a_given_value_that_the_defaults_overwrite_is_named(ran, lost):
+    """`In` holds the cells that ran, an empty one first and the asking one last."""
+    namespace = {**GOOD, "In": ["", *ran]}
+    if lost:
+        with pytest.raises(ParameterError, match="^`steps`: the given value was overwritten"):
+            parameters(namespace, Parameters)
+    else:
+        parameters(namespace, Parameters)
+        namespace["In"] += ["steps = 9", ASKS]  # in a live notebook whoever reads may change them
+        parameters(namespace, Parameters)
+
+
+def test_papermill_puts_values_before_all_cells_where_none_is_tagged(tmp_path):
+    """Which is how a tag that was lost shows: a kernel runs such a notebook to the error."""
+    ask = (
+        "from pydantic import BaseModel\nfrom bondlab.notebook import parameters\n"
+        "class Model(BaseModel):\n    steps: int\nprint(parameters(globals(), Model))"
+    )
+    book = write(tmp_path, "steps: int = 8", ask, tagged=0)
+    with pytest.raises(papermill.PapermillExecutionError, match="`steps`: the given value"):
+        papermill.execute_notebook(
+            book, None, {"steps": 5}, kernel_name="python3", language="python", progress_bar=False
+        )
 
 
 def test_ipython_prints_the_message_without_frames():

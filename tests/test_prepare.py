@@ -17,7 +17,7 @@ from bondlab.__main__ import SHIPPED
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import EntailmentReward
 from bondlab.scorers import SCORERS
-from bondlab.supervised import BASE, Supervised
+from bondlab.supervised import BASE, WEIGHTS, Supervised
 
 TOY = Supervised(steps=40, batch=4, learning_rate=2e-2, rank=4, warmup=4, check_every=20)
 
@@ -242,7 +242,7 @@ def toy_assets(monkeypatch, tmp_path):
     }
     monkeypatch.setattr(assets, "dataset", data.__getitem__)
     monkeypatch.setattr(models, "load", lambda name=BASE: (tiny.t5(2), tiny.tokenizer()))
-    for module in (prepare, tasks):
+    for module in (prepare, supervised):
         monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights")
     short = dataclasses.replace(TOY, steps=3, check_every=3)
     monkeypatch.setattr(prepare.train_reference, "__defaults__", (short, None))
@@ -260,17 +260,17 @@ def toy_assets(monkeypatch, tmp_path):
 def test_prepare_makes_every_model_once(toy_assets, capsys):
     """From nothing all are trained and say so; then all are ready; `retrain` of one makes only
     that one anew; the task finds what was made and folds it in."""
-    with pytest.raises(FileNotFoundError, match="prepare --retrain"):
+    with pytest.raises(FileNotFoundError, match="prepare --only xsum_reference`"):
         tasks.xsum_reference("fp32")
     prepare.prepare()
-    trained = ["reference", "reward", *SCORERS]
+    trained = ["xsum_reference", "xsum_reward", *SCORERS]
     assert capsys.readouterr().out.splitlines() == [f"{name}: training" for name in trained]
     made = {path: path.stat().st_mtime_ns for path in toy_assets.glob("*/manifest.json")}
     assert {path.parent.name for path in made} == {"xsum_reference", "xsum_reward", *SCORERS}
     prepare.prepare()
     assert capsys.readouterr().out.splitlines() == [f"{name}: ready" for name in trained]
     assert all(path.stat().st_mtime_ns == before for path, before in made.items())
-    prepare.prepare(retrain=True, only="reward")
+    prepare.prepare(retrain=True, only="xsum_reward")
     changed = {path.parent.name for path, old in made.items() if path.stat().st_mtime_ns != old}
     assert changed == {"xsum_reward"}
     reference, reward = tasks.xsum_reference("fp32", max_new_tokens=5), tasks.xsum_reward("fp32")
@@ -285,7 +285,10 @@ def test_prepare_makes_every_model_once(toy_assets, capsys):
 
 
 def test_prepare_names_what_it_can_make():
-    """No model is called x; the message names those that there are, and so does the command."""
+    """A model is called as its folder is; none is called x, which the message tells by naming
+    those that there are. The command takes the same names."""
     assert set(SHIPPED) == set(prepare.makers())
-    with pytest.raises(ValueError, match=r"only must be one of \['chat_judge', .*'reward', .*'x'"):
+    assert set(SHIPPED) == {path.name for path in WEIGHTS.iterdir() if path.is_dir()}
+    known = r"only must be one of \['chat_judge', .*'xsum_reward'\], not 'x'"
+    with pytest.raises(ValueError, match=known):
         prepare.prepare(only="x")

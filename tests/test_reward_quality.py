@@ -9,7 +9,14 @@ import pandas as pd
 import pytest
 from scipy.special import logit
 
-from bondlab import reward_quality, reward_report, reward_tables, reward_texts, tasks
+from bondlab import (
+    reward_quality,
+    reward_report,
+    reward_tables,
+    reward_texts,
+    scorer_training,
+    tasks,
+)
 from bondlab.preferences import DIFFERENT, Judged
 from bondlab.reward_quality import TASKS
 from bondlab.scored_texts import Results
@@ -147,6 +154,15 @@ def samples(rewards: np.ndarray, judges: np.ndarray, **looks: np.ndarray) -> lis
             **{name: grid[b, k] for name, grid in looks.items()})
         for task in TASKS for b, k in np.ndindex(rewards.shape)
     ]  # fmt: skip
+
+
+def test_sources_go_by_name():
+    """Each scorer's calibration is on reviews of the source that it was trained on, and tables show
+    every source that texts are taken from."""
+    for series, source in reward_tables.TRAINED_ON.items():
+        assert scorer_training.SOURCES[f"sentiment_{series}"].endswith(source)
+    assert set(reward_tables.SOURCE_NAMES) == set(reward_texts.SOURCES)
+    assert set(reward_tables.TRAINED_ON) == set(reward_tables.SCORED)
 
 
 def test_looks_and_agreement_are_correlations_within_a_prompt():

@@ -92,7 +92,12 @@ def test_a_study_runs_executes_and_sums_up(lab, capsys):
 
 
 def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
-    """Results, code, weights, the notebook, its figures, the profile: each is changed in turn."""
+    """Results, code, weights, the notebook, its figures, the profile: each is changed in turn. Code
+    is what the notebook imports, be it under a condition, and what that imports in turn."""
+    uses = DRAW.format(name="two") + "if 0:\n    from bondlab.rules import bond\n"
+    lab.write("02_two", uses)
+    for file, code in (("rules", "def f():\n    from . import quantiles"), ("quantiles", "")):
+        (study.PACKAGE / f"{file}.py").write_text(code)
     study.study("smoke")
     first = lab.executed()
     study.study("smoke")
@@ -113,7 +118,11 @@ def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
     last = lab.executed()["02_two"]
     assert last > third["02_two"]
 
-    for file in ("rules.py", "weights/adapter/model.safetensors"):
+    (study.PACKAGE / "plots.py").write_text("x = 1")  # which the notebook does not use
+    study.study("smoke", only=["two"])
+    assert lab.executed()["02_two"] == last
+
+    for file in ("quantiles.py", "rules.py", "weights/adapter/model.safetensors"):
         (study.PACKAGE / file).write_text("x = 1")
         study.study("smoke", only=["two"])
         assert lab.executed()["02_two"] > last
@@ -121,6 +130,45 @@ def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
 
     study.study("paper", only=["two"])
     assert set(lab.executed("paper")) == {"02_two"}
+
+
+def imported(code: str) -> set[str]:
+    return {path.stem for path in study._imported(code)} - {"__init__"}
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("import torch, bondlab.rules\nfrom pydantic import BaseModel", {"rules"}),
+        ("from bondlab import plots as p, exact\nfrom bondlab.notebook import show",
+         {"plots", "exact", "notebook"}),
+        ("from bondlab import Config, j_bond, train", {"config", "algorithms", "training"}),
+        ("from .archives import AssetError\nfrom . import corpora", {"archives", "corpora"}),
+        ("x = 1", set()),
+    ],
+)  # fmt: skip
+def test_modules_are_found_by_every_form_of_import(code, names):
+    """Names of the package's face stand for the modules that they come from."""
+    assert imported(code) == names
+
+
+@pytest.mark.parametrize("code", ["import bondlab", "from bondlab import *", "%time x = 1"])
+def test_what_does_not_say_what_it_uses_depends_on_every_module(code):
+    assert imported(code) > {"rules", "study", "trainer"}
+
+
+def test_a_notebook_depends_on_what_it_uses():
+    """Notebook 00 draws no run's results; 08 trains, though it imports the package's face alone;
+    what decides claims needs nothing that measures benchmarks."""
+    folder = paths.repository_root() / "notebooks"
+    exact, own = (
+        {path.stem for path in study.modules_of(next(folder.glob(f"{number}_*.ipynb")))}
+        for number in ("00", "08")
+    )
+    assert {"exact", "rules", "canvas"} <= exact and "alignment_report" not in exact
+    assert {"trainer", "bank", "own_model"} <= own and "exact" not in own
+    decides = (study.PACKAGE / "alignment_decisions.py").read_text()
+    assert imported(decides) == {"frontier", "decisions", "measures"}
 
 
 def test_a_failing_notebook_is_reported_and_the_rest_goes_on(lab, capsys):

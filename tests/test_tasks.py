@@ -213,6 +213,16 @@ def test_the_tiny_task_is_always_the_same():
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
 
 
+def test_two_tasks_are_kept():
+    """Asked for in turn, as a notebook does that compares two, neither is loaded again; a third
+    takes the place of the one not used for longest."""
+    chosen = [TaskSettings(name="tiny", train=train, evaluate=2) for train in (3, 4, 5)]
+    first, second = (tasks.build(settings, "fp32") for settings in chosen[:2])
+    assert tasks.build(chosen[0], "fp32") is first and tasks.build(chosen[1], "fp32") is second
+    tasks.build(chosen[2], "fp32")
+    assert tasks.build(chosen[1], "fp32") is second and tasks.build(chosen[0], "fp32") is not first
+
+
 def test_limits_left_open_are_the_task_s_own():
     """A number given stands, the other is the default of `LIMITS`; written settings hold both."""
     given = {"name": "tiny_causal", "train": 3, "evaluate": 2, "completion_tokens": 5}

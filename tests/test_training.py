@@ -673,11 +673,11 @@ def test_a_run_s_folder_may_begin_at_home(runs, tmp_path, monkeypatch):
     assert not (tmp_path / "~").exists()
 
 
-def test_each_accelerator_keeps_its_precision():
+def test_each_accelerator_keeps_its_precision(monkeypatch):
     """A notebook may train in bfloat16 and then in float32, with both still alive: whichever was
     made last, and whatever accelerator the caller has, each computes products as it was asked to.
     """
-    AcceleratorState._reset_state()
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # the process's own stays
     theirs = Accelerator(mixed_precision="bf16")
     made = [(p, device.accelerator(p)) for p in ("bf16", "fp32", "bf16", "fp32")]
     for precision, accelerator in made:
@@ -687,7 +687,6 @@ def test_each_accelerator_keeps_its_precision():
             )
         assert product.dtype == device.dtype(precision)
     assert theirs.mixed_precision == "bf16"
-    AcceleratorState._reset_state()
 
 
 @pytest.mark.parametrize("mode", ["highest", "medium"])

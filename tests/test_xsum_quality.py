@@ -258,7 +258,7 @@ def test_retraining_comes_before_the_run_is_named(folders, monkeypatch):
     old = xsum_quality.results("laptop").manifest["run"]
     assert xsum_quality.results("laptop").manifest["run"] == old and len(calls) == 1
     assert xsum_quality.results("laptop", retrain=True).manifest["run"] != old and len(calls) == 2
-    assert trained == ["reference", "reward"]
+    assert trained == ["xsum_reference", "xsum_reward"]
 
 
 @pytest.mark.parametrize("profile", ["shipped", "smoke", "paper"])
