@@ -9,7 +9,6 @@ steps that are too large raise all three. The paper shows held-out articles only
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -65,12 +64,12 @@ def changes(profile: Profile, workers: int | None = None) -> pd.DataFrame:
 def _of(spec: Spec, found: RunFolder) -> pd.DataFrame:
     """kind, prompt and change of one finished run; kept in its folder."""
     task, config = spec.build(), spec.config
-    prompts = task.train_prompts[: len(task.eval_prompts)]
+    stored = banks(task, spec.algorithm, config)[0]
+    prompts = stored.prompts[: len(task.eval_prompts)]
     precision = device.resolve(config.precision)
     again = BankFolder.of(
         paths.runs_folder() / "banks", task, prompts, config.bank_samples, STREAM, precision
     )
-    stored = replace(banks(task, spec.algorithm, config)[0], wanted=None)
     path = found.path / f"forward-{digest([stored.path.name, again.path.name])}.parquet"
     if not path.exists():
         policy = train(task, spec.algorithm, config, found.path.parent).policy

@@ -2,14 +2,13 @@
 
 The reference does not move, so its completions of a prompt serve every N, beta and seed: Best-of-N
 draws and quantile draws are random subsets of the bank. Stored in parts of a few prompts each, so
-an interrupted bank goes on where it stopped, several processes may fill one, and only the parts
-that a run will read are drawn.
+an interrupted bank goes on where it stopped, and several processes may fill one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,15 +30,10 @@ PROMPTS_A_PART = 8
 
 @dataclass(frozen=True)
 class Bank:
-    """M completions of each of B prompts and their rewards [B, M].
-
-    `place` [P] holds the row of each prompt of a longer list, -1 where none was drawn; None where
-    prompts and rows are the same.
-    """
+    """M completions of each of B prompts and their rewards [B, M]."""
 
     completions: Completions
     rewards: Tensor
-    place: Tensor | None = None
 
     def subset(
         self, prompts: Tensor, sizes: Sequence[int], generator: torch.Generator
@@ -58,26 +52,20 @@ class Bank:
                 "raise bank_samples"
             )
         order = torch.rand(len(prompts), available, generator=generator).argsort(1)
-        rows = prompts if self.place is None else self.place[prompts]
         where = self.completions.tokens.device
-        completions = self.completions.rows(rows.to(where))
+        completions = self.completions.rows(prompts.to(where))
         parts = order[:, : sum(sizes)].split(list(sizes), 1)
-        return [(completions.take(p.to(where)), self.rewards[rows].gather(1, p)) for p in parts]
+        return [(completions.take(p.to(where)), self.rewards[prompts].gather(1, p)) for p in parts]
 
 
 @dataclass(frozen=True)
 class BankFolder:
-    """A bank on disk; `path` is named by a hash of what determines the samples.
-
-    Args:
-        wanted: numbers of the prompts that will be read, whose parts are drawn; None is all.
-    """
+    """A bank on disk; `path` is named by a hash of what determines the samples."""
 
     path: Path
     prompts: Sequence[str]
     samples: int
     seed: int
-    wanted: frozenset[int] | None = None
 
     @classmethod
     def of(
@@ -88,7 +76,6 @@ class BankFolder:
         samples: int,
         seed: int,
         precision: str,
-        wanted: Iterable[int] | None = None,
     ) -> BankFolder:
         """The folder for `samples` completions a prompt of the task's reference.
 
@@ -106,14 +93,12 @@ class BankFolder:
             "weights": str(next(model.parameters()).dtype),
             "precision": precision,
         }
-        wanted = None if wanted is None else frozenset(wanted)
-        return cls(parent / results.digest(identity), list(prompts), samples, seed, wanted)
+        return cls(parent / results.digest(identity), list(prompts), samples, seed)
 
     @property
-    def parts(self) -> list[int]:
-        """Numbers of the parts that are wanted."""
-        wanted = range(len(self.prompts)) if self.wanted is None else self.wanted
-        return sorted({number // PROMPTS_A_PART for number in wanted})
+    def parts(self) -> range:
+        """Numbers of the parts."""
+        return range(-(-len(self.prompts) // PROMPTS_A_PART))
 
     def missing(self) -> list[int]:
         """The parts not yet drawn."""
@@ -125,7 +110,7 @@ class BankFolder:
         Raises:
             ValueError: the model gives NaN.
         """
-        prompts = [self.prompts[i] for i in self._numbers(part)]
+        prompts = self.prompts[part * PROMPTS_A_PART : (part + 1) * PROMPTS_A_PART]
         generator, model = seeded(self.seed, "bank", part), task.model.to(accelerator.device)
         with accelerator.autocast():
             drawn, rewards = draw(model, task.reward, prompts, self.samples, generator)
@@ -149,7 +134,7 @@ class BankFolder:
         return self.load()
 
     def load(self) -> Bank:
-        """The bank as far as it is wanted, verified.
+        """The whole bank, verified.
 
         Raises:
             ValueError: a part is missing or damaged (a damaged one is removed, to be drawn again).
@@ -160,20 +145,7 @@ class BankFolder:
         completions = concatenate(
             [Completions(p["tokens"].long(), p["mask"], p["log_probs"]) for p in parts], dim=0
         )
-        return Bank(completions, torch.cat([p["rewards"] for p in parts]), self._place())
-
-    def _place(self) -> Tensor | None:
-        numbers = [number for part in self.parts for number in self._numbers(part)]
-        if len(numbers) == len(self.prompts):
-            return None
-        place = torch.full([len(self.prompts)], -1)
-        place[numbers] = torch.arange(len(numbers))
-        return place
-
-    def _numbers(self, part: int) -> range:
-        """Numbers of the prompts of a part."""
-        start = part * PROMPTS_A_PART
-        return range(start, min(start + PROMPTS_A_PART, len(self.prompts)))
+        return Bank(completions, torch.cat([p["rewards"] for p in parts]))
 
     def _load(self, part: int) -> dict[str, Tensor]:
         path = self._file(part)

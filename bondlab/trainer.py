@@ -47,6 +47,8 @@ class Trainer:
     ) -> None:
         self.task, self.algorithm, self.config, self.run = task, algorithm, config, run
         self.folders = folders
+        numbers = passing(len(task.train_prompts), config)
+        self._rows = {number: row for row, number in enumerate(numbers)}  # of the bank
         self.accelerator = device.accelerator(config.precision)
         # Without dropout, also where the caller trained the model before.
         self.reference = task.model.to(self.accelerator.device).eval()
@@ -149,7 +151,7 @@ class Trainer:
     ) -> list[tuple[Completions | None, Tensor]]:
         """Best-of-N draws and quantile draws, disjoint: from the bank, or anew; none if none."""
         sizes = [self.algorithm.anchor_draws, self.algorithm.quantile_draws]
-        source, rows = self.bank, torch.tensor(index)
+        source, rows = self.bank, torch.tensor([self._rows[i] for i in index])
         if not any(sizes):
             return [(None, torch.zeros(len(texts), 0))] * 2
         if source is None:
@@ -276,6 +278,17 @@ class Trainer:
                 parameter.copy_(value)
         self.quantiles.load(state["quantiles"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def passing(total: int, config: Config) -> list[int]:
+    """Numbers of the training prompts that a run reads: all of them, in order, if its passes do.
+
+    Otherwise as they pass by, each once.
+    """
+    places = config.steps * config.prompts_per_step
+    if places >= total:
+        return list(range(total))
+    return prompts_at(range(places), total, config.seed)
 
 
 def prompts_at(places: range, total: int, seed: int) -> list[int]:

@@ -28,7 +28,7 @@ from bondlab.config import Config
 from bondlab.language_model import LanguageModel
 from bondlab.results import RunFolder, digest
 from bondlab.tasks import Task
-from bondlab.trainer import Trainer, prompts_at
+from bondlab.trainer import Trainer, passing
 
 
 class Run:
@@ -73,6 +73,8 @@ def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
 def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     """The reference's stored samples that a run reads: of training prompts, of held-out prompts.
 
+    No more training prompts have samples than pass by: a reward may cost money.
+
     The held-out ones come from another stream of random numbers, and stand alone where the
     training samples are drawn anew at each step or the algorithm wants none.
 
@@ -80,15 +82,11 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
         ValueError: the training bank is too small for the algorithm.
     """
     parent, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
-    total, places = len(task.train_prompts), config.steps * config.prompts_per_step
-    wanted = prompts_at(range(places), total, config.seed) if places < total else None
-    kinds = [
-        (task.train_prompts, config.bank_samples, wanted),
-        (task.eval_prompts, config.evaluation_bank, None),
-    ]
+    read = [task.train_prompts[i] for i in passing(len(task.train_prompts), config)]
+    kinds = [(read, config.bank_samples), (task.eval_prompts, config.evaluation_bank)]
     training, held_out = (
-        BankFolder.of(parent, task, prompts, samples, seed, precision, read)
-        for seed, (prompts, samples, read) in enumerate(kinds)
+        BankFolder.of(parent, task, prompts, samples, seed, precision)
+        for seed, (prompts, samples) in enumerate(kinds)
     )
     wanted = algorithm.anchor_draws + algorithm.quantile_draws
     if config.fresh or algorithm.anchor_moves or not wanted:

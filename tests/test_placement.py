@@ -195,7 +195,7 @@ def test_weights_of_rules_on_the_device(where):
 
 @pytest.mark.parametrize("family", MAKERS)
 def test_adapters_are_saved_from_the_device(family, where, tmp_path):
-    """What `save_adapter` writes makes the policy again on a model that lives on the processor, to bfloat16's rounding."""
+    """What `save_adapter` writes, in bfloat16, makes the policy again on the processor."""
     policy = language_model(family).to(where).trainable_copy(2)
     with torch.no_grad():
         for parameter in policy.trainable():

@@ -703,49 +703,27 @@ def test_a_bf16_run_leaves_the_process_as_it_was(runs, mode):
 
 
 def test_only_prompts_that_will_pass_by_are_scored():
-    """2 steps of 3 prompts out of 400 read 6 of them: no more than their parts of 8 are drawn, 8
-    samples each, beside the 4 x 4 of the held-out prompts and the 4 x 2 that the policy draws for
-    each evaluation and step. The bank's rows are those of the full bank's prompts."""
-    asked = []
+    """2 steps of 3 prompts out of 400 read 6 of them: the bank has 8 samples of these 6 and of no
+    other, each with its own: a prompt's samples are those that the bank scored for it."""
+    asked: dict[str, list[str]] = {}
 
     def reward(prompts, completions):
-        asked.append(sum(map(len, completions)))
+        asked.update(zip(prompts, completions, strict=True))
         return taste(prompts, completions)
 
     many = dataclasses.replace(
         task_of(reward=reward), train_prompts=tiny.documents(400, seed=9), identity={"name": "many"}
     )
-    trainer = trainer_of(task=many, config=configured(steps=2, evaluate_every=9))
-    index = trainer._prompts()
-    parts = {i // 8 for step in (0, 1) for i in _at(trainer, step)}
-    assert len(trainer.bank.rewards) == 8 * len(parts) <= 48 and sum(asked) == 64 * len(parts)
-    whole = dataclasses.replace(trainer.folders[0], wanted=None)
-    full = whole.filled(many, trainer.accelerator)
-    found, expected = (
-        bank.subset(torch.tensor(index), [4], torch.Generator().manual_seed(0))[0]
-        for bank in (trainer.bank, full)
-    )
-    assert torch.equal(found[0].tokens, expected[0].tokens)
-    assert torch.equal(found[1], expected[1])
-
-
-def _at(trainer: Trainer, step: int) -> list[int]:
-    trainer.step, before = step, trainer.step
-    index, trainer.step = trainer._prompts(), before
-    return index
-
-
-def test_a_longer_run_draws_what_a_shorter_one_left():
-    """The bank of a run of 1 step serves one of 4, which draws the parts that are missing."""
-    many = dataclasses.replace(
-        task_of(), train_prompts=tiny.documents(400, seed=9), identity={"name": "many"}
-    )
-    short, long = (
-        trainer_of(task=many, config=configured(steps=steps)).folders[0] for steps in (1, 4)
-    )
-    assert short.path == long.path and set(short.parts) < set(long.parts)
-    short.filled(many, device.accelerator("fp32"))
-    assert set(long.missing()) == set(long.parts) - set(short.parts)
+    trainer = trainer_of(task=many, config=configured(steps=2))
+    assert trainer.bank is not None
+    read = []
+    for trainer.step in (1, 0):
+        read += trainer._prompts()
+    assert set(asked) == {many.train_prompts[i] for i in read} and len(asked) == 6
+    texts = [many.train_prompts[i] for i in read[3:]]
+    (drawn, _), _ = trainer._anchor_draws(read[3:], texts, trainer.policy.encode(texts))
+    for prompt, found in zip(texts, many.model.decode(drawn), strict=True):
+        assert set(found) <= set(asked[prompt])
 
 
 def checkpointing(task: Task) -> Task:
