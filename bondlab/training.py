@@ -157,7 +157,8 @@ def _loop(trainer: Trainer, run: RunFolder) -> None:
             trainer.save()
         bar.update()
     bar.close()
-    run.mark("finished", time.perf_counter() - started)
+    kinds = [kind for folder in folders for kind in folder.kinds]
+    run.mark("finished", time.perf_counter() - started, kinds)
 
 
 def _start(trainer: Trainer, held_out: BankFolder) -> pd.DataFrame:
