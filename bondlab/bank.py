@@ -117,7 +117,7 @@ class BankFolder:
             "rewards": rewards,
         }
         data = save_tensors({name: x.cpu().contiguous() for name, x in tensors.items()})
-        self._note_kind()
+        self.note_kind()
         checkpoints.write_atomically(self._file(part), data)
         text = hashlib.sha256(data).hexdigest()
         checkpoints.write_atomically(self._digest_file(part), text.encode())
@@ -128,7 +128,8 @@ class BankFolder:
         path = self.path / "kinds.json"
         return json.loads(path.read_text()) if path.exists() else []
 
-    def _note_kind(self) -> None:
+    def note_kind(self) -> None:
+        """Keep the kind of this machine, which something is about to be kept from."""
         kinds = list(dict.fromkeys([*self.kinds, device.kind()]))
         if kinds != self.kinds:
             checkpoints.write_atomically(self.path / "kinds.json", json.dumps(kinds).encode())

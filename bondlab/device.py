@@ -85,7 +85,7 @@ def kind() -> str:
         name = f"{cpu['vendor_id']} family {cpu['cpu family']} model {cpu['model']}"
     accelerator = torch.accelerator.current_accelerator()
     where = f"{accelerator.type} of " if accelerator else ""
-    return f"{where}{name}: {', '.join(instructions())}"
+    return f"{where}{name}: {', '.join(i for i in instructions() if i != 'avx2')}"
 
 
 def describe() -> dict[str, object]:

@@ -129,7 +129,7 @@ def _pickled(value: object, path: str) -> Parts:
         raise Unnamed(path, f"a {type(value).__name__}") from None
     yield type(value), path
     if isinstance(reduced, str):  # a global's name
-        yield reduced
+        yield f"{getattr(value, '__module__', None)}.{reduced}"
         return
     make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
     yield make, path
@@ -140,8 +140,8 @@ def _pickled(value: object, path: str) -> Parts:
         yield item, f"{path}[{key!r}]"
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
         state = {**(state[0] or {}), **state[1]}  # of a class with slots
-    if isinstance(state, dict) and all(isinstance(name, str) for name in state):
-        yield from named(_settings(value, state), path)
+    if state is None or isinstance(state, dict) and all(isinstance(name, str) for name in state):
+        yield from named(_settings(value, state or {}), path)
     else:
         yield state, path
 
@@ -251,6 +251,17 @@ def _(value: functools.partial, path: str) -> Parts:
     yield from named(vars(value), path)
 
 
+@parts.register(types.GetSetDescriptorType)
+@parts.register(types.MemberDescriptorType)
+@parts.register(types.MethodDescriptorType)
+@parts.register(types.WrapperDescriptorType)
+@parts.register(types.ClassMethodDescriptorType)
+@parts.register(torch.layout)
+@parts.register(torch.memory_format)
+def _(value: object, path: str) -> Parts:
+    yield getattr(value, "__qualname__", None) or str(value)
+
+
 @parts.register(staticmethod)
 @parts.register(classmethod)
 @parts.register(property)
@@ -263,7 +274,7 @@ def _(value: object, path: str) -> Parts:
 @parts.register
 def _(value: type, path: str) -> Parts:
     """A library's class by its name, any other by its bases, methods and attributes."""
-    if source.library(value.__module__):
+    if source.library_class(value):
         yield f"{value.__module__}.{value.__qualname__}"
         return
     yield value.__qualname__

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
+_MADE_BY_CODE = 1 << 9  # Python's flag of classes that are no part of compiled code
+
 
 @functools.cache
 def installed(file: str | None) -> bool:
@@ -42,6 +44,16 @@ def library(module: str | None) -> bool:
     folders = iter(getattr(found, "__path__", ()))
     file = getattr(found, "__file__", None) or next(folders, None)
     return origin in ("built-in", "frozen") or installed(file)
+
+
+def library_class(kind: type) -> bool:
+    """Whether a class is a library's own; not one that its functions made of a user's settings."""
+    if not kind.__flags__ & _MADE_BY_CODE:
+        return True
+    found = sys.modules.get(kind.__module__) if library(kind.__module__) else None
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
 
 
 def text(code: types.CodeType) -> str | None:

@@ -172,5 +172,6 @@ def _start(trainer: Trainer, held_out: BankFolder) -> pd.DataFrame:
         return trainer.evaluate()
     path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
     if not path.exists():
+        held_out.note_kind()
         checkpoints.write_atomically(path, trainer.evaluate().to_parquet(index=False))
     return pd.read_parquet(path)
