@@ -72,7 +72,7 @@ class Algorithm:
                 f"the rule returned weights {tuple(weights.shape)}, expected [B, N+K] = {expected}"
             )
         # No wait for a device: scores, and so the weights, are on the processor.
-        most = int((weights[:, :n] != 0).sum(1).max()) if n else 0
+        most = int((weights[:, :n].abs() > 0).sum(1).max()) if n else 0
         if most > self.trained_draws:
             raise ValueError(
                 f"the rule weighs {most} of a prompt's {n} anchor completions, but trained_draws "

@@ -14,13 +14,14 @@ attributes looked up by a computed name, hooks on modules, an installed package'
 from __future__ import annotations
 
 import builtins
+import copyreg
 import functools
 import hashlib
 import inspect
 import json
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MappingView
 
 import numpy as np
 import torch
@@ -116,6 +117,8 @@ def parts(value: object, path: str) -> Parts:
     elif type(value) in (set, frozenset):
         walk = _Walk()  # names of their own, since the order of a set is not the same everywhere
         yield from sorted(walk.name(item, f"{path}{{}}") for item in value)
+    elif isinstance(value, MappingView):
+        yield list(value), path
     elif type(value) in (bytes, bytearray):
         yield hashlib.sha256(value).hexdigest()
     else:
@@ -123,8 +126,9 @@ def parts(value: object, path: str) -> Parts:
 
 
 def _pickled(value: object, path: str) -> Parts:
+    reduce = copyreg.dispatch_table.get(type(value), lambda value: value.__reduce_ex__(4))
     try:
-        reduced = value.__reduce_ex__(4)
+        reduced = reduce(value)
     except Exception:  # whatever an object raises that was not made to be copied
         raise Unnamed(path, f"a {type(value).__name__}") from None
     yield type(value), path
@@ -148,9 +152,13 @@ def _pickled(value: object, path: str) -> Parts:
 
 def _settings(value: object, state: Mapping[str, object]) -> dict[str, object]:
     """An object's attributes without those that it works out itself when they are asked for."""
-    cached = functools.cached_property
-    kind = type(value)
-    return {k: v for k, v in state.items() if not isinstance(getattr(kind, k, None), cached)}
+    kind, cached = type(value), functools.cached_property
+    counted = {"call_count"} if source.library_class(kind) else set()  # as transformers' pipelines
+    return {
+        name: held
+        for name, held in state.items()
+        if name not in counted and not isinstance(getattr(kind, name, None), cached)
+    }
 
 
 @parts.register
@@ -180,7 +188,10 @@ def _(value: np.ndarray, path: str) -> Parts:
 @parts.register
 def _(value: types.FunctionType, path: str) -> Parts:
     code, space = value.__code__, value.__globals__
-    yield (value.__defaults__, value.__kwdefaults__), path
+    given = value.__defaults__ or ()
+    optional = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
+    defaults = dict(zip(optional, given, strict=True)) | (value.__kwdefaults__ or {})
+    yield from named(defaults, path)
     yield from named(vars(value), path)
     own = source.stored(code)
     for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):

@@ -49,20 +49,21 @@ def _(value: pd.DataFrame | pd.Series | pd.Index, path: str) -> Parts:
 @parts.register
 def _(value: LanguageModel, path: str) -> Parts:
     """The distribution that it samples from; a copy of the head in float32 is working memory."""
-    yield from named(
-        {
-            "model": value.model,
-            "tokenizer": value.tokenizer,
-            "template": value._function or value.template,
-            "limits": [value.max_prompt_tokens, value.max_new_tokens],
-            "temperature": float(value.temperature),
-            "end_tokens": value.end_tokens,
-            "pad_token": value.pad_token,
-        },
-        path,
-    )
+    known = {
+        "model": value.model,
+        "tokenizer": value.tokenizer,
+        "template": value._function or value.template,
+        "max_prompt_tokens": value.max_prompt_tokens,
+        "max_new_tokens": value.max_new_tokens,
+        "temperature": float(value.temperature),
+        "end_tokens": value.end_tokens,
+        "pad_token": value.pad_token,
+    }
+    yield from named(known, path)
     if type(value) is not LanguageModel:  # a user's own kind
         yield type(value), path
+        own = {k: v for k, v in vars(value).items() if k not in STATE and not k.startswith("_")}
+        yield from named({k: v for k, v in own.items() if k not in known}, path)
 
 
 @parts.register

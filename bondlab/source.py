@@ -59,8 +59,11 @@ def library_class(kind: type) -> bool:
 def text(code: types.CodeType) -> str | None:
     """A function's text without comments and docstrings, or None.
 
-    Only where the file still holds what runs: it may have been edited since it was imported.
+    Only where the file still holds what runs: it may have been edited since it was imported. A
+    notebook's cells are in no file: other processes, which share its work, could not read them.
     """
+    if not Path(code.co_filename).exists():
+        return None
     try:
         lines, _ = inspect.findsource(code)
         if code.co_name == "<lambda>" or code not in _compiled("".join(lines)):

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, pipeline
 
 from bondlab import fingerprint, model_fingerprints, rules, tiny  # noqa: F401
 from bondlab.fingerprint import Unnamed, of
@@ -262,11 +264,14 @@ def test_plain_values_differ_where_they_differ():
     values = [
         None, True, 1, 1.0, 1j, "1", b"1", [1], (1,), {1}, frozenset({1}), {1: 1}, [[1], 2],
         [1, [2]], -0.0, 0.0, float("nan"), [1, 2], [2, 1], {"a": 1, "b": 2}, {"b": 2, "a": 1}, ...,
-        Path("a"), Path("b"), np.float32(1), np.random.default_rng(0), np.random.default_rng(1),
+        Path("a"), Path("b"), re.compile("a"), re.compile("b"), "a".count, "b".count,
+        np.float32(1), np.random.default_rng(0), np.random.default_rng(1),
     ]  # fmt: skip
     names = [of(value) for value in values]
     assert len(set(names)) == len(values)
     assert of({"c", "a", "b"}) == of({"a", "b", "c"})
+    words = {"b": 1, "a": 2}
+    assert of(words.keys()) == of({"b": 3, "a": 4}.keys()) != of(words.values())
 
 
 def test_tensors_and_tables_count_by_type_shape_and_content():
@@ -276,7 +281,8 @@ def test_tensors_and_tables_count_by_type_shape_and_content():
         torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3).bfloat16(), torch.zeros(()),
         torch.ones(()), torch.zeros(0), torch.eye(2), torch.eye(2).to_sparse(),
         torch.tensor(True), np.zeros((2, 3)), np.zeros((3, 2)), np.zeros(()), np.ones(()),
-        np.array(["a"]), np.array(["b"], dtype=object), np.array(["2020-01-01"], "M8[D]"),
+        np.add, np.multiply, np.array(["a"]), np.array(["b"], dtype=object),
+        np.array(["2020-01-01"], "M8[D]"),
         pd.DataFrame({"a": [1, 2]}), pd.DataFrame({"b": [1, 2]}), pd.DataFrame({"a": [1.0, 2]}),
         pd.Series([1, 2]), pd.Series([1, 3]), pd.Series([1, 2], index=[1, 0]), pd.Index([1, 2]),
     ]  # fmt: skip
@@ -354,6 +360,25 @@ def test_modules_count_by_weights_buffers_and_attributes():
     ]
     assert len({changed(c) for c in same}) == 1
     assert len({changed(c) for c in [*same, *others]}) == 1 + len(others)
+
+
+def test_a_pipeline_of_transformers_has_a_name():
+    """A common way to write a reward: another weight is another name, using it is none."""
+    config = BertConfig(
+        vocab_size=len(tiny.tokenizer()), hidden_size=8, num_hidden_layers=1, num_labels=1,
+        num_attention_heads=1, intermediate_size=8,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    scorer = pipeline("text-classification", model=model, tokenizer=tiny.tokenizer())
+
+    def reward(prompts, completions):
+        return [[answer["score"] for answer in scorer(texts)] for texts in completions]
+
+    first = of(reward)
+    reward(["rain"], [["a dog", "fire"]])
+    assert of(reward) == first
+    model.classifier.bias.data.add_(1)
+    assert of(reward) != first
 
 
 def test_shipped_scorers_count_by_their_settings():
