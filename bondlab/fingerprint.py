@@ -23,7 +23,6 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, MappingView
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -173,20 +172,14 @@ def _(value: Tensor, path: str) -> Parts:
     yield from (str(value.dtype), str(list(value.shape)), hashlib.sha256(data).hexdigest())
 
 
-@parts.register
-def _(value: np.ndarray, path: str) -> Parts:
-    yield from (str(value.dtype), str(value.shape))
-    if value.dtype.hasobject:
-        yield value.tolist(), path
-    else:
-        yield hashlib.sha256(value.tobytes()).hexdigest()
-
-
 # -- code -----------------------------------------------------------------------------------------
 
 
 @parts.register
 def _(value: types.FunctionType, path: str) -> Parts:
+    if original := vars(value).get("_torchdynamo_orig_callable"):  # of torch.compile
+        yield from ("compiled", (original, path))
+        return
     code, space = value.__code__, value.__globals__
     given = value.__defaults__ or ()
     optional = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
@@ -267,10 +260,8 @@ def _(value: functools.partial, path: str) -> Parts:
 @parts.register(types.MethodDescriptorType)
 @parts.register(types.WrapperDescriptorType)
 @parts.register(types.ClassMethodDescriptorType)
-@parts.register(torch.layout)
-@parts.register(torch.memory_format)
 def _(value: object, path: str) -> Parts:
-    yield getattr(value, "__qualname__", None) or str(value)
+    yield value.__qualname__
 
 
 @parts.register(staticmethod)
@@ -291,12 +282,10 @@ def _(value: type, path: str) -> Parts:
     yield value.__qualname__
     yield value.__bases__, path
     code = (types.FunctionType, staticmethod, classmethod, property)
-    members = {k: v for k, v in vars(value).items() if isinstance(v, code) or not _special(k)}
-    yield from named(members, path)
-
-
-def _special(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__") or name == "_abc_impl"
+    for name, member in sorted(vars(value).items()):
+        if isinstance(member, code) or not (name.startswith("__") or name == "_abc_impl"):
+            yield name
+            yield member, f"{path}.{name}"
 
 
 @parts.register

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import torch
 from torch import nn
 from transformers import (
     GenerationConfig,
@@ -114,3 +115,20 @@ def _(value: PreTrainedTokenizerBase, path: str) -> Parts:
     else:
         own = {k: v for k, v in vars(value).items() if k not in _TOKENIZER_STATE}
         yield from named(own, path)
+
+
+# -- tensors of other kinds -----------------------------------------------------------------------
+
+
+@parts.register(torch.TypedStorage)
+@parts.register(torch.UntypedStorage)
+def _(value: torch.TypedStorage | torch.UntypedStorage, path: str) -> Parts:
+    raw = getattr(value, "_untyped_storage", value)
+    yield str(getattr(value, "dtype", None))
+    yield torch.empty(0, dtype=torch.uint8, device=raw.device).set_(raw), path
+
+
+@parts.register(torch.layout)
+@parts.register(torch.memory_format)
+def _(value: torch.layout | torch.memory_format, path: str) -> Parts:
+    yield str(value)
