@@ -237,17 +237,6 @@ def _(value: types.BuiltinFunctionType, path: str) -> Parts:
 
 
 @parts.register
-def _(value: _CACHED, path: str) -> Parts:
-    yield value.__wrapped__, path
-
-
-@parts.register
-def _(value: types.MethodType, path: str) -> Parts:
-    yield value.__func__, path
-    yield value.__self__, path
-
-
-@parts.register
 def _(value: functools.partial, path: str) -> Parts:
     yield value.func, path
     yield value.args, path
@@ -264,13 +253,15 @@ def _(value: object, path: str) -> Parts:
     yield value.__qualname__
 
 
+@parts.register(_CACHED)
+@parts.register(types.MethodType)
 @parts.register(staticmethod)
 @parts.register(classmethod)
 @parts.register(property)
 @parts.register(functools.cached_property)
 def _(value: object, path: str) -> Parts:
-    names = ("__func__", "fget", "fset", "func")
-    yield [getattr(value, name) for name in names if hasattr(value, name)], path
+    for name in ("__wrapped__", "__func__", "__self__", "fget", "fset", "func"):
+        yield getattr(value, name, None), path
 
 
 @parts.register
