@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bondlab import rules
 from bondlab.anchors import FROZEN, Anchor, Frozen, MovingAverage
+from bondlab.fingerprint import label
 from bondlab.quantiles import Learned
 from bondlab.rules import Scores
 
@@ -21,17 +22,20 @@ class Algorithm:
     """Who is sampled, how often, and which rule weighs the completions.
 
     Args:
-        rule: one of `rules`, called as rule(scores, **settings).
+        rule: one of `rules` or your own, called as rule(scores, **settings).
         settings: its hyper-parameters.
         anchor_draws: N, completions of the anchor the rule sees a prompt.
         policy_draws: K, completions of the policy a prompt.
         quantile_draws: M, further completions of the anchor that quantiles rest on.
         trained_draws: how many of the N can have a weight other than 0; only they are passed
-            through the policy.
+            through the policy. None: all.
         anchor: how the anchor, whose samples these are, follows the policy; see `anchors`.
         quantile_model: a model that learns quantiles from the M completions; None counts them.
         scores_anchor_draws: whether the rule wants the policy's log-probabilities of the N, too.
         scales_rewards: whether it wants rewards in units of their spread; see `spread`.
+
+    Raises:
+        ValueError: a number of draws below 0, or more trained than drawn.
     """
 
     rule: Callable[..., Tensor]
@@ -39,15 +43,42 @@ class Algorithm:
     anchor_draws: int = 0
     policy_draws: int = 0
     quantile_draws: int = 0
-    trained_draws: int = 0
+    trained_draws: int | None = None
     anchor: Anchor = FROZEN
     quantile_model: Learned | None = None
     scores_anchor_draws: bool = False
     scales_rewards: bool = False
 
+    def __post_init__(self) -> None:
+        if self.trained_draws is None:
+            object.__setattr__(self, "trained_draws", self.anchor_draws)
+        for name in ("anchor_draws", "policy_draws", "quantile_draws", "trained_draws"):
+            _check(f"{name} must not be negative", getattr(self, name) >= 0, getattr(self, name))
+        few = self.trained_draws <= self.anchor_draws
+        _check("trained_draws are some of the anchor_draws: take fewer", few, self.trained_draws)
+
     def weights(self, scores: Scores) -> Tensor:
-        """Weights [B, N+K] of one batch."""
-        return self.rule(scores, **self.settings)
+        """Weights [B, N+K] of one batch, in the type of the log ratio.
+
+        Raises:
+            ValueError: the rule returned another shape, or weighs more of a prompt's N than
+                `trained_draws`.
+        """
+        weights = self.rule(scores, **self.settings)
+        n = scores.anchor_rewards.shape[1]
+        expected = (len(scores.anchor_rewards), n + scores.policy_rewards.shape[1])
+        if tuple(weights.shape) != expected:
+            raise ValueError(
+                f"the rule returned weights {tuple(weights.shape)}, expected [B, N+K] = {expected}"
+            )
+        # No wait for a device: scores, and so the weights, are on the processor.
+        most = int((weights[:, :n].abs() > 0).sum(1).max()) if n else 0
+        if most > self.trained_draws:
+            raise ValueError(
+                f"the rule weighs {most} of a prompt's {n} anchor completions, but trained_draws "
+                f"is {self.trained_draws}, so some would be left out: set trained_draws={most}"
+            )
+        return weights.to(scores.log_ratio.dtype)
 
     @property
     def anchor_moves(self) -> bool:
@@ -56,15 +87,24 @@ class Algorithm:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What names this algorithm in a run's identity."""
-        named = {
-            "rule": self.rule.__name__,
-            **self.settings,
+        """What names this algorithm in a run's identity: all of the plan, code by what it computes.
+
+        Raises:
+            Unnamed: rule, settings or anchor hold something that has no name, such as a lock.
+        """
+        return {
+            "rule": label(self.rule, "rule"),
+            "settings": {
+                name: value if isinstance(value, (int, float, str)) else label(value, name)
+                for name, value in self.settings.items()
+            },
             "draws": [self.anchor_draws, self.policy_draws, self.quantile_draws],
-            "anchor": repr(self.anchor),
-            "quantiles": repr(self.quantile_model or "counted"),
+            "trained_draws": self.trained_draws,
+            "anchor": label(self.anchor, "anchor"),
+            "quantiles": label(self.quantile_model, "quantile_model"),
+            "scores_anchor_draws": self.scores_anchor_draws,
+            "scales_rewards": self.scales_rewards,
         }
-        return named | ({"rewards": "in units of their spread"} if self.scales_rewards else {})
 
 
 def bond(

@@ -8,6 +8,7 @@ an interrupted bank goes on where it stopped, and several processes may fill one
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, results
+from bondlab import checkpoints, device, fingerprint, results
 from bondlab.completions import Completions, Prompts, concatenate
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import Reward, score
@@ -80,15 +81,18 @@ class BankFolder:
         """The folder for `samples` completions a prompt of the task's reference.
 
         `precision`, "bf16" or "fp32", is that of the computation: log-probabilities depend on it.
+        A policy whose name was given may still have been given another template, limit or end.
         """
         model = task.model
         identity = {
             "results_version": results.RESULTS_VERSION,
-            **task.identity,
+            "task": task.identity,
             "prompts": results.digest(list(prompts)),
             "samples": samples,
             "seed": seed,
-            "law": [model.template, model.max_prompt_tokens, model.max_new_tokens],
+            "template": _template(model),
+            "limits": [model.max_prompt_tokens, model.max_new_tokens],
+            "ends": model.end_tokens.tolist(),
             "temperature": model.temperature,
             "weights": str(next(model.parameters()).dtype),
             "precision": precision,
@@ -123,6 +127,7 @@ class BankFolder:
             "rewards": rewards,
         }
         data = save_tensors({name: x.cpu().contiguous() for name, x in tensors.items()})
+        self.note_kind()
         checkpoints.write_atomically(self._file(part), data)
         text = hashlib.sha256(data).hexdigest()
         checkpoints.write_atomically(self._digest_file(part), text.encode())
@@ -132,6 +137,18 @@ class BankFolder:
         for part in tqdm(self.missing(), desc="reference samples", leave=False):
             self.fill(task, part, accelerator)
         return self.load()
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of machine that its parts were drawn on; see `device.kind`."""
+        path = self.path / "kinds.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    def note_kind(self) -> None:
+        """Keep the kind of this machine, which something is about to be kept from."""
+        kinds = list(dict.fromkeys([*self.kinds, device.kind()]))
+        if kinds != self.kinds:
+            checkpoints.write_atomically(self.path / "kinds.json", json.dumps(kinds).encode())
 
     def load(self) -> Bank:
         """The whole bank, verified.
@@ -160,6 +177,14 @@ class BankFolder:
 
     def _digest_file(self, part: int) -> Path:
         return self.path / f"part-{part:04d}.sha256"
+
+
+def _template(model: LanguageModel) -> str:
+    """A name of the template; one that has none of its own goes with the policy's."""
+    try:
+        return fingerprint.of(model.reader.template)
+    except fingerprint.Unnamed:
+        return "the policy's"
 
 
 def draw(

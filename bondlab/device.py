@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -58,11 +60,48 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@functools.cache
+def processor() -> dict[str, str]:
+    """What the processor is: vendor, family, model, name and the flags of its instructions.
+
+    On Linux from /proc/cpuinfo; elsewhere a name alone, as far as Python knows one.
+    """
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []
+    found = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    return {"model name": platform.processor() or platform.machine()} | found
+
+
+def instructions() -> list[str]:
+    """What torch computes with here, and which instructions round bfloat16 in their own way."""
+    flags = processor().get("flags", "").split()
+    found = [flag for flag in ("amx_bf16", "avx512_bf16", "avx2") if flag in flags]
+    return [torch.backends.cpu.get_cpu_capability(), *found]
+
+
+def kind() -> str:
+    """The kind of machine in a line: numbers are equal to the last digit on one kind alone."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpu = processor()
+    name = cpu["model name"]
+    if "vendor_id" in cpu:  # virtual machines give one processor several names
+        name = f"{cpu['vendor_id']} family {cpu['cpu family']} model {cpu['model']}"
+    accelerator = torch.accelerator.current_accelerator()
+    where = f"{accelerator.type} of " if accelerator else ""
+    return f"{where}{name}: {', '.join(i for i in instructions() if i != 'avx2')}"
+
+
 def describe() -> dict[str, object]:
     """What a manifest says of the machine."""
     cuda = place().type == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "kind": kind(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "processor": processor()["model name"],
+        "instructions": instructions(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "matmul": torch.get_float32_matmul_precision(),

@@ -68,7 +68,7 @@ class LanguageModel(Trainable, Network):
         self.max_prompt_tokens, self.max_new_tokens = limit, max_new_tokens
         self.temperature = temperature
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
-        self._reader = templates.Reader(template, tokenizer, limit, closed=self.is_encoder_decoder)
+        self.reader = templates.Reader(template, tokenizer, limit, closed=self.is_encoder_decoder)
         agreement.settle(self)
 
     # -- text -------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class LanguageModel(Trainable, Network):
         for position, prompt in enumerate(prompts):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
-        rows = [torch.tensor(self._reader.tokens(prompt)) for prompt in prompts]
+        rows = [torch.tensor(self.reader.tokens(prompt)) for prompt in prompts]
         side = "right" if self.is_encoder_decoder else "left"
         ids = pad_sequence(rows, True, self.pad_token, side)
         mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
@@ -115,7 +115,7 @@ class LanguageModel(Trainable, Network):
 
         Raises as `templates.Reader.filled`.
         """
-        return self._reader.filled(prompt)
+        return self.reader.filled(prompt)
 
     def encode_completions(self, texts: Sequence[str]) -> Completions:
         """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""

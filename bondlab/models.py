@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from bondlab import assets, device
 from bondlab.adapters import quiet
 from bondlab.language_model import LanguageModel
 
-# What of a model's folder decides its law and its tokens.
-_WEIGHTS = (".safetensors", ".bin", ".model")
-_SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")
+# What of a model's folder decides its distribution and its tokens.
+_WEIGHTS = (".safetensors", ".bin", ".model", ".py", ".jinja")
+_SETTINGS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
 
 
 def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, object]:
@@ -48,6 +52,17 @@ def identity(name: str) -> str:
     files = sorted(
         path for path in folder.iterdir() if path.suffix in _WEIGHTS or path.name in _SETTINGS
     )
-    digests = [f"{path.name} {assets.file_digest(path)}" for path in files]
+    digests = [f"{path.name} {_digest(path)}" for path in files]
     digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     return f"{Path(name).name}@{digest[:12]}"
+
+
+def _digest(path: Path) -> str:
+    """A file's digest, read once in a process while its size and time of change stay."""
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    return assets.file_digest(path)

@@ -30,7 +30,16 @@ def note(found: Results, unit: str = "document") -> str:
             f"{rows + ': profile' if rows else 'Profile'} {profile}, {seeds} "
             f"seed{'s' * (seeds > 1)}, {prompts} held-out {unit}s, 95 % intervals ({means})."
         )
-    return " ".join(lines)
+    return " ".join([*lines, *_machines(found)])
+
+
+def _machines(found: Results) -> list[str]:
+    """A sentence on the kinds of machine, where runs or their samples come from several."""
+    manifests = [json.loads(text) for text in found.runs["manifest"]]
+    kinds = {k for m in manifests for k in (*m.get("kinds", ()), *m.get("bank_kinds", ()))}
+    if len(kinds) < 2:
+        return []
+    return [f"Computed on several kinds of machine: {'; '.join(sorted(kinds))}."]
 
 
 def headline(found: Results, shown: Collection[str]) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from filelock import FileLock, Timeout
 from bondlab import checkpoints, device
 from bondlab.paths import repository_root
 
-RESULTS_VERSION = 1  # raise when the code's numbers change: old runs then no longer match
+RESULTS_VERSION = 2  # raise when the code's numbers change: old runs then no longer match
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "pandas")
 
 
@@ -138,14 +139,28 @@ class RunFolder:
 
     # -- the manifest -----------------------------------------------------------------------------
 
-    def mark(self, status: str, seconds: float) -> None:
+    def mark(self, status: str, seconds: float, banks: Iterable[str] = ()) -> None:
         """Write the manifest.
+
+        Its `kinds` are those of machine that the run was computed on (`device.kind`), one a change,
+        and `bank_kinds` others that samples it read were drawn on: numbers depend on them, and the
+        run's name does not tell them apart.
 
         Args:
             status: "running" when a process starts on the run, "finished" when all is there.
             seconds: of this process's work since its last mark; added to the earlier ones.
+            banks: kinds of machine that the samples it read were drawn on.
         """
         earlier = self.manifest
+        kinds, kind = earlier.get("kinds", []), device.kind()
+        if kinds and kinds[-1] != kind:
+            warnings.warn(
+                f"{self.path} was begun on {kinds[-1]} and goes on on {kind}: it will be no "
+                "repetition, to the last digit, of a run on either; its manifest says so",
+                stacklevel=2,
+            )
+        kinds = kinds if kinds[-1:] == [kind] else [*kinds, kind]
+        others = dict.fromkeys([*earlier.get("bank_kinds", []), *banks])
         before = earlier.get("seconds", 0.0) + self._unmarked_seconds() * (status == "running")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._write(
@@ -160,6 +175,8 @@ class RunFolder:
                 "starts": earlier.get("starts", 0) + (status == "running"),
                 "process": os.getpid(),
                 "machine": device.describe(),
+                "kinds": kinds,
+                "bank_kinds": [other for other in others if other not in kinds],
                 "packages": {name: version(name) for name in PACKAGES},
                 **commit(),
             },

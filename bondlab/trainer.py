@@ -244,7 +244,7 @@ class Trainer:
         values |= monitor.measure(scores, drawn)
         if self.algorithm.scales_rewards:
             values["reward_scale"] = torch.tensor(self.reward_scale)
-        numbers = torch.stack([v.detach().float().cpu() for v in values.values()]).tolist()
+        numbers = torch.stack([v.detach().cpu().double() for v in values.values()]).tolist()
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(
                 f"step {self.step} gave {dict(zip(values, numbers, strict=True))}: lower "

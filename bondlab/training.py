@@ -151,7 +151,8 @@ def _loop(trainer: Trainer, run: RunFolder) -> None:
             trainer.save()
         bar.update()
     bar.close()
-    run.mark("finished", time.perf_counter() - started)
+    kinds = [kind for folder in folders for kind in folder.kinds]
+    run.mark("finished", time.perf_counter() - started, kinds)
 
 
 def _start(trainer: Trainer) -> pd.DataFrame:
@@ -168,5 +169,6 @@ def _start(trainer: Trainer) -> pd.DataFrame:
         / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
     )
     if not path.exists():
+        held_out.note_kind()
         checkpoints.write_atomically(path, trainer.evaluate().to_parquet(index=False))
     return pd.read_parquet(path)

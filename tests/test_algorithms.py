@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
+
 import pytest
+import torch
 
 import bondlab
 from bondlab import rules
@@ -18,6 +23,8 @@ from bondlab.algorithms import (
     warp,
 )
 from bondlab.anchors import Frozen, MovingAverage, Periodic
+from bondlab.quantiles import Learned
+from bondlab.rules import Scores
 
 ALL = {
     "bond": bond(4, 0.5),
@@ -92,16 +99,97 @@ def test_an_identity_names_what_changes_the_numbers():
     assert len(set(identities)) == len(identities)
 
 
-def test_the_identity_of_bond_stays():
-    """Finished runs are found by it, so what other algorithms need must not show in it."""
-    assert bond(8, 0.5).identity == {
-        "rule": "jeffreys",
-        "n": 8,
-        "beta": 0.5,
-        "draws": [8, 2, 16],
-        "anchor": "Frozen()",
-        "quantiles": "'counted'",
-    }
+def first(scores: Scores, share: float = 1.0) -> torch.Tensor:
+    """A rule of a user's own: the first anchor completion alone."""
+    return share * scores.log_ratio.new_ones(len(scores.log_ratio), 1)
+
+
+@dataclasses.dataclass
+class Every:
+    """An anchor of a user's own."""
+
+    times: int
+
+    def update(self, anchor, policy, step) -> None:
+        return None
+
+
+def test_every_part_of_a_plan_is_in_its_identity():
+    """Each field changed, and a rule of the same name with other code, arguments or outer values;
+    what is made anew from equal parts has one name."""
+    plan = {"rule": first, "anchor_draws": 4, "policy_draws": 2, "quantile_draws": 3}
+
+    def rule(number: int):
+        def first(scores: Scores) -> torch.Tensor:
+            return scores.log_ratio * number
+
+        return first
+
+    def other(scores: Scores, share: float = 1.0) -> torch.Tensor:
+        return share + scores.log_ratio
+
+    other.__name__ = "first"
+    changes = [
+        {}, {"rule": other}, {"rule": rule(1)}, {"rule": rule(2)},
+        {"rule": functools.partial(first, share=0.5)}, {"rule": functools.partial(first, share=1)},
+        {"settings": {"share": 0.5}}, {"settings": {"draws": 3}}, {"settings": {"rule": "x"}},
+        {"settings": {"shares": torch.ones(2)}}, {"settings": {"shares": torch.zeros(2)}},
+        {"anchor_draws": 5}, {"policy_draws": 3}, {"quantile_draws": 4}, {"trained_draws": 2},
+        {"anchor": MovingAverage(0.1)}, {"anchor": Every(1)}, {"anchor": Every(2)},
+        {"quantile_model": Learned()}, {"quantile_model": Learned(floor=0.1)},
+        {"scores_anchor_draws": True}, {"scales_rewards": True},
+    ]  # fmt: skip
+    names = [json.dumps(Algorithm(**(plan | change)).identity) for change in changes]
+    assert len(set(names)) == len(changes)
+    assert names == [json.dumps(Algorithm(**(plan | change)).identity) for change in changes]
+    assert bond(8, 0.5).identity["rule"].startswith("jeffreys@")
+    assert bond(8, 0.5).identity["draws"] == [8, 2, 16]
+
+
+def scores_of(prompts: int, anchors: int) -> Scores:
+    nothing = torch.zeros(prompts, 1)
+    return Scores(torch.arange(float(prompts * anchors)).view(prompts, -1), *[nothing] * 3)
+
+
+def test_a_plan_trains_on_all_that_it_draws_unless_told():
+    """A rule of one's own that weighs all four anchor completions needs no further word; where
+    fewer are trained on, a weight that would be lost is an error, and one prompt is enough."""
+
+    def mean(scores: Scores) -> torch.Tensor:
+        weights = torch.full(scores.anchor_rewards.shape, 0.25)
+        weights[0, 2:] = 0
+        return torch.cat([weights, scores.log_ratio], 1)
+
+    plan = Algorithm(mean, anchor_draws=4, policy_draws=1)
+    assert plan.trained_draws == 4
+    assert plan.weights(scores_of(2, 4)).sum() == 1.5
+    few = dataclasses.replace(plan, trained_draws=2)
+    assert few.weights(scores_of(1, 4)).sum() == 0.5
+    with pytest.raises(ValueError, match="weighs 4 of a prompt's 4 .*set trained_draws=4"):
+        few.weights(scores_of(2, 4))
+    with pytest.raises(ValueError, match="trained_draws are some of the anchor_draws"):
+        Algorithm(mean, anchor_draws=1, trained_draws=2)
+    with pytest.raises(ValueError, match="policy_draws must not be negative"):
+        Algorithm(mean, policy_draws=-1)
+
+
+def test_weights_of_another_shape_are_refused():
+    """One column for two prompts of four and one completions: [2, 5] was expected."""
+    with pytest.raises(ValueError, match=r"weights \(2, 1\), expected \[B, N\+K\] = \(2, 5\)"):
+        Algorithm(first, anchor_draws=4, policy_draws=1).weights(scores_of(2, 4))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weights_have_the_type_of_the_log_ratio(name):
+    """Rewards come in float64, for their ranks; the same weights as from float32 rewards."""
+    plan, generator = ALL[name], torch.Generator().manual_seed(0)
+    shapes = [(3, plan.anchor_draws), *[(3, plan.policy_draws)] * 3, (3, plan.anchor_draws)]
+    given = [torch.rand(shape, generator=generator) for shape in shapes]
+    expected = plan.weights(Scores(*given))
+    given[:3] = [x.double() for x in given[:3]]
+    found = plan.weights(Scores(*given))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_bank_holds_scored_samples_of_the_reference(task, folder):
     assert loaded.completions.tokens.shape == (20, SAMPLES, task.model.max_new_tokens)
     assert loaded.completions.tokens.dtype == torch.int64
     texts = task.model.decode(loaded.completions)
-    assert torch.equal(loaded.rewards, tiny.reward(task.train_prompts, texts))
+    assert torch.equal(loaded.rewards, tiny.reward(task.train_prompts, texts).double())
     with torch.no_grad():
         scored = task.model(task.model.encode(task.train_prompts), loaded.completions)
     torch.testing.assert_close(loaded.completions.log_probs, scored, atol=1e-4, rtol=0)
@@ -65,7 +65,7 @@ def test_parts_may_be_filled_in_any_order(task, folder, tmp_path):
     """Each part has random numbers of its own, so backwards gives the same bytes as forwards."""
     other = BankFolder.of(tmp_path / "other", task, task.train_prompts, SAMPLES, 0, "fp32")
     assert files(fill(folder, task, [0, 1, 2])) == files(fill(other, task, [2, 0, 1]))
-    assert len(files(folder)) == 6
+    assert len(files(folder)) == 7  # two of each part, and the kinds of machine
 
 
 def test_parts_have_random_numbers_of_their_own(task, tmp_path):
@@ -116,7 +116,8 @@ def test_a_damaged_part_is_found_and_drawn_again(damage, task, folder):
 
 
 def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
-    """Seed, prompts and their order, count, model, template, limits, temperature and precision."""
+    """Seed, prompts and their order, count, model, template, limits, ends, temperature and
+    precision, also where the policy's name was given and does not change with them."""
 
     def name(task=task, prompts=None, samples=SAMPLES, seed=0, precision="fp32", **settings) -> str:
         model = tiny.language_model("t5", **settings)
@@ -139,14 +140,56 @@ def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
         name(max_new_tokens=7),
         name(max_new_tokens=9),
         name(template="read {prompt}"),
+        name(template=lambda prompt: f"read {prompt}"),
+        name(template=lambda prompt: f"tell {prompt}"),
+        name(task=stopping(task)),
         name(precision="bf16"),
     ]
     assert len(set(names)) == len(names)
     assert name() == name(temperature=1.0) == names[0]
+    assert name(template=lambda prompt: f"read {prompt}") == names[11]
     assert name(max_new_tokens=9) == names[9]
     model = tiny.language_model("t5").bfloat16()
     bf16 = dataclasses.replace(task, model=model, identity=dict(task.identity))
     assert name(task=bf16) not in names
+
+
+def stopping(task: Task) -> Task:
+    """The task with a policy of the same given name that ends its texts at another token."""
+    model = tiny.t5()
+    model.generation_config.eos_token_id = 2
+    other = tiny.LanguageModel(model, tiny.tokenizer(), max_prompt_tokens=24, max_new_tokens=8)
+    return dataclasses.replace(task, model=other, identity=dict(task.identity))
+
+
+@pytest.mark.parametrize("key", ["seed", "samples", "prompts", "template", "precision", "task"])
+def test_names_that_a_user_gives_stay_apart_from_the_bank_s(key, task, tmp_path):
+    """A name such as {"seed": 3} tells two tasks apart, whatever the bank calls its own parts."""
+    paths = {
+        BankFolder.of(
+            tmp_path, dataclasses.replace(task, identity={**task.identity, key: value}),
+            task.train_prompts, SAMPLES, 0, "fp32",
+        ).path
+        for value in (3, 4)
+    }  # fmt: skip
+    assert len(paths) == 2
+
+
+def test_a_bank_says_on_what_it_was_drawn(task, folder, monkeypatch):
+    """The kind of machine of its parts, and each further one once."""
+    assert folder.kinds == []
+    for part, kind in enumerate(["one", "other", "one"]):
+        monkeypatch.setattr(device, "kind", lambda kind=kind: kind)
+        fill(folder, task, [part])
+    assert folder.kinds == ["one", "other"]
+
+
+def test_rewards_are_kept_as_they_came(task, tmp_path):
+    """1e9 + 0, 1, 2 for the three samples: as float32 they would tie."""
+    far = lambda p, c: [[1e9 + k for k, _ in enumerate(row)] for row in c]  # noqa: E731
+    task = dataclasses.replace(task, reward=far)
+    folder = BankFolder.of(tmp_path, task, task.train_prompts[:2], SAMPLES, 0, "fp32")
+    assert (fill(folder, task, [0]).load().rewards - 1e9).tolist() == [[0, 1, 2]] * 2
 
 
 def test_seeds_give_other_samples(task, tmp_path):

@@ -43,8 +43,9 @@ def test_weights_are_stored_as_asked(tmp_path):
 
 
 def test_a_model_is_named_by_its_files(tmp_path):
-    """The folder's name and a digest: of the weights, and of what ends a completion; a copy in
-    another folder of the same name has the same one, a note beside the files changes nothing."""
+    """The folder's name and a digest: of the weights, of what ends a completion, and of how texts
+    are read; a copy in another folder of the same name has the same one, a note beside the files
+    changes nothing."""
     name = saved(tmp_path / "a" / "policy")
     first = models.identity(name)
     assert first.startswith("policy@")
@@ -56,7 +57,26 @@ def test_a_model_is_named_by_its_files(tmp_path):
     model.generation_config.save_pretrained(name)
     second = models.identity(name)
     saved(tmp_path / "a" / "policy", seed=1)
-    assert len({first, second, models.identity(name)}) == 3
+    third = models.identity(name)
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = "rain"
+    tokenizer.save_pretrained(name)
+    assert len({first, second, third, models.identity(name)}) == 4
+
+
+def test_a_file_is_read_once_while_it_stays(tmp_path, monkeypatch):
+    """Gigabytes of weights are not digested again for each task of a process; a file that was
+    written anew is, also where its size stays."""
+    name, read = saved(tmp_path / "policy"), []
+    digest = assets.file_digest
+    monkeypatch.setattr(
+        assets, "file_digest", lambda path: (read.append(path.name), digest(path))[1]
+    )
+    first = models.identity(name)
+    assert models.identity(name) == first and len(read) == len(set(read)) > 2
+    read.clear()
+    saved(tmp_path / "policy", seed=1)
+    assert models.identity(name) != first and "model.safetensors" in read
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):

@@ -227,6 +227,21 @@ def test_small_print_says_which_profile_each_row_is_of():
     assert "2 held-out prompts" in reports.note(laptop, "prompt")
 
 
+def test_small_print_names_kinds_of_machine_where_there_are_several():
+    """Of runs and of the samples that they read; one kind alone, or none on record, is no news."""
+    found = results("laptop", *FIGURE_4)
+
+    def note(*kinds: dict) -> str:
+        manifests = [json.dumps(MANIFEST | kind) for kind in kinds]
+        return reports.note(dataclasses.replace(found, runs=pd.DataFrame({"manifest": manifests})))
+
+    plain = reports.note(found)
+    assert note({"kinds": ["b"], "bank_kinds": []}, {"kinds": ["b"]}, {}) == plain
+    several = f"{plain} Computed on several kinds of machine: a; b."
+    assert note({"kinds": ["b"]}, {"kinds": ["a"]}) == note({"kinds": ["b", "a"]}) == several
+    assert note({"kinds": ["b"], "bank_kinds": ["a"]}) == several
+
+
 def test_examples_are_those_of_the_labels_asked_for(capsys):
     """A reward of 0 is a probability of one half."""
     found = results("laptop", *FIGURE_4)

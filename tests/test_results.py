@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from bondlab import results
+from bondlab import device, results
 from bondlab.results import RunFolder
 
 IDENTITY = {"task": {"policy": "tiny"}, "config": {"steps": 4, "learning_rate": 1e-3}}
@@ -110,6 +112,45 @@ def test_the_manifest_says_how_a_run_came_about(run):
     assert all(version[0].isdigit() for version in manifest["packages"].values())
     assert manifest["machine"]["threads"] >= 1 and manifest["machine"]["cores"] >= 1
     assert {"commit", "dirty"} <= set(manifest)
+
+
+def test_a_run_says_on_what_it_was_computed(run, monkeypatch):
+    """Two starts on one kind of machine, one on another, one back: three kinds, one a change, with
+    a warning at each; of its samples' kinds those that are not its own. Its name stays."""
+    seen = []
+    for kind in ("one", "one", "other", "one"):
+        monkeypatch.setattr(device, "kind", lambda kind=kind: kind)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run.mark("running", 0.0)
+        seen.append([str(w.message) for w in caught])
+    assert [len(messages) for messages in seen] == [0, 0, 1, 1]
+    assert "begun on one and goes on on other" in seen[2][0]
+    run.mark("finished", 1.0, ["third", "other", "third"])
+    manifest = run.manifest
+    assert manifest["kinds"] == ["one", "other", "one"] and manifest["bank_kinds"] == ["third"]
+    assert RunFolder.of(run.path.parent, IDENTITY) == run
+
+
+def test_the_kind_of_a_processor_is_one_line(monkeypatch):
+    """Vendor, family and model (a virtual machine's name of it may be another one's) and what
+    rounds in its own way; where nothing is known of a processor, Python's name of it."""
+    known = {
+        "vendor_id": "GenuineIntel", "cpu family": "6", "model": "207", "model name": "Xeon",
+        "flags": "fpu avx2 amx_bf16 sse",
+    }  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(device, "processor", lambda: known)
+    assert device.kind() == "GenuineIntel family 6 model 207: AVX512, amx_bf16"
+    machine = device.describe()
+    assert machine["instructions"] == ["AVX512", "amx_bf16", "avx2"]
+    assert (machine["processor"], machine["kind"]) == ("Xeon", device.kind())
+    monkeypatch.setattr(device, "processor", lambda: {"model name": "arm"})
+    assert device.kind() == "arm: AVX512"
+    monkeypatch.undo()
+    assert device.processor()["model name"] and device.kind() == device.describe()["kind"]
 
 
 @pytest.mark.parametrize("last", ["record.jsonl", "evaluation.parquet"])

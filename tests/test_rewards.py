@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -40,19 +42,93 @@ def own_log_odds(reward: EntailmentReward, text: str, answers=("yes", "no")) -> 
 # -- any reward -----------------------------------------------------------------------------------
 
 
-def test_score_returns_float32_of_the_right_shape():
-    """Lists, integers and tensors with gradients come back as plain float32 [B, K]."""
-    given = [["a", "b"], ["c", "d"], ["e", "f"]]
-    weight = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
-    for values in ([[1, 2], [3, 4], [5, 6]], weight * 2):
-        found = score(lambda prompts, texts, v=values: v, ["x", "y", "z"], given)
-        assert found.shape == (3, 2) and found.dtype == torch.float32 and not found.requires_grad
+NUMBERS = [[1, 2], [3, 4], [5, 6]]
+TEXTS = [["a", "b"], ["c", "d"], ["e", "f"]]
+
+
+def scored(values) -> torch.Tensor:
+    """What `score` makes of a reward that returns these values for three prompts."""
+    return score(lambda prompts, texts: values, ["x", "y", "z"], TEXTS)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        NUMBERS,
+        tuple(map(tuple, NUMBERS)),
+        [torch.tensor(row) for row in NUMBERS],
+        [[torch.tensor(float(x)) for x in row] for row in NUMBERS],
+        [np.array(row) for row in NUMBERS],
+        [[np.float32(x) for x in row] for row in NUMBERS],
+        np.array(NUMBERS, dtype=np.float16),
+        torch.tensor(NUMBERS, dtype=torch.bfloat16),
+        torch.tensor(NUMBERS) * torch.ones(3, 2, dtype=torch.float64, requires_grad=True),
+    ],
+)
+def test_score_takes_any_matrix_of_numbers(values):
+    """Tensors, arrays, lists of rows: all come back as plain float64 [B, K]."""
+    found = scored(values)
+    assert found.dtype == torch.float64 and not found.requires_grad
+    assert found.tolist() == NUMBERS
+
+
+def test_a_large_constant_changes_no_rank():
+    """1e9 + 1, ..., 6: float32 has steps of 64 there, and would make all of them equal."""
+    found = scored(1e9 + torch.tensor(NUMBERS, dtype=torch.float64))
+    assert (found - 1e9).tolist() == NUMBERS
+
+
+async def awaited(prompts, texts):
+    return NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (None, r"None \(did it forget to return\?\)"),
+        ([[1, None], [2, 3], [4, 5]], r"None at \[0\]\[1\]"),
+        ([[1], [2, 3], [4]], "rows of different lengths"),
+        ((row for row in NUMBERS), "a generator .*list"),
+        ({"reward": NUMBERS}, "a dict"),
+        (pd.DataFrame(NUMBERS), "a DataFrame .*to_numpy"),
+        ([["5", "6"]] * 3, r"a str at \[0\]\[0\] .*float"),
+        (np.array(NUMBERS, dtype=object), "a ndarray of object"),
+        (torch.tensor(NUMBERS) * 1j, "a Tensor of torch.complex64"),
+        (1.0, r"shape \[\]"),
+        ([], r"shape \[0\]"),
+    ],
+)
+def test_score_says_what_is_no_matrix_of_numbers(values, said):
+    """One sentence for each: what came, where, what was expected, and what may be missing."""
+    with pytest.raises(ValueError, match=rf"^the reward returned {said}.*expected a \[B, K\]"):
+        scored(values)
+
+
+def test_score_says_that_a_reward_is_async(recwarn):
+    """A coroutine is no number; it is closed, so that Python does not warn as well."""
+    with pytest.raises(ValueError, match="returned a coroutine .*asyncio.run.*= \\[3, 2\\]"):
+        score(awaited, ["x", "y", "z"], TEXTS)
+    assert not recwarn.list
+
+
+def test_a_reward_computes_in_its_own_precision():
+    """Inside a run's bfloat16 a product of float32 matrices stays float32, and numpy takes it; the
+    run's precision is back afterwards."""
+    left = torch.linspace(0, 1, 6).view(3, 2)
+
+    def product(prompts, texts):
+        return (100 + left @ torch.eye(2)).numpy()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = score(product, ["x", "y", "z"], TEXTS)
+        assert (left @ left.T).dtype == torch.bfloat16
+    assert torch.equal(found, (100 + left).double())
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (3, 2, 1), (6,)])
 def test_score_refuses_another_shape(shape):
     """Three prompts of two completions are [3, 2] and nothing else."""
-    with pytest.raises(ValueError, match=r"returned shape .* expected \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"returned shape .* expected a \[B, K\] = \[3, 2\]"):
         score(lambda prompts, texts: torch.zeros(shape), ["x", "y", "z"], [["a", "b"]] * 3)
 
 
@@ -134,6 +210,20 @@ def test_question_and_answers_may_be_others():
     assert value == pytest.approx(own_log_odds(reward, text, ("1", "2")), abs=1e-4)
     reward.answers = ("2", "1")
     assert reward.log_odds(["rain at sea"], ["the sea"]).item() == pytest.approx(-value, abs=1e-6)
+
+
+def test_weights_in_bfloat16_are_used_as_in_a_run():
+    """The same numbers as under a run's own bfloat16, where layers such as norms stay in float32;
+    a model in float32 is exact there, whatever the run."""
+    reward = reward_of()
+    exact = score(reward, PREMISES, [CLAIMS[:2]] * 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(score(reward, PREMISES, [CLAIMS[:2]] * 3), exact)
+    reward.model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = reward(PREMISES, [CLAIMS[:2]] * 3)
+    assert torch.equal(score(reward, PREMISES, [CLAIMS[:2]] * 3), expected.double())
+    assert (exact - expected).abs().max() > 1e-3
 
 
 def test_scores_carry_a_gradient():

@@ -66,7 +66,7 @@ def test_a_sweep_computes_each_run_and_each_bank_part_once(runs, monkeypatch):
     assert len(updates) == 6
     assert len({(folder.path, part) for folder, _, part, _ in fills}) == len(fills) == 3
     assert all(folder.finished for folder in folders)
-    assert [folder.config["algorithm"]["beta"] for folder in folders] == [0.0, 0.5, 1.0]
+    assert [folder.config["algorithm"]["settings"]["beta"] for folder in folders] == [0.0, 0.5, 1.0]
     assert sweep.sweep(specs(), runs / "x", workers=1) == folders
     assert (len(updates), len(fills)) == (6, 3)
     more = sweep.sweep(specs((0.25, 0.5)), runs / "x", workers=1)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import threading
+import warnings
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -115,9 +120,9 @@ def test_each_held_out_prompt_has_a_reference(references):
 
 @pytest.mark.parametrize("given", [None, {"policy": "mine", "reward": "mine"}])
 def test_a_replaced_reward_or_model_is_another_task(given):
-    """Whether the name was given or derived, it is no name of another model or reward; other
-    held-out prompts leave it. Derived, it is that of a task made with the same parts afresh; a name
-    given along with the new reward stands."""
+    """Whether the name was given or derived, it is no name of another model or reward; that of the
+    other part stays, and other held-out prompts leave both. Derived, it is that of a task made with
+    the same parts afresh; a name given along with the new reward stands."""
 
     def opposite(prompts, completions) -> torch.Tensor:
         return -tiny.reward(prompts, completions)
@@ -131,13 +136,14 @@ def test_a_replaced_reward_or_model_is_another_task(given):
     assert len(set(names)) == 4
     assert both.identity == Task(model, opposite, texts[:4], texts[4:]).identity
     assert dataclasses.replace(task, eval_prompts=["port"]).identity == task.identity
-    assert dataclasses.replace(task, reward=opposite, identity={"a": 1}).identity == {"a": 1}
+    assert dataclasses.replace(task, reward=opposite, identity={"a": 1}).identity["a"] == 1
     assert given is None or task.identity == given
+    assert (rewarded.identity["policy"], other.identity["reward"]) == tuple(task.identity.values())
 
 
 def test_a_task_is_named_by_its_weights_and_rewards():
     """Without an identity of its own: equal for equal parts, another for other weights (a single
-    entry), for a full-precision copy in bfloat16, and for a reward that scores a text otherwise."""
+    entry), for a full-precision copy in bfloat16, and for a reward of other code."""
 
     def named(reward=tiny.reward, change: float = 0.0, dtype=torch.float32) -> str:
         model = tiny.language_model().requires_grad_(False).to(dtype)
@@ -153,8 +159,8 @@ def test_a_task_is_named_by_its_weights_and_rewards():
 
 
 def test_rewards_that_agree_on_common_texts_have_other_names():
-    """Each looks for a word that none of the probed texts has, so both say 0 of all; their code
-    differs. The same for classes with `__call__`; made again from the same code, the name stays."""
+    """Each looks for a word that few texts have, so both say 0 of most; their code differs. The
+    same for classes with `__call__`; made again from the same code, the name stays."""
 
     def thanks(prompts, completions) -> torch.Tensor:
         return torch.tensor([["gratias" in text for text in texts] for texts in completions])
@@ -180,17 +186,107 @@ def test_rewards_that_agree_on_common_texts_have_other_names():
     assert names[2:] == [named(Thanks()), named(Sorry())]
 
 
-def test_a_reward_without_source_is_named_by_its_values():
-    """Code that came from no file cannot be read: two functions of one name differ by what they
-    say (lengths, and twice the lengths), and a third that says the same is the first."""
+def test_a_task_asks_its_reward_nothing():
+    """A reward may cost money, or say something else each time: its name is what it is made of, so
+    that the same program finds its run again."""
 
-    def named(factor: int) -> str:
-        space: dict = {}
-        code = f"def worth(p, c): return [[{factor} * len(t) for t in r] for r in c]"
-        exec(code, space)
-        return Task(tiny.language_model(), space["worth"], ["rain"], ["port"]).identity["reward"]
+    def judge(prompts, completions) -> torch.Tensor:
+        pytest.fail("asked")
 
-    assert named(1) == named(1) != named(2)
+    names = [Task(tiny.language_model(), judge, ["rain"], ["port"]).identity for _ in range(2)]
+    assert names[0] == names[1]
+
+
+def locked(prompts, completions, lock=threading.Lock()) -> torch.Tensor:  # noqa: B008
+    return tiny.reward(prompts, completions)
+
+
+def test_what_cannot_be_named_is_never_found_again():
+    """A reward with a lock: each task has a name of its own, with one warning that says why and
+    what to do; with the name that it asks for there is none, and the policy's is still derived."""
+    given = [tiny.language_model(), locked, ["rain"], ["port"]]
+    names = []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"found again.*reward\.lock cannot be") as seen:
+            names.append(Task(*given).identity)
+        assert len(seen) == 1 and 'Pass identity={"reward": "..."}' in str(seen[0].message)
+        assert seen[0].filename == __file__
+    assert names[0]["policy"] == names[1]["policy"] and names[0]["reward"] != names[1]["reward"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = Task(*given, identity={"reward": "v3"}).identity
+    assert named == {"policy": names[0]["policy"], "reward": "v3"}
+
+
+@pytest.mark.parametrize("wrong", ["v3", 3, [1], {"reward": object()}])
+def test_an_identity_is_made_of_names(wrong):
+    """It is written into files: what JSON cannot hold is refused with an example of what it can."""
+    with pytest.raises(ValueError, match=r"identity must be a dictionary of names, such as"):
+        Task(tiny.language_model(), tiny.reward, ["rain"], ["port"], identity=wrong)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["t5", "gemma"])
+def test_training_leaves_the_name(family, precision):
+    """What a run does to the model that it was given (frozen, tokenizer set, head copied in
+    float32, adapters on copies) is no other model: the next task of it finds the same runs."""
+    config = HUB.model_copy(update={"lora_rank": 2, "precision": precision, "fresh": False})
+    model = tiny.language_model(family).to(device.dtype(precision))
+    tasks_made = []
+    for _ in range(2):
+        tasks_made.append(Task(model, tiny.reward, tiny.documents(6)[:4], tiny.documents(6)[4:]))
+        train(tasks_made[-1], bond(2, 0.5, quantile_draws=3), config)
+    assert tasks_made[0].identity == tasks_made[1].identity
+
+
+TEXTS = ["rain", "fire"]
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        tuple(TEXTS), pd.Series(TEXTS), pd.Index(TEXTS), np.array(TEXTS),
+        dict(zip(TEXTS, TEXTS, strict=True)).keys(),
+        Dataset.from_dict({"prompt": TEXTS})["prompt"], iter(TEXTS), (t for t in TEXTS),
+        map(str.strip, TEXTS),
+    ],
+)  # fmt: skip
+def test_any_column_of_texts_is_a_list_of_prompts(prompts):
+    """Kept as a list of plain strings, of which nothing is used up by the first look at it."""
+    task = Task(tiny.language_model(), tiny.reward, prompts, ["port"], np.array(["sea"]))
+    assert task.train_prompts == TEXTS and task.eval_references == ["sea"]
+    assert {type(text) for text in (*task.train_prompts, *task.eval_references)} == {str}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (None, "train_prompts is None: pass a list"),
+        (set(TEXTS), r"train_prompts is a set: its order .* sorted"),
+        ({"prompt": TEXTS}, "train_prompts is a dict: pass a list"),
+        (pd.DataFrame({"prompt": TEXTS}), "train_prompts is a DataFrame: .* column"),
+        (b"rain", "train_prompts is a bytes: pass a list"),
+        (7, "train_prompts is a int: pass a list"),
+        (Dataset.from_dict({"prompt": TEXTS}), r"train_prompts\[0\] is no text .*dataset\['prompt"),
+        ([[{"role": "user", "content": "rain"}]], r"train_prompts\[0\] .* one string, a turn a l"),
+        ([*TEXTS, None], r"train_prompts\[2\] is no text but None: pass strings"),
+        ([*TEXTS, math.nan], r"train_prompts\[2\] is no text but nan"),
+        ([*TEXTS, 7], r"train_prompts\[2\] is no text but 7"),
+        ([b"rain"], r"train_prompts\[0\] is no text but b'rain'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_prompts_is_named(wrong, said):
+    """The list, the position and what to pass, before anything is computed."""
+    with pytest.raises(ValueError, match=f"^{said}"):
+        Task(tiny.language_model(), tiny.reward, wrong, ["port"])
+
+
+def test_held_out_prompts_and_a_reward_are_demanded():
+    """None is no list, and text no function."""
+    with pytest.raises(ValueError, match="^eval_prompts is None"):
+        Task(tiny.language_model(), tiny.reward, TEXTS, None)
+    with pytest.raises(ValueError, match="the reward is no function .*'length'"):
+        Task(tiny.language_model(), "length", TEXTS, ["port"])
 
 
 def test_settings_are_checked_where_they_enter():

@@ -56,7 +56,7 @@ def task_of(evaluate: int = 4, reward: Callable = taste) -> Task:
     """The tiny task at temperature 2, where its law is broad enough that texts hardly repeat."""
     task = tasks.build(TaskSettings(name="tiny", train=8, evaluate=evaluate), "fp32")
     model = tiny.language_model("t5", temperature=2.0).requires_grad_(False)
-    identity = {"name": "tiny, taste"}
+    identity = {"policy": "tiny, temperature 2", "reward": "taste"}
     return dataclasses.replace(task, model=model, reward=reward, identity=identity)
 
 
@@ -471,7 +471,9 @@ def test_settings_name_the_run():
         name(algorithm=bond(n=4, beta=0.5, quantile_draws=4)),
         name(task=task_of(evaluate=3)),
         name(task=dataclasses.replace(task, train_prompts=task.train_prompts[::-1])),
-        name(task=dataclasses.replace(task, identity={"name": "another reward"})),
+        name(task=dataclasses.replace(task, identity={"reward": "another"})),
+        name(algorithm=dataclasses.replace(BOND, rule=lambda s, **_: rules.jeffreys(s, 3, 0.5))),
+        name(algorithm=dataclasses.replace(BOND, trained_draws=2)),
     ]
     assert len({*same, *others}) == 1 + len(others)
 
@@ -503,22 +505,25 @@ def test_a_bad_reward_stops_the_run_and_loses_nothing():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(value):
     """The rule gives such a weight in the third update: the error names step and learning rate, and
-    neither record nor checkpoint has seen that update."""
-    calls = []
+    neither record nor checkpoint has seen that update. The count of calls is the rule's own, so
+    that the same call goes on with the run, to the end that `rules.jeffreys` has."""
+    calls = 0
 
-    def jeffreys(scores: rules.Scores, n: int, beta: float) -> torch.Tensor:
-        calls.append(0)
+    def failing(scores: rules.Scores, n: int, beta: float) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
         weights = rules.jeffreys(scores, n, beta)
-        return weights * value if len(calls) == 3 else weights
+        return weights * value if calls == 3 else weights
 
     folder = training.paths.runs_folder() / "parts"
-    broken = dataclasses.replace(BOND, rule=jeffreys)
+    failing = dataclasses.replace(BOND, rule=failing)
     with pytest.raises(ValueError, match=r"step 3 gave .*lower learning_rate \(now 0.01\)"):
-        train(task_of(), broken, CONFIG, folder)
+        train(task_of(), failing, CONFIG, folder)
     (run,) = folder.iterdir()
     assert checkpoints.load(run / "checkpoints")[0] == 2
     assert len((run / "record.jsonl").read_text().splitlines()) == 2
-    assert_same_results(train(task_of(), BOND, CONFIG, folder), uninterrupted())
+    assert_same_results(train(task_of(), failing, CONFIG, folder), uninterrupted())
+    assert [path.name for path in folder.iterdir()] == [run.name]
 
 
 def test_a_bank_that_is_too_small_says_so():
