@@ -151,7 +151,7 @@ def _loop(trainer: Trainer, run: RunFolder) -> None:
             trainer.save()
         bar.update()
     bar.close()
-    kinds = [kind for folder in folders for kind in folder.kinds]
+    kinds = [kind for folder in trainer.folders for kind in folder.kinds]
     run.mark("finished", time.perf_counter() - started, kinds)
 
 
@@ -164,10 +164,8 @@ def _start(trainer: Trainer) -> pd.DataFrame:
     config = trainer.config
     if trainer.algorithm.quantile_model or config.lora_rank is None:
         return trainer.evaluate()
-    path = (
-        trainer.folders[-1].path
-        / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
-    )
+    held_out = trainer.folders[-1]
+    path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
     if not path.exists():
         held_out.note_kind()
         checkpoints.write_atomically(path, trainer.evaluate().to_parquet(index=False))
