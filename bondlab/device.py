@@ -10,13 +10,14 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 
 Precision = Literal["auto", "bf16", "fp32"]
 
 
 def place() -> torch.device:
     """Where this process computes: accelerate's choice, the GPU if there is one."""
-    return PartialState().device
+    return PartialState(cpu=bool(parse_flag_from_env("ACCELERATE_USE_CPU"))).device
 
 
 def resolve(precision: Precision) -> str:
@@ -83,14 +84,13 @@ def instructions() -> list[str]:
 
 def kind() -> str:
     """The kind of machine in a line: numbers are equal to the last digit on one kind alone."""
-    if torch.cuda.is_available():
+    if place().type == "cuda":
         return torch.cuda.get_device_name()
     cpu = processor()
     name = cpu["model name"]
     if "vendor_id" in cpu:  # virtual machines give one processor several names
         name = f"{cpu['vendor_id']} family {cpu['cpu family']} model {cpu['model']}"
-    accelerator = torch.accelerator.current_accelerator()
-    where = f"{accelerator.type} of " if accelerator else ""
+    where = "" if place().type == "cpu" else f"{place().type} of "
     return f"{where}{name}: {', '.join(i for i in instructions() if i != 'avx2')}"
 
 
