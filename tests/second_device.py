@@ -14,6 +14,7 @@ from processor copies).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
@@ -163,6 +164,8 @@ def in_use(device: str = NAME) -> Iterator[torch.device]:
     AcceleratorState._reset_state(True)
     with ExitStack() as undone:
         undone.callback(AcceleratorState._reset_state, True)
+        kept = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
+        undone.enter_context(patch.dict(os.environ, kept, clear=True))
         PartialState()
         PartialState._shared_state["device"] = where
         for name in ("tensor", "as_tensor"):  # a Python backend has no such constructors
