@@ -167,6 +167,7 @@ def _start(trainer: Trainer) -> pd.DataFrame:
     held_out = trainer.folders[-1]
     path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
     if not path.exists():
+        data = trainer.evaluate().to_parquet(index=False)
         held_out.note_kind()
-        checkpoints.write_atomically(path, trainer.evaluate().to_parquet(index=False))
+        checkpoints.write_atomically(path, data)
     return pd.read_parquet(path)

@@ -3,13 +3,13 @@
 "pretend:0" computes on the processor, with real numbers, but refuses to mix with it as CUDA does:
 an index, a mask or a buffer left behind raises RuntimeError. Whole programs run on it.
 
-    install()  # makes the device known, once a process
     with in_use(): model.to("pretend"); torch.zeros(3, device="pretend"); tensor.cpu()
 
-Within `in_use` it is also where accelerate computes. Held against an H200 on torch 2.13: of 24 ways
-to run the README's program both failed and passed the same ones, in the same lines. Not modelled:
-streams, memory, precision, kernels that CUDA lacks, generators, data pointers (so saving must be
-from processor copies).
+Within `in_use` it is also where accelerate computes. Not for a process that uses a GPU: torch's
+autograd knows one accelerator, and would take this one for it. Held against an H200 on torch 2.13:
+of 24 ways to run the README's program both failed and passed the same ones, in the same lines. Not
+modelled: streams, memory, precision, kernels that CUDA lacks, generators, data pointers (so saving
+must be from processor copies).
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def install() -> None:
 @contextmanager
 def in_use(device: str = NAME) -> Iterator[torch.device]:
     """Make accelerate compute on a device, this one or another, as if it had found it itself."""
-    install()
+    if device == NAME:
+        install()
     where = torch.device(device, 0)
     AcceleratorState._reset_state(True)
     with ExitStack() as undone:
@@ -168,10 +169,16 @@ def in_use(device: str = NAME) -> Iterator[torch.device]:
         undone.enter_context(patch.dict(os.environ, kept, clear=True))
         PartialState()
         PartialState._shared_state["device"] = where
-        for name in ("tensor", "as_tensor"):  # a Python backend has no such constructors
-            undone.enter_context(patch.object(torch, name, _made_then_moved(getattr(torch, name))))
-        undone.enter_context(patch.object(torch.nn.Module, "_apply", _tied(torch.nn.Module._apply)))
+        if device == NAME:
+            _fill_gaps(undone)
         yield where
+
+
+def _fill_gaps(undone: ExitStack) -> None:
+    """Do in Python what a Python backend lacks."""
+    for name in ("tensor", "as_tensor"):
+        undone.enter_context(patch.object(torch, name, _made_then_moved(getattr(torch, name))))
+    undone.enter_context(patch.object(torch.nn.Module, "_apply", _tied(torch.nn.Module._apply)))
 
 
 def _tied(apply):
