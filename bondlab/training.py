@@ -27,6 +27,7 @@ from bondlab.bank import BankFolder
 from bondlab.config import Config
 from bondlab.language_model import LanguageModel
 from bondlab.results import RunFolder, digest
+from bondlab.rewards import score
 from bondlab.tasks import Task
 from bondlab.trainer import Trainer, passing
 
@@ -135,8 +136,18 @@ def train(
         lock.release()
 
 
+def _try(task: Task) -> None:
+    """Ask the reward about four short texts, before anything long is computed for it.
+
+    Raises as `rewards.score`.
+    """
+    prompts = task.eval_prompts[:2]
+    score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])
+
+
 def _loop(trainer: Trainer, run: RunFolder) -> None:
     started, config = time.perf_counter(), trainer.config
+    _try(trainer.task)
     run.mark("running", 0.0)
     run.rewind(trainer.step)
     bar = tqdm(total=config.steps, initial=trainer.step, desc="steps", unit="step", leave=False)
