@@ -201,11 +201,15 @@ def made(folder: str | Path, other: str) -> Path:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No bars of transformers' own and no advice on tied weights, which are as they should be."""
-    level = transformers.logging.get_verbosity()
+    level, bars = (
+        transformers.logging.get_verbosity(),
+        transformers.logging.is_progress_bar_enabled(),
+    )
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
+        if bars:
+            transformers.logging.enable_progress_bar()

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from bondlab import checkpoints, device, fingerprint, results
 from bondlab.completions import Completions, Prompts, concatenate
+from bondlab.config import Config
 from bondlab.language_model import LanguageModel
 from bondlab.rewards import Reward, score
 from bondlab.tasks import Task
@@ -211,3 +212,23 @@ def seeded(seed: int, *purpose: object) -> torch.Generator:
     text = repr((seed, *purpose)).encode()
     number = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
     return torch.Generator().manual_seed(number)
+
+
+def passing(total: int, config: Config) -> list[int]:
+    """Numbers of the training prompts that a run reads: all of them, in order, if its passes do.
+
+    Otherwise as they pass by, each once.
+    """
+    places = config.steps * config.prompts_per_step
+    if places >= total:
+        return list(range(total))
+    return prompts_at(range(places), total, config.seed)
+
+
+def prompts_at(places: range, total: int, seed: int) -> list[int]:
+    """Numbers of the training prompts at some places of the shuffled passes over all `total`."""
+    passes = {
+        number: torch.randperm(total, generator=seeded(seed, "pass", number)).tolist()
+        for number in {place // total for place in places}
+    }
+    return [passes[place // total][place % total] for place in places]

@@ -15,7 +15,7 @@ from torch import Tensor
 from bondlab import bank as banks
 from bondlab import checkpoints, device, monitor, spread
 from bondlab.algorithms import Algorithm
-from bondlab.bank import Bank, BankFolder, seeded
+from bondlab.bank import Bank, BankFolder, passing, prompts_at, seeded
 from bondlab.completions import Completions, Prompts, concatenate
 from bondlab.config import Config
 from bondlab.evaluation import evaluate
@@ -151,16 +151,17 @@ class Trainer:
     ) -> list[tuple[Completions | None, Tensor]]:
         """Best-of-N draws and quantile draws, disjoint: from the bank, or anew; none if none."""
         sizes = [self.algorithm.anchor_draws, self.algorithm.quantile_draws]
-        source, rows = self.bank, torch.tensor([self._rows[i] for i in index])
         if not any(sizes):
             return [(None, torch.zeros(len(texts), 0))] * 2
-        if source is None:
+        if self.bank is not None:
+            source, rows = self.bank, torch.tensor([self._rows[i] for i in index])
+        else:
+            generator = self._generator("anchor")
             with torch.no_grad(), self.accelerator.autocast():
-                source = Bank(*banks.draw(
-                    self.anchor, self.task.reward, texts, sum(sizes), self._generator("anchor"),
-                    prompts,
-                ))  # fmt: skip
-            rows = torch.arange(len(texts))
+                drawn = banks.draw(
+                    self.anchor, self.task.reward, texts, sum(sizes), generator, prompts
+                )
+            source, rows = Bank(*drawn), torch.arange(len(texts))
         return source.subset(rows, sizes, self._generator("subset"))
 
     def _policy_draws(
@@ -278,23 +279,3 @@ class Trainer:
                 parameter.copy_(value)
         self.quantiles.load(state["quantiles"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-def passing(total: int, config: Config) -> list[int]:
-    """Numbers of the training prompts that a run reads: all of them, in order, if its passes do.
-
-    Otherwise as they pass by, each once.
-    """
-    places = config.steps * config.prompts_per_step
-    if places >= total:
-        return list(range(total))
-    return prompts_at(range(places), total, config.seed)
-
-
-def prompts_at(places: range, total: int, seed: int) -> list[int]:
-    """Numbers of the training prompts at some places of the shuffled passes over all `total`."""
-    passes = {
-        number: torch.randperm(total, generator=seeded(seed, "pass", number)).tolist()
-        for number in {place // total for place in places}
-    }
-    return [passes[place // total][place % total] for place in places]

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
 from torch import nn
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from bondlab import models, tiny
+from bondlab.adapters import quiet
 from bondlab.bank import seeded
 from bondlab.language_model import LanguageModel
 
@@ -219,3 +221,18 @@ def test_what_cannot_be_saved_says_so(tmp_path):
     with pytest.raises(ValueError, match="lora_rank=None.*save_pretrained"):
         tiny.language_model("gemma").trainable_copy(None).save_adapter(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_quiet_leaves_transformers_as_it_was(shown):
+    """A caller who turned its bars off finds them off again, also after an error."""
+    logging = transformers.logging
+    before, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        with pytest.raises(KeyError), quiet():
+            assert not logging.is_progress_bar_enabled()
+            raise KeyError
+        assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == (shown, level)
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
