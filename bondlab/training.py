@@ -10,6 +10,7 @@ It never knows which algorithm runs. What differs from the paper, or fills what 
 6. A learned quantile model reads prompt and completion, its head the last state; it has its own
    Adam, gives its estimate before it learns from the step's batch, and is trained on the policy's
    completions alone.
+7. Gradients are clipped where their norm exceeds `Config.clip`, which it rarely does.
 """
 
 from __future__ import annotations
