@@ -24,14 +24,27 @@ _MADE_BY_CODE = 1 << 9  # Python's flag of classes that are no part of compiled 
 
 @functools.cache
 def installed(file: str | None) -> bool:
-    """Whether code of this file is a library's. Not this package's, wherever it is installed."""
+    """Whether code of this file is a library's: of Python, or of a folder that pip installs into.
+
+    Not this package's, wherever it is installed, nor what is installed to be edited in its place.
+    """
     if file is None or file.startswith("<frozen"):
         return file is not None
     path = Path(file)
     if Path(__file__).parent in path.parents:
         return False
     places = {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")}
-    return bool({"site-packages", "dist-packages"} & set(path.parts) or places & set(path.parents))
+    return bool(
+        {"site-packages", "dist-packages"} & set(path.parts)
+        or places & set(path.parents)
+        or any(_holds_packages(str(folder)) for folder in path.parents if str(folder) in sys.path)
+    )
+
+
+@functools.cache
+def _holds_packages(folder: str) -> bool:
+    """Whether pip installed something here, as it does with --target."""
+    return next(Path(folder).glob("*.dist-info"), None) is not None
 
 
 def library(module: str | None) -> bool:

@@ -495,3 +495,18 @@ def test_labels_can_be_read():
     assert fingerprint.label(rules.jeffreys).startswith("jeffreys@")
     assert fingerprint.label(functools.partial(rules.jeffreys, n=2)).startswith("jeffreys@")
     assert fingerprint.label(Scorer()).startswith("Scorer@")
+
+
+def test_where_pip_installs_is_a_library(tmp_path, monkeypatch):
+    """As with `pip install --target`: beside its metadata code counts by name, wherever that is;
+    a folder of one's own, with the same code, by what it says."""
+    texts = ("def worth(n):\n    return 2 * n\n", "def worth(n):\n    return 3 * n\n")
+    names = {}
+    for kind in ("own", "installed"):
+        folder = tmp_path / kind
+        (folder / "other.dist-info" if kind == "installed" else folder).mkdir(parents=True)
+        names[kind] = []
+        for text in texts:
+            module = module_of(folder, monkeypatch, f"{kind}_worth", text)
+            names[kind].append(of(module.worth))
+    assert len(set(names["own"])) == 2 and len(set(names["installed"])) == 1

@@ -108,10 +108,10 @@ def test_a_sweep_goes_on_after_a_failure(runs, monkeypatch):
 
 
 def test_two_workers_give_the_numbers_of_one(runs):
-    """Processes of one thread each compute what this process computes, to the last bit. (The banks
+    """Processes with their share of threads compute what this one does, to the last bit. (The banks
     are filled by both too: each sweep has its own.) They end with the sweep: idle ones would hold
     gigabytes."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, device.cores() // 2))  # as each worker has
     expected = sweep.sweep(specs(), runs / "one", workers=1)
     (runs / "banks").rename(runs / "first")
     found = sweep.sweep(specs(), runs / "two", workers=2)
