@@ -153,12 +153,8 @@ class RunFolder:
         """
         earlier = self.manifest
         kinds, kind = earlier.get("kinds", []), device.kind()
-        if kinds and kinds[-1] != kind:
-            warnings.warn(
-                f"{self.path} was begun on {kinds[-1]} and goes on on {kind}: it will be no "
-                "repetition, to the last digit, of a run on either; its manifest says so",
-                stacklevel=2,
-            )
+        if status == "running":
+            self.warn_of_kind("goes on")
         kinds = kinds if kinds[-1:] == [kind] else [*kinds, kind]
         others = dict.fromkeys([*earlier.get("bank_kinds", []), *banks])
         before = earlier.get("seconds", 0.0) + self._unmarked_seconds() * (status == "running")
@@ -181,6 +177,16 @@ class RunFolder:
                 **commit(),
             },
         )
+
+    def warn_of_kind(self, what: str) -> None:
+        """Say that a run was computed on another kind of machine than this, where it was."""
+        kinds, kind = self.manifest.get("kinds", []), device.kind()
+        if kinds and kinds[-1] != kind:
+            warnings.warn(
+                f"{self.path} was computed on {kinds[-1]} and {what} on {kind}: numbers of the two "
+                "differ from the last digit on; its manifest names the kinds that it comes from",
+                stacklevel=3,
+            )
 
     def _unmarked_seconds(self) -> float:
         """How long a killed process worked: from its mark to the last file that it wrote.

@@ -129,10 +129,12 @@ def train(
     try:
         # Also where the caller has gradients turned off.
         with torch.inference_mode(False), torch.enable_grad():
-            trainer = Trainer(task, algorithm, config, run, banks(task, algorithm, config))
-            if not run.finished or trainer.step < config.steps:  # its last checkpoint may be gone
-                _loop(trainer, run)
-        return Run(run, trainer.policy)
+            found = Trainer(task, algorithm, config, run, banks(task, algorithm, config))
+            if not run.finished or found.step < config.steps:  # its last checkpoint may be gone
+                _loop(found, run)
+            else:
+                run.warn_of_kind("is read")
+        return Run(run, found.policy)
     finally:
         lock.release()
 

@@ -125,7 +125,7 @@ def test_a_run_says_on_what_it_was_computed(run, monkeypatch):
             run.mark("running", 0.0)
         seen.append([str(w.message) for w in caught])
     assert [len(messages) for messages in seen] == [0, 0, 1, 1]
-    assert "begun on one and goes on on other" in seen[2][0]
+    assert "computed on one and goes on on other" in seen[2][0]
     run.mark("finished", 1.0, ["third", "other", "third"])
     manifest = run.manifest
     assert manifest["kinds"] == ["one", "other", "one"] and manifest["bank_kinds"] == ["third"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -778,3 +779,14 @@ def test_nothing_is_stored_of_a_model_that_gives_nan(tmp_path):
     with pytest.raises(ValueError, match="gives NaN before any training"):
         train(task, BOND, CONFIG, tmp_path)
     assert not list(training.paths.runs_folder().glob("banks/*/*"))
+
+
+def test_a_run_of_another_machine_is_read_with_a_word(tmp_path, monkeypatch):
+    """Asked for again where it was computed it comes back in silence, elsewhere with a warning."""
+    train(task_of(), BOND, configured(steps=1), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(task_of(), BOND, configured(steps=1), tmp_path)
+    monkeypatch.setattr(device, "kind", lambda: "another kind")
+    with pytest.warns(UserWarning, match="was computed on .* and is read on another kind"):
+        train(task_of(), BOND, configured(steps=1), tmp_path)
