@@ -8,8 +8,8 @@ so that the command line starts without waiting for torch.
 from importlib import import_module
 
 _HOMES = {
-    "LanguageModel": "language_model",
-    "Task": "tasks",
+    "LanguageModel": "lm.language_model",
+    "Task": "task",
     **dict.fromkeys(
         ("j_bond", "bond", "reinforce", "warp", "raft", "vbon", "online_dpo", "bonbon"),
         "algorithms",

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bondlab.archives import AssetError
-from bondlab.notebook import ParameterError
+from bondlab.assets.archives import AssetError
+from bondlab.study.notebook import ParameterError
 
 PROFILES = ("smoke", "laptop", "study", "paper")
 SHIPPED = (  # what `prepare` makes; named here because to import it takes seconds
@@ -48,14 +48,14 @@ def list_assets() -> None:
 
 
 def prepare(retrain: bool, only: str | None) -> None:
-    from bondlab import prepare as module
+    from bondlab.making import prepare as module
 
     module.prepare(retrain=retrain, only=only)
 
 
 def run(experiment: str, profile: str, workers: int | None) -> None:
-    from bondlab import experiments
-    from bondlab.study import select
+    from bondlab.study import experiments
+    from bondlab.study.run import select
 
     for name, chosen in select(experiments.EXPERIMENTS, [experiment]).items():
         folders = experiments.run(name, profile, workers)
@@ -66,7 +66,7 @@ def run(experiment: str, profile: str, workers: int | None) -> None:
 
 
 def study(profile: str, only: list[str], workers: int | None) -> int:
-    from bondlab import study as module
+    from bondlab.study import run as module
 
     return module.study(profile, only, workers)
 

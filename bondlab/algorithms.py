@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bondlab import rules
 from bondlab.anchors import FROZEN, Anchor, Frozen, MovingAverage
-from bondlab.fingerprint import label
+from bondlab.naming.fingerprint import label
 from bondlab.quantiles import Learned
 from bondlab.rules import Scores
 

@@ -20,12 +20,13 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, device, fingerprint, results
-from bondlab.completions import Completions, Prompts, concatenate
+from bondlab import checkpoints, device, results
 from bondlab.config import Config
-from bondlab.language_model import LanguageModel
+from bondlab.lm.completions import Completions, Prompts, concatenate
+from bondlab.lm.language_model import LanguageModel
+from bondlab.naming import fingerprint
 from bondlab.rewards import Reward, score
-from bondlab.tasks import Task
+from bondlab.task import Task
 
 PROMPTS_A_PART = 8
 

@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 
 from bondlab import quantiles
 from bondlab.bank import Bank
-from bondlab.completions import Completions, Prompts
-from bondlab.language_model import LanguageModel
+from bondlab.lm.completions import Completions, Prompts
+from bondlab.lm.language_model import LanguageModel
 from bondlab.rewards import score
-from bondlab.tasks import Task
+from bondlab.task import Task
 
 # Columns that some rows lack.
 OPTIONAL = {"quantile": "float64", "predicted_quantile": "float64", "text": "string"}

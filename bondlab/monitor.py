@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bondlab.completions import Completions
+from bondlab.lm.completions import Completions
 from bondlab.rules import Scores
 
 

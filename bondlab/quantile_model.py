@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from bondlab import quantiles
-from bondlab.completions import Completions, Prompts
-from bondlab.language_model import LanguageModel
+from bondlab.lm.completions import Completions, Prompts
+from bondlab.lm.language_model import LanguageModel
 from bondlab.quantiles import Learned
 
 

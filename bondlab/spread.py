@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bondlab import paths
 from bondlab.bank import BankFolder
-from bondlab.tasks import Task
+from bondlab.task import Task
 
 # Not stated in the paper. 31 x 8 = 248 degrees of freedom, if every training prompt is as good as
 # another, give the standard deviation to about 5 %.

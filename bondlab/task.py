@@ -1,4 +1,4 @@
-"""A task: prompts, a reference policy and a reward; and the settings that ask for one."""
+"""A task: prompts, a reference policy and a reward, and what names them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
-
-from bondlab import fingerprint, model_fingerprints  # noqa: F401  (the latter knows models)
-from bondlab.language_model import LanguageModel
-from bondlab.prepare import DOCUMENT_TOKENS, SUMMARY_TOKENS
+from bondlab.lm.language_model import LanguageModel
+from bondlab.naming import fingerprint, model_fingerprints  # noqa: F401  (the latter knows models)
 from bondlab.rewards import Reward
-
-Tokens = Annotated[int, Field(ge=1)] | None
 
 
 @dataclass(frozen=True)
@@ -161,72 +156,3 @@ def _derived(owners: Mapping[str, Any]) -> dict[str, str]:
             stacklevel=5,
         )
     return found
-
-
-# Most tokens of a prompt and of a completion where a task's settings leave them open.
-LIMITS = {
-    "xsum": (DOCUMENT_TOKENS, SUMMARY_TOKENS),
-    # Not stated; chosen because no review's first words take more than 64 tokens, and a review's
-    # next 24 show its sentiment.
-    "sentiment": (64, 24),
-    "chat": (144, 32),  # not stated; chosen because no prompt of its dialogues has more
-    "tiny": (24, 8),
-    "tiny_causal": (24, 8),
-}
-
-
-class TaskSettings(BaseModel):
-    """Which task, at which size. None takes the models, data and limits of the task itself.
-
-    `policy` names a model by asset name, hub name or local folder; `reward` for XSum likewise, for
-    sentiment and chat one of `scorers.SCORERS`; `data` names a data set with the embedded one's
-    splits train and test and its columns: document and summary for XSum, text for sentiment,
-    dialogue, context and reply for chat (see `corpora`).
-    `prompt_tokens` and `completion_tokens` are the most there may be; see `LIMITS`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: Literal["xsum", "sentiment", "chat", "tiny", "tiny_causal"]
-    train: Annotated[int, Field(ge=1)]
-    evaluate: Annotated[int, Field(ge=1)]
-    policy: str | None = None
-    reward: str | None = None
-    data: str | None = None
-    prompt_tokens: Tokens = None
-    completion_tokens: Tokens = None
-
-    @property
-    def limits(self) -> dict[str, int]:
-        """max_prompt_tokens and max_new_tokens of the task's `LanguageModel`."""
-        prompt, completion = LIMITS[self.name]
-        return {
-            "max_prompt_tokens": self.prompt_tokens or prompt,
-            "max_new_tokens": self.completion_tokens or completion,
-        }
-
-    @model_serializer
-    def _written(self) -> dict[str, Any]:
-        """The settings as identities hold them: limits in numbers, since a default may change.
-
-        XSum's keep the names under which its first runs were stored.
-        """
-        names = ("prompt_tokens", "completion_tokens")
-        written = {name: value for name, value in self if name not in names}
-        if self.name == "xsum":
-            names = ("document_tokens", "summary_tokens")
-        return written | dict(zip(names, self.limits.values(), strict=True))
-
-
-def first(train: Sequence, held_out: Sequence, settings: TaskSettings) -> tuple[list, list]:
-    """The first training and held-out rows, as many as asked for.
-
-    Raises:
-        ValueError: there are fewer.
-    """
-    if settings.train > len(train) or settings.evaluate > len(held_out):
-        raise ValueError(
-            f"asked for {settings.train} training and {settings.evaluate} held-out prompts; "
-            f"there are {len(train)} and {len(held_out)}"
-        )
-    return list(train[: settings.train]), list(held_out[: settings.evaluate])

@@ -16,14 +16,14 @@ from bondlab import bank as banks
 from bondlab import checkpoints, device, monitor, spread
 from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank, BankFolder, passing, prompts_at, seeded
-from bondlab.completions import Completions, Prompts, concatenate
 from bondlab.config import Config
 from bondlab.evaluation import evaluate
-from bondlab.language_model import LanguageModel
+from bondlab.lm.completions import Completions, Prompts, concatenate
+from bondlab.lm.language_model import LanguageModel
 from bondlab.quantile_model import Counted, LearnedQuantiles, QuantileModel
 from bondlab.results import RunFolder
 from bondlab.rules import Scores
-from bondlab.tasks import Task
+from bondlab.task import Task
 
 
 class Trainer:

@@ -26,10 +26,10 @@ from bondlab import checkpoints, device, paths
 from bondlab.algorithms import Algorithm
 from bondlab.bank import BankFolder, passing
 from bondlab.config import Config
-from bondlab.language_model import LanguageModel
+from bondlab.lm.language_model import LanguageModel
 from bondlab.results import RunFolder, digest
 from bondlab.rewards import score
-from bondlab.tasks import Task
+from bondlab.task import Task
 from bondlab.trainer import Trainer
 
 

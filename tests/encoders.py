@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from bondlab import tiny
+from bondlab.tasks import tiny
 
 
 def tiny_encoder(seed: int = 0) -> tuple[BertModel, PreTrainedTokenizerFast]:

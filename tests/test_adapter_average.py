@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bondlab import tasks, tiny, training
-from bondlab.adapter_average import WeightAverage, changed, follow, kl, plain_kl
+from bondlab import tasks, training
 from bondlab.algorithms import bond, j_bond
 from bondlab.anchors import MovingAverage
 from bondlab.bank import seeded
 from bondlab.config import Config
-from bondlab.tasks import TaskSettings
+from bondlab.study.adapter_average import WeightAverage, changed, follow, kl, plain_kl
+from bondlab.tasks import TaskSettings, tiny
 from bondlab.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("runs")

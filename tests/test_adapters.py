@@ -18,10 +18,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from bondlab import models, tiny
-from bondlab.adapters import quiet
 from bondlab.bank import seeded
-from bondlab.language_model import LanguageModel
+from bondlab.lm.adapters import quiet
+from bondlab.lm.language_model import LanguageModel
+from bondlab.tasks import models, tiny
 
 LIMITS = {"max_prompt_tokens": 24, "max_new_tokens": 8}
 

@@ -13,8 +13,8 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from bondlab import tiny
-from bondlab.language_model import LanguageModel
+from bondlab.lm.language_model import LanguageModel
+from bondlab.tasks import tiny
 
 WORDS = len(tiny.tokenizer())
 TEXTS = ["the city council", "a dog and a cat by the river on monday in june", "rain"]

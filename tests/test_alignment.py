@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bondlab import alignment
-from bondlab import alignment_decisions as series
-from bondlab.alignment import CONFIGS, PLANS, STRIDES, specs
-from bondlab.alignment_claims import ANCHOR_CLAIMS, BENCHMARK_CLAIMS, J_BOND_CLAIMS
 from bondlab.anchors import Frozen, MovingAverage, Periodic
+from bondlab.study import alignment
+from bondlab.study import alignment_decisions as series
+from bondlab.study.alignment import CONFIGS, PLANS, STRIDES, specs
+from bondlab.study.alignment_claims import ANCHOR_CLAIMS, BENCHMARK_CLAIMS, J_BOND_CLAIMS
 
 PROFILES = tuple(CONFIGS)
 each_profile = pytest.mark.parametrize("profile", PROFILES)

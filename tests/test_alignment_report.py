@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import alignment, alignment_report, alignment_tables, average_report, paths
-from bondlab import alignment_decisions as series
-from bondlab.alignment_report import DISTANCE, JUDGE, REWARD, WINS, BaselineSettings, Page
+from bondlab import paths
 from bondlab.rules import J_BOND_PENALTY
+from bondlab.study import alignment, alignment_report, alignment_tables, average_report
+from bondlab.study import alignment_decisions as series
+from bondlab.study.alignment_report import DISTANCE, JUDGE, REWARD, WINS, BaselineSettings, Page
 
 NAME, OTHER = "j_bond", series.REINFORCE_SERIES[2]
 SETTINGS = BaselineSettings(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bondlab.alterations import garble, name_spans, number_spans, swap_entities, swap_numbers
+from bondlab.making.alterations import garble, name_spans, number_spans, swap_entities, swap_numbers
 
 EVIDENCE = (
     "Police said 1,250 people met Angela Merkel in Berlin on Monday 12 March 2014. "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bondlab.archives import Archive, AssetError, atomic_folder, digest_of_members, unpack
+from bondlab.assets.archives import Archive, AssetError, atomic_folder, digest_of_members, unpack
 
 
 def wheel(folder: Path, *members: tuple[str, bytes, str]) -> Path:

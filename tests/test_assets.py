@@ -15,9 +15,10 @@ import pytest
 import requests
 from datasets import Dataset, DatasetDict
 
-from bondlab import archives, assets, cache
-from bondlab.archives import Archive, AssetError, file_digest
-from bondlab.catalogue import ARCHIVES, ASSETS, Asset
+from bondlab import assets
+from bondlab.assets import archives, cache
+from bondlab.assets.archives import Archive, AssetError, file_digest
+from bondlab.assets.catalogue import ARCHIVES, ASSETS, Asset
 
 NOTES = b"one\ntwo\nthree\n"
 

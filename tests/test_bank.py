@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from bondlab import bank, device, tasks, tiny
+from bondlab import bank, device, tasks
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder, seeded
-from bondlab.completions import Completions
-from bondlab.tasks import Task, TaskSettings
+from bondlab.lm.completions import Completions
+from bondlab.tasks import Task, TaskSettings, tiny
 
 SAMPLES = 3
 

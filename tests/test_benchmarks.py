@@ -10,23 +10,17 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import (
-    assets,
-    benchmark_report,
-    benchmark_texts,
-    benchmarks,
-    collected,
-    likelihoods,
-    paths,
-    tiny,
-)
+from bondlab import assets, paths
 from bondlab.algorithms import j_bond
-from bondlab.benchmarks import REFERENCE, SUITES, Answers
-from bondlab.collected import Results
-from bondlab.instructions import INSTRUCTIONS
-from bondlab.sweep import Spec
-from bondlab.task import Task, TaskSettings
-from bondlab.xsum_runs import SMOKE
+from bondlab.study import benchmark_report, benchmark_texts, benchmarks, collected, likelihoods
+from bondlab.study.benchmarks import REFERENCE, SUITES, Answers
+from bondlab.study.collected import Results
+from bondlab.study.instructions import INSTRUCTIONS
+from bondlab.study.sweep import Spec
+from bondlab.study.xsum_runs import SMOKE
+from bondlab.task import Task
+from bondlab.tasks import tiny
+from bondlab.tasks.settings import TaskSettings
 
 NAME = "xsum_divergences"  # any registered experiment
 SUITE = SUITES["smoke"]

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bondlab import calibration, quantiles
-from bondlab.calibration import CONSTANT, COUNTED, LEARNED
+from bondlab import quantiles
+from bondlab.study import calibration
+from bondlab.study.calibration import CONSTANT, COUNTED, LEARNED
 
 
 def evaluation(

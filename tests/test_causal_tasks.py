@@ -6,11 +6,12 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
-from bondlab import assets, chat, models, scorers, sentiment, tasks, tiny
+from bondlab import assets, tasks
 from bondlab.algorithms import bond
+from bondlab.assets.corpora import digest
 from bondlab.config import Config
-from bondlab.corpora import digest
-from bondlab.task import LIMITS, TaskSettings
+from bondlab.tasks import chat, models, scorers, sentiment, tiny
+from bondlab.tasks.settings import LIMITS, TaskSettings
 from bondlab.training import train
 
 

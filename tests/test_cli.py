@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from bondlab import __main__ as cli
-from bondlab.archives import AssetError
-from bondlab.notebook import ParameterError
+from bondlab.assets.archives import AssetError
+from bondlab.study.notebook import ParameterError
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from bondlab import assets, conversions
-from bondlab.archives import AssetError, file_digest
+from bondlab import assets
+from bondlab.assets import conversions
+from bondlab.assets.archives import AssetError, file_digest
 
 
 def tiny_config() -> T5Config:

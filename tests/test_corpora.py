@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bondlab import assets, corpora
+from bondlab import assets
+from bondlab.assets import corpora
 
 
 def task(folder: Path, name: str, examples: list[dict]) -> dict[str, Path]:

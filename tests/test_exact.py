@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from bondlab import exact, exact_toy
-from bondlab.exact import Settings
 from bondlab.measures import Interval
+from bondlab.study import exact, exact_toy
+from bondlab.study.exact import Settings
 
 
 def settings(**changes: object) -> Settings:
@@ -147,7 +147,7 @@ def test_descents_start_at_the_reference_and_pair_problems():
 
 def test_figures_are_written_but_not_for_shipped_results(tmp_path, monkeypatch):
     """Four files with the headline in the record; nothing when the files are there already."""
-    from bondlab import plots
+    from bondlab.study import plots
 
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
     table = exact.law("a", [0.5, 0.5], [1, 2], 2, settings(draws=100))

@@ -13,12 +13,12 @@ from functools import partial
 import pytest
 import torch
 
-from bondlab import tasks, tiny, toy, training
+from bondlab import tasks, toy, training
 from bondlab.algorithms import Algorithm, bonbon, j_bond, online_dpo, reinforce
 from bondlab.anchors import FROZEN, MovingAverage
-from bondlab.completions import Completions
 from bondlab.config import Config
-from bondlab.tasks import TaskSettings
+from bondlab.lm.completions import Completions
+from bondlab.tasks import TaskSettings, tiny
 from bondlab.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("runs")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bondlab import exact_iteration, toy
-from bondlab.exact_iteration import Settings
+from bondlab import toy
+from bondlab.study import exact_iteration
+from bondlab.study.exact_iteration import Settings
 
 F64 = torch.float64
 

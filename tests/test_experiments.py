@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bondlab import decisions, experiments
 from bondlab.anchors import Periodic
-from bondlab.decisions import OBJECTIVES
-from bondlab.experiments import EXPERIMENTS
-from bondlab.xsum_runs import DIVERGENCE_CLAIMS, ITERATIVE_CLAIMS, QUANTILE_CLAIMS
+from bondlab.study import decisions, experiments
+from bondlab.study.decisions import OBJECTIVES
+from bondlab.study.experiments import EXPERIMENTS
+from bondlab.study.xsum_runs import DIVERGENCE_CLAIMS, ITERATIVE_CLAIMS, QUANTILE_CLAIMS
 
 # Before training, and after it for each beta, in the order backward KL, forward KL, log quantile.
 START = (5.0, 1.2, -1.0)

@@ -14,8 +14,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from bondlab import models, tiny
-from bondlab.language_model import LanguageModel
+from bondlab.lm.language_model import LanguageModel
+from bondlab.tasks import models, tiny
 
 SIZES = {
     "vocab_size": len(tiny.tokenizer()), "hidden_size": 32, "intermediate_size": 64,

@@ -9,9 +9,10 @@ from itertools import product
 import pandas as pd
 import pytest
 
-from bondlab import best_of_n, figures, measures, plots, tradeoff
-from bondlab.collected import Results
-from bondlab.figures import DIVERGENCES, GAINS
+from bondlab import best_of_n, measures
+from bondlab.study import figures, plots, tradeoff
+from bondlab.study.collected import Results
+from bondlab.study.figures import DIVERGENCES, GAINS
 
 STEPS, PROMPTS = (0, 20, 40), (0, 1, 2)
 RUNS = (("N = 8", 8, 0), ("iterative, n = 2", 2, 20))

@@ -22,10 +22,12 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, pipeline
 
-from bondlab import fingerprint, model_fingerprints, rules, tiny  # noqa: F401
-from bondlab.fingerprint import Unnamed, of
-from bondlab.rewards import EntailmentReward
-from bondlab.templates import ChatTemplate
+from bondlab import rules
+from bondlab.lm.templates import ChatTemplate
+from bondlab.naming import fingerprint
+from bondlab.naming.fingerprint import Unnamed, of
+from bondlab.tasks import tiny  # noqa: F401
+from bondlab.tasks.entailment import EntailmentReward
 
 
 def module_of(folder: Path, monkeypatch, name: str, text: str):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bondlab import frontier
+from bondlab.study import frontier
 
 
 def table(series: dict[str, tuple], seeds: int = 1, prompts: int = 20, offsets=None, warmup=0):

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from bondlab import instructions as rules
-from bondlab.instructions import INSTRUCTIONS, followed
+from bondlab.study import instructions as rules
+from bondlab.study.instructions import INSTRUCTIONS, followed
 
 
 @pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda i: i.text[:30])

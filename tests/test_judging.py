@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bondlab import judging, tiny
 from bondlab.bank import BankFolder
-from bondlab.completions import Completions
 from bondlab.device import accelerator
-from bondlab.judging import Judge
+from bondlab.lm.completions import Completions
 from bondlab.results import RunFolder
-from bondlab.tasks import Task, TaskSettings
+from bondlab.study import judging
+from bondlab.study.judging import Judge
+from bondlab.tasks import Task, TaskSettings, tiny
 
 TEXTS = tiny.documents(5)
 

@@ -14,9 +14,10 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from bondlab import language_model, models, tiny
-from bondlab.completions import Completions, Prompts, concatenate
-from bondlab.language_model import LanguageModel, draw
+from bondlab.lm import language_model
+from bondlab.lm.completions import Completions, Prompts, concatenate
+from bondlab.lm.language_model import LanguageModel, draw
+from bondlab.tasks import models, tiny
 
 VOCABULARY = len(tiny.tokenizer())
 TEXTS = ["the city council", "a dog and a cat by the river on monday in june", "rain"]

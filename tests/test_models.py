@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import ViTConfig
 
-from bondlab import assets, models, tiny
-from bondlab.language_model import LanguageModel
+from bondlab import assets
+from bondlab.lm.language_model import LanguageModel
+from bondlab.tasks import models, tiny
 
 
 def saved(folder, family: str = "gemma", seed: int = 0) -> str:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from trainers import log_probs
 
-from bondlab import quantiles, rules, tasks, tiny, training
+from bondlab import quantiles, rules, tasks, training
 from bondlab.algorithms import Algorithm, bond
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.config import Config
-from bondlab.language_model import LanguageModel
-from bondlab.tasks import TaskSettings
+from bondlab.lm.language_model import LanguageModel
+from bondlab.tasks import TaskSettings, tiny
 from bondlab.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("runs")

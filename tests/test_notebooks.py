@@ -20,9 +20,9 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from bondlab.experiments import EXPERIMENTS, Profile
-from bondlab.notebook import declared
 from bondlab.paths import figures_folder, repository_root
+from bondlab.study.experiments import EXPERIMENTS, Profile
+from bondlab.study.notebook import declared
 
 NOTEBOOKS = sorted((repository_root() / "notebooks").glob("*.ipynb"))
 UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")

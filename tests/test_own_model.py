@@ -11,9 +11,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bondlab import Config, LanguageModel, Task, j_bond, own_model, tiny, train
-from bondlab.own_model import STEPS, Settings
+from bondlab import Config, LanguageModel, Task, j_bond, train
 from bondlab.paths import repository_root
+from bondlab.study import own_model
+from bondlab.study.own_model import STEPS, Settings
+from bondlab.tasks import tiny
 
 NOTEBOOK = nbformat.read(
     repository_root() / "notebooks" / "08_align_your_own_model.ipynb", as_version=4
@@ -45,7 +47,7 @@ def test_the_notebook_imports_what_a_user_may():
         for cell in CODE for node in ast.walk(ast.parse(cell.source))
         if isinstance(node, ast.ImportFrom) and node.module.startswith("bondlab")
     ]  # fmt: skip
-    assert set(modules) == {"bondlab", "bondlab.notebook"}
+    assert set(modules) == {"bondlab", "bondlab.study.notebook"}
 
 
 def test_cells_that_need_the_model_are_skipped_by_nbval():

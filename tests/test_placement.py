@@ -13,13 +13,13 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
-from bondlab import device, rules, tasks, tiny, training
+from bondlab import device, rules, tasks, training
 from bondlab.algorithms import bonbon, bond, j_bond, online_dpo, raft, reinforce, vbon, warp
 from bondlab.anchors import Periodic
 from bondlab.config import Config
-from bondlab.language_model import LanguageModel
+from bondlab.lm.language_model import LanguageModel
 from bondlab.quantiles import Learned
-from bondlab.tasks import Task, TaskSettings
+from bondlab.tasks import Task, TaskSettings, tiny
 from bondlab.training import train
 
 pytestmark = pytest.mark.usefixtures("runs")

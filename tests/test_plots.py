@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
-from bondlab import drawing, plots
-from bondlab.plots import Level, Mark, Panel
+from bondlab.study import drawing, plots
+from bondlab.study.plots import Level, Mark, Panel
 
 PANELS = [Panel("kl", "backward KL", "KL, nats"), Panel("reward", "reward", "probability")]
 

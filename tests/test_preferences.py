@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from bondlab import preferences
-from bondlab.preferences import CANDIDATES, DIALOGUE_WORDS, DIFFERENT, REVIEW_WORDS
+from bondlab.making import preferences
+from bondlab.making.preferences import CANDIDATES, DIALOGUE_WORDS, DIFFERENT, REVIEW_WORDS
 
 TEXT = " ".join(f"Word{i}a b{i} c{i} d{i}." for i in range(30))  # 30 sentences of four words
 

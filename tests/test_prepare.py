@@ -12,12 +12,14 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from bondlab import assets, models, prepare, supervised, tasks, tiny
+from bondlab import assets
 from bondlab.__main__ import SHIPPED
-from bondlab.language_model import LanguageModel
-from bondlab.rewards import EntailmentReward
-from bondlab.scorers import SCORERS
-from bondlab.supervised import BASE, WEIGHTS, Supervised
+from bondlab.lm.language_model import LanguageModel
+from bondlab.making import prepare, supervised
+from bondlab.making.supervised import BASE, WEIGHTS, Supervised
+from bondlab.tasks import models, settings, tiny, xsum
+from bondlab.tasks.entailment import EntailmentReward
+from bondlab.tasks.scorers import SCORERS
 
 TOY = Supervised(steps=40, batch=4, learning_rate=2e-2, rank=4, warmup=4, check_every=20)
 
@@ -223,8 +225,8 @@ def test_load_reads_a_local_folder_in_float32(tmp_path):
     model, tokenizer = models.load(str(tmp_path))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert torch.equal(model.lm_head.weight, tiny.t5(3).lm_head.weight)
-    made = prepare.summariser(model, tokenizer, max_new_tokens=5)
-    assert (made.max_prompt_tokens, made.max_new_tokens) == (prepare.DOCUMENT_TOKENS, 5)
+    made = xsum.summariser(model, tokenizer, max_new_tokens=5)
+    assert (made.max_prompt_tokens, made.max_new_tokens) == (settings.DOCUMENT_TOKENS, 5)
     assert made.template == prepare.TEMPLATE
 
 
@@ -261,7 +263,7 @@ def test_prepare_makes_every_model_once(toy_assets, capsys):
     """From nothing all are trained and say so; then all are ready; `retrain` of one makes only
     that one anew; the task finds what was made and folds it in."""
     with pytest.raises(FileNotFoundError, match="prepare --only xsum_reference`"):
-        tasks.xsum_reference("fp32")
+        xsum.reference("fp32")
     prepare.prepare()
     trained = ["xsum_reference", "xsum_reward", *SCORERS]
     assert capsys.readouterr().out.splitlines() == [f"{name}: training" for name in trained]
@@ -273,7 +275,7 @@ def test_prepare_makes_every_model_once(toy_assets, capsys):
     prepare.prepare(retrain=True, only="xsum_reward")
     changed = {path.parent.name for path, old in made.items() if path.stat().st_mtime_ns != old}
     assert changed == {"xsum_reward"}
-    reference, reward = tasks.xsum_reference("fp32", max_new_tokens=5), tasks.xsum_reward("fp32")
+    reference, reward = xsum.reference("fp32", max_new_tokens=5), xsum.reward("fp32")
     plain = tiny.t5(2)
     assert set(reference.model.state_dict()) == set(plain.state_dict())
     assert not torch.equal(

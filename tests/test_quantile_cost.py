@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bondlab import quantile_cost
 from bondlab.algorithms import bond
 from bondlab.config import Config
-from bondlab.quantile_cost import FRESH, LEARNED, STORED
 from bondlab.quantiles import Learned
 from bondlab.results import RunFolder
-from bondlab.sweep import Spec
+from bondlab.study import quantile_cost
+from bondlab.study.quantile_cost import FRESH, LEARNED, STORED
+from bondlab.study.sweep import Spec
 from bondlab.tasks import TaskSettings
 
 STEPS, PROMPTS, DOCUMENTS = 10, 8, 40

@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 
-from bondlab import device, tasks, tiny, training
+from bondlab import device, tasks, training
 from bondlab.algorithms import bond
 from bondlab.bank import draw, seeded
 from bondlab.config import Config
 from bondlab.quantile_model import Counted, LearnedQuantiles, QuantileModel
 from bondlab.quantiles import Learned
-from bondlab.tasks import TaskSettings
+from bondlab.tasks import TaskSettings, tiny
 from bondlab.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("runs")

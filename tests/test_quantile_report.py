@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from test_calibration import evaluation
 
-from bondlab import calibration, quantile_report, sample_size_xsum
-from bondlab.quantile_cost import FRESH, LEARNED, STORED
-from bondlab.quantile_report import Results
+from bondlab.study import calibration, quantile_report, sample_size_xsum
+from bondlab.study.quantile_cost import FRESH, LEARNED, STORED
+from bondlab.study.quantile_report import Results
 
 
 @pytest.fixture

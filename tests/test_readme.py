@@ -7,8 +7,8 @@ import re
 import pytest
 from transformers import AutoModelForSeq2SeqLM
 
-from bondlab import tiny
 from bondlab.paths import repository_root
+from bondlab.tasks import tiny
 
 TEXT = (repository_root() / "README.md").read_text(encoding="utf-8")
 TESTS = repository_root() / "tests"

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import collected, measures, reports, tables, tiny, verdicts
+from bondlab import measures
 from bondlab.bank import Bank
-from bondlab.completions import Completions
-from bondlab.experiments import EXPERIMENTS, Claim
-from bondlab.tasks import Task
+from bondlab.lm.completions import Completions
+from bondlab.study import collected, reports, tables, verdicts
+from bondlab.study.experiments import EXPERIMENTS, Claim
+from bondlab.tasks import Task, tiny
 
 TEXTS = tiny.documents(4)
 

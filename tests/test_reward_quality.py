@@ -9,17 +9,12 @@ import pandas as pd
 import pytest
 from scipy.special import logit
 
-from bondlab import (
-    reward_quality,
-    reward_report,
-    reward_tables,
-    reward_texts,
-    scorer_training,
-    tasks,
-)
-from bondlab.preferences import DIFFERENT, Judged
-from bondlab.reward_quality import TASKS
-from bondlab.scored_texts import Results
+from bondlab import tasks
+from bondlab.making import scorer_training
+from bondlab.making.preferences import DIFFERENT, Judged
+from bondlab.study import reward_quality, reward_report, reward_tables, reward_texts
+from bondlab.study.reward_quality import TASKS
+from bondlab.study.scored_texts import Results
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import tiny
-from bondlab.rewards import NO_CLAIM, EntailmentReward, score
+from bondlab.rewards import score
+from bondlab.tasks import tiny
+from bondlab.tasks.entailment import NO_CLAIM, EntailmentReward
 
 QUESTION = "the report {premise} told that {claim} yes no"
 PREMISES = ["rain at the port", "a big fire by the river on monday", "the team won"]

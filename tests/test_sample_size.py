@@ -7,8 +7,9 @@ from itertools import product
 import pytest
 import torch
 
-from bondlab import quantiles, rules, sample_size_toy, toy
-from bondlab.sample_size import (
+from bondlab import quantiles, rules, toy
+from bondlab.study import sample_size_toy
+from bondlab.toy.sample_size import (
     Outcomes,
     add_one,
     drawn,

@@ -8,9 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bondlab import exact_toy, sample_size_toy, toy
-from bondlab.sample_size import add_one, estimate_moments, floored
-from bondlab.sample_size_toy import Settings
+from bondlab import toy
+from bondlab.study import exact_toy, sample_size_toy
+from bondlab.study.sample_size_toy import Settings
+from bondlab.toy.sample_size import add_one, estimate_moments, floored
 
 
 def case(n: int) -> tuple[toy.ToyPolicy, toy.Problem]:

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import quantiles, sample_gradients, sample_size_report, sample_size_xsum, tiny
+from bondlab import quantiles
 from bondlab.bank import seeded
-from bondlab.completions import Completions
-from bondlab.sample_size import SIZES, floored
+from bondlab.lm.completions import Completions
+from bondlab.study import sample_gradients, sample_size_report, sample_size_xsum
+from bondlab.tasks import tiny
+from bondlab.toy.sample_size import SIZES, floored
 
 
 @pytest.fixture

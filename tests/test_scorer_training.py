@@ -13,9 +13,11 @@ import torch
 from datasets import Dataset, DatasetDict
 from encoders import tiny_encoder
 
-from bondlab import assets, models, scorer_training, scorers, supervised, tiny
-from bondlab.preferences import Comparison, Judged
-from bondlab.scorers import SCORERS, EncoderReward
+from bondlab import assets
+from bondlab.making import scorer_training, supervised
+from bondlab.making.preferences import Comparison, Judged
+from bondlab.tasks import models, scorers, shipped, tiny
+from bondlab.tasks.scorers import SCORERS, EncoderReward
 
 SHORT = supervised.Supervised(steps=3, batch=4, learning_rate=1e-2, rank=2, warmup=1, check_every=3)
 
@@ -66,7 +68,7 @@ def toy(monkeypatch, tmp_path):
     data = {"movie_reviews": splits(reviews, "train", "test"),
             "topical_chat": splits(turns, "train", "validation")}  # fmt: skip
     monkeypatch.setattr(assets, "dataset", data.__getitem__)
-    monkeypatch.setattr(supervised, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
     monkeypatch.setattr(models, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
     monkeypatch.setattr(scorers, "encoder", tiny_encoder)
     scorers.load.cache_clear()
@@ -82,7 +84,7 @@ def test_training_leaves_a_scorer_that_loads(toy, name):
     assert folder == toy / name
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["data"] == [scorer_training.SOURCES[name]]
-    assert manifest["base"] == (scorers.ENCODER if name.endswith("reward") else supervised.BASE)
+    assert manifest["base"] == (scorers.ENCODER if name.endswith("reward") else shipped.BASE)
     assert len(pd.read_csv(folder / "training.csv")) == 4
     _, before = scorers.untrained(name)
     prompts, texts = ["the city council"], [["said no to the law", "won the match"]]

@@ -6,9 +6,10 @@ import pytest
 import torch
 from encoders import tiny_encoder
 
-from bondlab import models, scorers, supervised, tiny
-from bondlab.rewards import EntailmentReward, score
-from bondlab.scorers import SCORERS, WORDLESS, EncoderReward
+from bondlab.rewards import score
+from bondlab.tasks import models, scorers, shipped, tiny
+from bondlab.tasks.entailment import EntailmentReward
+from bondlab.tasks.scorers import SCORERS, WORDLESS, EncoderReward
 
 PROMPTS = ["the city council", "a big fire by the river\nthe team won", "rain"]
 TEXTS = [
@@ -111,9 +112,9 @@ def test_adapter_and_head_are_trained_and_nothing_else():
 
 
 @pytest.fixture
-def shipped(monkeypatch, tmp_path):
+def changed(monkeypatch, tmp_path):
     """One scorer of each kind, changed by hand and saved, over tiny models."""
-    monkeypatch.setattr(supervised, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
     monkeypatch.setattr(models, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
     monkeypatch.setattr(scorers, "encoder", tiny_encoder)
     scorers.load.cache_clear()
@@ -131,7 +132,7 @@ def shipped(monkeypatch, tmp_path):
     scorers.load.cache_clear()
 
 
-def test_what_was_saved_is_what_loads(shipped):
+def test_what_was_saved_is_what_loads(changed):
     """With the adapter folded in, the scores are those before saving (float32: 1e-3), in another
     process too; nothing can be trained."""
     for name, expected in shipped.items():
@@ -144,19 +145,19 @@ def test_what_was_saved_is_what_loads(shipped):
     assert isinstance(scorers.load("sentiment_judge", "fp32"), EntailmentReward)
 
 
-def test_identity_follows_the_weights_and_the_reading(shipped, monkeypatch):
+def test_identity_follows_the_weights_and_the_reading(changed, monkeypatch):
     """Another head, another question: another identity; the same files: the same one."""
     first = {name: scorers.identity(name) for name in shipped}
     assert first == {name: scorers.identity(name) for name in shipped}
     assert len(set(first.values())) == 2 and all(len(digits) == 12 for digits in first.values())
-    head = supervised.WEIGHTS / "chat_reward" / "head.safetensors"
+    head = shipped.WEIGHTS / "chat_reward" / "head.safetensors"
     head.write_bytes(head.read_bytes()[:-1] + b"x")
     assert scorers.identity("chat_reward") != first["chat_reward"]
     monkeypatch.setitem(SCORERS, "sentiment_judge", scorers.Question("{premise} or {claim}"))
     assert scorers.identity("sentiment_judge") != first["sentiment_judge"]
 
 
-def test_names_and_missing_weights_are_told(shipped):
+def test_names_and_missing_weights_are_told(changed):
     """An unknown name lists the known ones; a scorer that was never trained says how to train."""
     with pytest.raises(ValueError, match="'chat': choose one of sentiment_reward, sentiment_judge"):
         scorers.load("chat")
@@ -181,7 +182,7 @@ def test_names_and_missing_weights_are_told(shipped):
 )  # fmt: skip
 def test_shipped_scorers_tell_the_obvious(name, prompt, good, bad):
     """Plain praise above plain blame, an answer above what is none; below 6 MB each."""
-    folder = supervised.WEIGHTS / name
+    folder = shipped.WEIGHTS / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
     values = scorers.load(name, "fp32")([prompt], [[good, bad]])[0]
     assert values[0] > values[1] + 1

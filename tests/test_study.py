@@ -11,8 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from bondlab import paths, study
-from bondlab.notebook import ParameterError
+from bondlab import paths
+from bondlab.study import run as study
+from bondlab.study.notebook import ParameterError
 
 PARAMETERS = 'profile: str = "shipped"\n'
 DRAW = """\
@@ -73,10 +74,10 @@ def lab(tmp_path, monkeypatch) -> Lab:
     (tmp_path / "package" / "weights" / "adapter").mkdir(parents=True)
     monkeypatch.setattr(study, "PACKAGE", tmp_path / "package")
     stand_in = Lab(tmp_path)
-    module = types.ModuleType("bondlab.experiments")
+    module = types.ModuleType("bondlab.study.experiments")
     module.EXPERIMENTS, module.run = stand_in.EXPERIMENTS, stand_in.run
-    monkeypatch.setitem(sys.modules, "bondlab.experiments", module)
-    monkeypatch.setattr("bondlab.experiments", module, raising=False)
+    monkeypatch.setitem(sys.modules, "bondlab.study.experiments", module)
+    monkeypatch.setattr("bondlab.study.experiments", module, raising=False)
     return stand_in
 
 
@@ -140,10 +141,11 @@ def imported(code: str) -> set[str]:
     ("code", "names"),
     [
         ("import torch, bondlab.rules\nfrom pydantic import BaseModel", {"rules"}),
-        ("from bondlab import plots as p, exact\nfrom bondlab.notebook import show",
+        ("from bondlab.study import plots as p, exact\nfrom bondlab.study.notebook import show",
          {"plots", "exact", "notebook"}),
         ("from bondlab import Config, j_bond, train", {"config", "algorithms", "training"}),
-        ("from .archives import AssetError\nfrom . import corpora", {"archives", "corpora"}),
+        ("from bondlab.assets.archives import AssetError\nimport bondlab.assets.corpora",
+         {"archives", "corpora"}),
         ("x = 1", set()),
     ],
 )  # fmt: skip
@@ -154,7 +156,7 @@ def test_modules_are_found_by_every_form_of_import(code, names):
 
 @pytest.mark.parametrize("code", ["import bondlab", "from bondlab import *", "%time x = 1"])
 def test_what_does_not_say_what_it_uses_depends_on_every_module(code):
-    assert imported(code) > {"rules", "study", "trainer"}
+    assert imported(code) > {"rules", "run", "trainer"}
 
 
 def test_a_notebook_depends_on_what_it_uses():
@@ -167,7 +169,7 @@ def test_a_notebook_depends_on_what_it_uses():
     )
     assert {"exact", "rules", "canvas"} <= exact and "alignment_report" not in exact
     assert {"trainer", "bank", "own_model"} <= own and "exact" not in own
-    decides = (study.PACKAGE / "alignment_decisions.py").read_text()
+    decides = (study.PACKAGE / "study" / "alignment_decisions.py").read_text()
     assert imported(decides) == {"frontier", "decisions", "measures"}
 
 
@@ -184,7 +186,7 @@ def test_failing_runs_fail_the_study(lab, capsys):
     def run(name, profile, workers):
         raise RuntimeError("out of memory")
 
-    sys.modules["bondlab.experiments"].run = run
+    sys.modules["bondlab.study.experiments"].run = run
     assert study.study("smoke", only=["two"]) == 1
     err = capsys.readouterr().err
     assert "out of memory" in err and "Failed: the second figure" in err

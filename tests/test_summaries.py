@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bondlab import summaries
+from bondlab.study import summaries
 
 DOCUMENT = "The cat sat on the mat. It ate 1,000 mice in seven days, then slept."
 TOKENS = st.lists(st.sampled_from("abc"), max_size=8)

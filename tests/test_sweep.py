@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import device, sweep, training
+from bondlab import device, training
 from bondlab.algorithms import bond
 from bondlab.bank import BankFolder
 from bondlab.config import Config
 from bondlab.results import RunFolder
-from bondlab.sweep import Spec
+from bondlab.study import sweep
+from bondlab.study.sweep import Spec
 from bondlab.tasks import TaskSettings
 from bondlab.trainer import Trainer
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from bondlab import assets, device, tasks, tiny, training
+from bondlab import assets, device, tasks, training
 from bondlab.algorithms import bond
 from bondlab.config import Config
-from bondlab.language_model import LanguageModel
-from bondlab.task import LIMITS
-from bondlab.tasks import Task, TaskSettings
+from bondlab.lm.language_model import LanguageModel
+from bondlab.tasks import Task, TaskSettings, tiny
+from bondlab.tasks.settings import LIMITS
 from bondlab.training import train
 
 pytestmark = pytest.mark.usefixtures("runs")

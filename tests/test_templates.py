@@ -16,11 +16,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from bondlab import tiny
 from bondlab.bank import BankFolder
-from bondlab.language_model import LanguageModel
+from bondlab.lm.language_model import LanguageModel
+from bondlab.lm.templates import ChatTemplate, PlainDialogue, chat_template, turns
 from bondlab.task import Task
-from bondlab.templates import ChatTemplate, PlainDialogue, chat_template, turns
+from bondlab.tasks import tiny
 
 # The user says, the model told: words of the tiny vocabulary, so that tokens can be read.
 FORMAT = (

@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 import torch
 
-from bondlab import best_of_n, rules, toy, toy_training
+from bondlab import best_of_n, rules, toy
+from bondlab.toy import toy_training
 
 F64 = torch.float64
 BETA, GAMMA, BETA_RL, BETA_DPO, ALPHA = 0.3, 0.7, 0.2, 0.6, 0.4

@@ -6,7 +6,8 @@ from functools import partial
 
 import torch
 
-from bondlab import best_of_n, rules, toy, toy_training
+from bondlab import best_of_n, rules, toy
+from bondlab.toy import toy_training
 
 
 def test_training_starts_near_the_constants_of_a_continuous_reward():

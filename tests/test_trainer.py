@@ -11,12 +11,12 @@ import pytest
 import torch
 from trainers import log_probs
 
-from bondlab import rules, tasks, tiny, training
+from bondlab import rules, tasks, training
 from bondlab.algorithms import Algorithm, bonbon, j_bond, online_dpo, raft, reinforce, warp
 from bondlab.anchors import MovingAverage, Periodic
 from bondlab.config import Config
-from bondlab.language_model import LanguageModel
-from bondlab.tasks import Task, TaskSettings
+from bondlab.lm.language_model import LanguageModel
+from bondlab.tasks import Task, TaskSettings, tiny
 from bondlab.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("runs")

@@ -18,14 +18,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from bondlab import checkpoints, device, measures, quantiles, rules, tasks, tiny, training
+from bondlab import checkpoints, device, measures, quantiles, rules, tasks, training
 from bondlab.algorithms import Algorithm, bond, reinforce
 from bondlab.anchors import Periodic
 from bondlab.bank import Bank, BankFolder
 from bondlab.config import Config
-from bondlab.language_model import LanguageModel
+from bondlab.lm.language_model import LanguageModel
 from bondlab.quantiles import Learned
-from bondlab.tasks import Task, TaskSettings
+from bondlab.tasks import Task, TaskSettings, tiny
 from bondlab.trainer import Trainer
 from bondlab.training import train
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bondlab.language_model import LanguageModel
+from bondlab.lm.language_model import LanguageModel
 from bondlab.trainer import Trainer
 
 

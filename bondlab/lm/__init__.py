@@ -1,0 +1,1 @@
+"""Language models: one face for causal and encoder-decoder models of transformers."""

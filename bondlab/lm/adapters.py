@@ -1,0 +1,215 @@
+"""What of a model's weights is trained, kept and written: a LoRA adapter, or everything."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from bondlab.lm.model_settings import sampling
+
+ADAPTER = "policy"
+PREFIX = "base_model.model."
+
+
+class Trainable(nn.Module):
+    """The part of `LanguageModel` that concerns weights; `model` and `tokenizer` are its own."""
+
+    def trainable_copy(self, rank: int | None, seed: int = 0) -> Self:
+        """A policy that starts as this model; this model stays behind, frozen, as its reference.
+
+        With a LoRA rank both share the frozen weights in memory and only the adapter is new; with
+        None every weight is copied in float32 and trained.
+
+        Raises:
+            ValueError: this model carries an adapter, which the policy's would replace.
+        """
+        refuse_adapters(self.model)
+        self.requires_grad_(False)
+        kept = [self.tokenizer]
+        if rank:
+            kept += [*self.parameters(), *(self._head_copy or ())]
+        policy = copy.deepcopy(self, {id(x): x for x in kept})
+        if rank:
+            policy.add_adapter(rank, seed)
+        else:
+            policy._head_copy = None  # of the weights before they were float32
+            policy.float().requires_grad_(True)
+        return policy
+
+    def add_adapter(self, rank: int, seed: int = 0) -> None:
+        """Freeze the weights and add a trainable LoRA adapter to every linear layer but the head.
+
+        The adapter starts as the identity: the law is unchanged until it is trained.
+        """
+        from peft import LoraConfig
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            layers = self._linear_layers()
+            config = LoraConfig(
+                r=rank,
+                lora_alpha=rank,
+                target_modules=list(layers),
+                fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
+            )
+            self.model.add_adapter(config, adapter_name=ADAPTER)
+        self._float32_adapter()
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Load a LoRA adapter saved in peft's format and make it active and trainable."""
+        with quiet():
+            path = str(Path(folder).expanduser())
+            self.model.load_adapter(path, adapter_name=ADAPTER, is_trainable=True)
+        self._float32_adapter()
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter in peft's format, in bfloat16: half the size, below training noise.
+
+        `PeftModel.from_pretrained(base, folder)` puts it on a model with the reference's weights.
+
+        Raises:
+            ValueError: there is none, since all weights were trained.
+            OSError: as `made`.
+        """
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        if not self._adapted():
+            raise ValueError(
+                "the policy has no adapter, all its weights were trained (lora_rank=None): save it "
+                "with save_pretrained"
+            )
+        state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
+        folder = made(folder, "config.json")
+        save_file(
+            # peft's own prefix: without it PeftModel finds no weight, and only warns.
+            {f"{PREFIX}{name}": x.cpu().bfloat16().contiguous() for name, x in state.items()},
+            folder / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
+        self.model.peft_config[ADAPTER].save_pretrained(folder)
+
+    def merge_adapter(self) -> None:
+        """Fold the adapter, if there is one, into the weights for good."""
+        for path, module in self._adapted():
+            module.merge()
+            parent, _, name = path.rpartition(".")
+            setattr(self.model.get_submodule(parent), name, module.get_base_layer())
+        self.model.__dict__.pop("peft_config", None)
+        self.model._hf_peft_config_loaded = False
+
+    @torch.no_grad()
+    def adapter_changes(self) -> dict[str, Tensor]:
+        """What the adapter adds to each weight, the product of its factors, by the layer's path."""
+        return {path: module.get_delta_weight(ADAPTER) for path, module in self._adapted()}
+
+    def _adapted(self) -> list[tuple[str, nn.Module]]:
+        """Paths and layers that carry an adapter."""
+        return adapted(self.model)
+
+    def _linear_layers(self) -> dict[str, nn.Module]:
+        """Linear layers but the head, by their whole paths: a last part alone, as the 0 of an
+        nn.Sequential, may be that of other modules too."""
+        head = self.model.get_output_embeddings()
+        linear = {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and module is not head
+        }
+        if not linear:
+            raise ValueError(
+                "the model has no linear layers to adapt: train all weights (lora_rank=None)"
+            )
+        return linear
+
+    def _float32_adapter(self) -> None:
+        # Adam's small updates would be rounded away in bfloat16.
+        for parameter in self.trainable():
+            parameter.data = parameter.data.float()
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that training changes, in a fixed order."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write an ordinary Hugging Face folder: the adapter merged in, the tokenizer beside.
+
+        In float32: folded into a bfloat16 weight, an update below half its last place (about 0.2 %
+        of it) would be lost.
+
+        Its generation settings are the policy's: transformers' `generate` of a filled template
+        samples the distribution that was trained. The template itself is not in it.
+
+        Raises:
+            OSError: as `made`.
+        """
+        folder = made(folder, "adapter_config.json")
+        whole = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer}).to("cpu").float()
+        whole.merge_adapter()
+        whole.model.generation_config = sampling(self)
+        whole.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Paths and layers of a model that carry an adapter of peft's."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = model.named_modules()
+    return [(path, layer) for path, layer in layers if isinstance(layer, BaseTunerLayer)]
+
+
+def refuse_adapters(model: nn.Module, but: str | None = None) -> None:
+    """Refuse a model with adapters beside the one called `but`: training would replace them.
+
+    Raises:
+        ValueError: there are some.
+    """
+    names = set(getattr(model, "peft_config", ["unnamed"])) - {but}
+    if adapted(model) and names:
+        raise ValueError(
+            f"the model carries an adapter ({', '.join(sorted(names))}) that training would "
+            "replace: fold it in first, "
+            "PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()"
+        )
+
+
+def made(folder: str | Path, other: str) -> Path:
+    """The folder, created where it is missing; `~` is the user's own.
+
+    Raises:
+        OSError: it cannot be made, or has the file `other`: of a folder with both an adapter and a
+            whole policy, transformers would add the one to the other.
+    """
+    path = Path(folder).expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    if (path / other).exists():
+        raise FileExistsError(
+            f"{path} has a file {other}: save an adapter and a whole policy in folders of their own"
+        )
+    return path
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars of transformers' own and no advice on tied weights, which are as they should be."""
+    level, bars = (
+        transformers.logging.get_verbosity(),
+        transformers.logging.is_progress_bar_enabled(),
+    )
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()

@@ -1,0 +1,143 @@
+"""Whether completions are sampled and scored under the model's own distribution.
+
+Asked of the model itself, not of a list of names: two short prompts and their completions go
+through the model's own forward, without padding, cache or sharing, and through `network`, as
+sampling and as scoring do. What a model does to its logits, positions, padding or cache shows.
+
+Legend: B prompts, K completions a prompt, T tokens of a completion, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bondlab.lm.attention import use_shared_prompts
+from bondlab.lm.completions import Prompts
+
+if TYPE_CHECKING:
+    from bondlab.lm.language_model import LanguageModel
+
+LENGTHS = (5, 3)  # tokens of the two prompts: one is padded
+K, T = 2, 4
+NATS = 1e-3  # largest mean difference of log-probabilities that counts as the same, in float32
+# 16-bit numbers round log-probabilities, each way in its own manner: the 135M SmolLM2 by 0.04 nat
+# and the 77M T5 by 0.08 in bfloat16.
+ROUNDED_NATS = 0.25
+
+
+@torch.no_grad()
+def settle(model: LanguageModel) -> None:
+    """Choose the way in which a new model is read: the fast one, or its own forward (`plain`).
+
+    Raises:
+        ValueError: its own forward fails or gives NaN; or neither way agrees with it, as where the
+            prompt is kept in a state that cannot be repeated for its completions.
+    """
+    prompts, tokens = _probes(model)
+    before = model.model.config._attn_implementation
+    with torch.autocast(model.device.type, enabled=False):
+        expected, found = _expected(model, prompts, tokens), []
+        for model.plain in (False, True):
+            try:
+                gap = _gap(model, prompts, tokens, expected)
+            except Exception as error:  # whatever an architecture does not support
+                found.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            else:
+                if gap <= _tolerance(model):
+                    return
+                found.append(f"{gap:.2g} nat a token from the model's own forward")
+            if model.is_encoder_decoder:
+                model.model.set_attn_implementation(before)
+    raise ValueError(
+        f"{_name(model)} cannot be sampled here: its prompt must be read once and kept in a cache "
+        f"that its completions share. Tried with the decoder ({found[0]}) and with the model's own "
+        f"forward ({found[1]})"
+    )
+
+
+def _gap(model: LanguageModel, prompts: Prompts, tokens: Tensor, expected: Tensor) -> float:
+    """Largest distance, nats, over all places between what is read and what is expected."""
+    if model.is_encoder_decoder and not model.plain:
+        use_shared_prompts(model.model)
+    scored = model._follow(prompts, tokens[..., :-1])
+    ways = [model._logits(scored), _step_by_step(model, prompts, tokens)]
+    return max(_distance(way.log_softmax(-1), expected) for way in ways)
+
+
+def _step_by_step(model: LanguageModel, prompts: Prompts, tokens: Tensor) -> Tensor:
+    """Logits [B, K, T, V] as sampling sees them, one token after the other."""
+    prefix = model._prefix(prompts).repeat(K, shared=not model.plain)
+    steps = [prefix.last]
+    for done, column in enumerate(tokens[..., :-1].flatten(0, 1).split(1, dim=1)):
+        steps.append(model._extend(prefix, column, done)[:, -1])
+    return model._logits(torch.stack(steps, 1)).unflatten(0, tokens.shape[:2])
+
+
+def _expected(model: LanguageModel, prompts: Prompts, tokens: Tensor) -> Tensor:
+    """`_own`, with errors that say whose they are."""
+    try:
+        found = _own(model, prompts, tokens)
+    except Exception as error:  # whatever its code raises
+        raise ValueError(
+            f"{_name(model)} fails on a short text: {type(error).__name__}: {error}; bondlab needs "
+            "a causal or encoder-decoder model that works on token ids alone"
+        ) from error
+    if found.isnan().any():
+        dtype = str(next(model.model.parameters()).dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{_name(model)} gives NaN before any training, in {dtype}: load it in bfloat16 or "
+            "float32, or look for broken weights"
+        )
+    return found
+
+
+def _own(model: LanguageModel, prompts: Prompts, tokens: Tensor) -> Tensor:
+    """Log-probabilities [B, K, T, V] by the model's own forward over whole, unpadded rows."""
+    rows = []
+    for ids, mask, completions in zip(prompts.ids, prompts.mask, tokens, strict=True):
+        prompt = ids[mask.bool()].expand(K, -1)
+        if model.is_encoder_decoder:
+            start = prompt.new_full((K, 1), model.model.config.decoder_start_token_id)
+            decoded = torch.cat([start, completions[:, :-1]], 1)
+            named = {"input_ids": prompt, "decoder_input_ids": decoded}
+        else:
+            named = {"input_ids": torch.cat([prompt, completions[:, :-1]], 1)}
+        rows.append(model.model(**named, use_cache=False, return_dict=True).logits[:, -T:])
+    return (torch.stack(rows).float() / model.temperature).log_softmax(-1)
+
+
+def _probes(model: LanguageModel) -> tuple[Prompts, Tensor]:
+    """Two prompts, padded as `encode` pads, and tokens [B, K, T], of ordinary words alike."""
+    size = model.model.get_input_embeddings().weight.shape[0]
+    special = set(model.tokenizer.all_special_ids)
+    words = torch.tensor([i for i in range(min(size, len(model.tokenizer))) if i not in special])
+    count = len(LENGTHS) * (max(LENGTHS) + K * T)
+    chosen = words[torch.arange(count) * 7919 % len(words)].to(model.device)
+    ids, tokens = chosen.split([len(LENGTHS) * max(LENGTHS), len(LENGTHS) * K * T])
+    ids, places = ids.view(len(LENGTHS), -1), torch.arange(max(LENGTHS))
+    mask = places < torch.tensor(LENGTHS)[:, None]
+    mask = (mask if model.is_encoder_decoder else mask.flip(1)).long().to(model.device)
+    ids = ids.masked_fill(mask == 0, model.pad_token)
+    return Prompts(ids, mask), tokens.view(len(LENGTHS), K, T)
+
+
+def _distance(log_p: Tensor, log_q: Tensor) -> float:
+    """Mean |log p - log q| under the mean of p and q, the largest over all places."""
+    weight = (log_p.exp() + log_q.exp()) / 2
+    # Both -inf: the same; one alone: infinitely far.
+    gap = (log_p - log_q).abs().masked_fill(log_p == log_q, 0.0)
+    return (weight * gap).nan_to_num(posinf=torch.inf).sum(-1).max().item()
+
+
+def _tolerance(model: LanguageModel) -> float:
+    """In the caller's "medium" mode float32 products, too, are rounded to 16 bits."""
+    exact = torch.get_float32_matmul_precision() == "highest"
+    whole = next(model.model.parameters()).dtype == torch.float32
+    return NATS if exact and whole else ROUNDED_NATS
+
+
+def _name(model: LanguageModel) -> str:
+    return type(model.model).__name__

@@ -1,0 +1,202 @@
+"""One face for encoder-decoder and causal language models: sample completions, score completions.
+
+Both families are the same here: a *prefix* is computed once per prompt (the encoder's output and
+the decoder's start token, or the causal prompt) and its key-value cache is repeated for the K
+completions (`network`). Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, D hidden
+width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+
+from bondlab.lm import agreement, model_settings, templates
+from bondlab.lm.adapters import ADAPTER, Trainable, refuse_adapters
+from bondlab.lm.completions import Completions, Prompts
+from bondlab.lm.network import Network
+
+LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
+
+
+class LanguageModel(Trainable, Network):
+    """A transformers model with its tokenizer, a prompt template, a length limit and a temperature.
+
+    The temperature belongs to the law: `sample` draws from it and `forward` scores under it, so
+    both agree on pi(y|x). Dropout stays off for the same reason.
+
+    Args:
+        model: a transformers encoder-decoder or causal model.
+        tokenizer: its tokenizer.
+        template: string in which `{prompt}` is replaced, or a function from prompt to text, whose
+            repr names it (chat formats: `templates`). The attribute holds the string or the repr.
+        max_prompt_tokens: most tokens of the filled template. A longer prompt is cut, at its end in
+            a string, at its start by a function: the last turns of a dialogue stay. None: 512, or
+            what the model's positions leave room for.
+        max_new_tokens: T, the longest completion; a longer one is cut without its end token.
+        temperature: divides the logits (1.0: the model's own law).
+
+    Raises:
+        TypeError: model or tokenizer is something else.
+        ValueError: the model carries an adapter or knows no end token; a limit is below 1 or beyond
+            its positions; a temperature not above 0; or as `templates.check`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        template: templates.Template = "{prompt}",
+        max_prompt_tokens: int | None = None,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        model_settings.check(model, tokenizer)
+        refuse_adapters(model, but=ADAPTER)
+        templates.check(template)
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        limit = model_settings.prompt_limit(model.config, max_prompt_tokens, max_new_tokens)
+        model_settings.warn_of_unused(model, tokenizer, temperature)
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.template = template if isinstance(template, str) else repr(template)
+        self.max_prompt_tokens, self.max_new_tokens = limit, max_new_tokens
+        self.temperature = temperature
+        self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
+        self.reader = templates.Reader(template, tokenizer, limit, closed=self.is_encoder_decoder)
+        agreement.settle(self)
+
+    # -- text -------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def end_tokens(self) -> Tensor:
+        """Ids [E] of the tokens that end a completion, as the configuration has them now."""
+        ends = model_settings.end_tokens(self.model, self.tokenizer)
+        return torch.tensor(ends, device=self.device)
+
+    @property
+    def pad_token(self) -> int:
+        """What stands in masked places, which nobody reads: without a pad token of its own 0."""
+        pad = self.tokenizer.pad_token_id
+        known = pad is not None and pad < self.model.config.get_text_config().vocab_size
+        return pad if known else 0
+
+    def encode(self, prompts: Sequence[str]) -> Prompts:
+        """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
+
+        Raises:
+            ValueError: no prompts, an empty one (its position is named), one string alone, or as
+                `templates.Reader.tokens`.
+        """
+        if isinstance(prompts, str):
+            raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
+        if not prompts:
+            raise ValueError("no prompts were given")
+        for position, prompt in enumerate(prompts):
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
+        rows = [torch.tensor(self.reader.tokens(prompt)) for prompt in prompts]
+        side = "right" if self.is_encoder_decoder else "left"
+        ids = pad_sequence(rows, True, self.pad_token, side)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
+        return Prompts(ids.to(self.device), mask.to(self.device))
+
+    def filled(self, prompt: str) -> str:
+        """What the model reads: the template with as much of the prompt as fits.
+
+        Raises as `templates.Reader.filled`.
+        """
+        return self.reader.filled(prompt)
+
+    def encode_completions(self, texts: Sequence[str]) -> Completions:
+        """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""
+        limit, end = self.max_new_tokens, int(self.end_tokens[0])
+        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ids = [(row + [end])[:limit] for row in ids]
+        width = max(map(len, ids))
+        tokens = torch.tensor([row + [self.pad_token] * (width - len(row)) for row in ids])
+        mask = torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]
+        tokens, mask = tokens[:, None].to(self.device), mask[:, None].to(self.device)
+        return Completions(tokens, mask, torch.zeros(tokens.shape, device=self.device))
+
+    def decode(self, completions: Completions) -> list[list[str]]:
+        """Texts, B lists of K, special tokens left out."""
+        k, lengths = completions.tokens.shape[1], completions.lengths.flatten().tolist()
+        rows = completions.tokens.flatten(0, 1).tolist()
+        ids = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [texts[i : i + k] for i in range(0, len(texts), k)]
+
+    # -- the law ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, prompts: Prompts, k: int, generator: torch.Generator) -> Completions:
+        """Draw k completions a prompt; always T decoding steps, so nothing waits for the device.
+
+        The uniform numbers come from the generator beforehand, wherever it lives: with one of the
+        processor a seed means the same numbers on every device.
+        """
+        prefix = self._prefix(prompts).repeat(k, shared=not self.plain)
+        last, rows, ends, pad = prefix.last, len(prefix.last), self.end_tokens, self.pad_token
+        shape = (self.max_new_tokens, rows, 1)
+        uniforms = torch.rand(shape, generator=generator, device=generator.device).to(self.device)
+        running = torch.ones(rows, dtype=torch.bool, device=self.device)
+        tokens, masks, log_probs = [], [], []
+        for step in range(self.max_new_tokens):
+            token, log_prob = draw(self._logits(last), uniforms[step])
+            tokens.append(token.masked_fill(~running, pad))
+            masks.append(running)
+            log_probs.append(log_prob.masked_fill(~running, 0.0))
+            running = running & ~torch.isin(token, ends)
+            if step + 1 < self.max_new_tokens:
+                last = self._extend(prefix, tokens[-1][:, None], step)[:, -1]
+        shape = (len(prompts.ids), k, self.max_new_tokens)
+        return Completions(*(torch.stack(x, 1).view(shape) for x in (tokens, masks, log_probs)))
+
+    def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
+        """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""
+        tokens = completions.tokens
+        read = self._follow(prompts, tokens[..., :-1])
+        log_probs = self._token_log_probs(read.flatten(0, 2), tokens.flatten())
+        return log_probs.view(tokens.shape).masked_fill(~completions.mask, 0.0)
+
+    def last_state(self, prompts: Prompts, completions: Completions) -> Tensor:
+        """Hidden state [B, K, D] after prompt and completion have been read, end token included."""
+        states = self._follow(prompts, completions.tokens, states=True)
+        place = completions.lengths[..., None, None].expand(-1, -1, 1, states.shape[-1])
+        return states.gather(2, place)[:, :, 0]
+
+    def _token_log_probs(self, read: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities [R*T] of tokens; no more than LOGITS_AT_ONCE logits live at a time."""
+        size = max(1, LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.shape[0])
+        pieces = list(zip(read.split(size), tokens.split(size), strict=True))
+        if len(pieces) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._score(h, y) for h, y in pieces])
+        return torch.cat([checkpoint(self._score, h, y, use_reentrant=False) for h, y in pieces])
+
+    def _score(self, read: Tensor, tokens: Tensor) -> Tensor:
+        logits = self._logits(read)
+        return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row from softmax(logits [R, V]): tokens [R] and their log-probabilities [R].
+
+    By inversion of the cumulative distribution with one uniform number a row, [R, 1] in [0, 1): V
+    times fewer random numbers than the exponential race of `torch.multinomial`, which costs more
+    than the model's step on a CPU.
+    """
+    log_norm = logits.logsumexp(-1, keepdim=True)
+    cumulative = (logits - log_norm).exp().cumsum(-1)
+    token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    token = token.clamp(max=logits.shape[-1] - 1)
+    return token[:, 0], (logits.gather(-1, token) - log_norm)[:, 0]

@@ -1,0 +1,1 @@
+"""How the adapters that come with the package were trained."""

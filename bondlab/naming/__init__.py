@@ -1,0 +1,1 @@
+"""Names of values by what they compute: what a run is called."""

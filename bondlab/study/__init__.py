@@ -1,0 +1,1 @@
+"""The study: experiments as data, their runs, tables, claims and figures."""

