@@ -15,9 +15,10 @@ import os
 import subprocess
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ class RunFolder:
                 "machine": device.describe(),
                 "kinds": kinds,
                 "bank_kinds": [other for other in others if other not in kinds],
-                "packages": {name: version(name) for name in PACKAGES},
+                "packages": _versions(),
                 **commit(),
             },
         )
@@ -204,6 +205,15 @@ class RunFolder:
     def _write(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         checkpoints.write_atomically(self.path / name, text.encode())
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that are there: the library does without the study's."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def commit() -> dict[str, Any]:

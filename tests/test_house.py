@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,21 @@ def test_training_loads_the_core_alone():
     assert {"bondlab.training", "bondlab.lm.network"} <= loaded
     assert not {f"bondlab.{name}" for name in BELOW} & loaded
     assert not {"matplotlib", "datasets", "onnx", "gguf", "jupyterlab"} & loaded
+
+
+def outside(path: Path) -> set[str]:
+    """Installed packages that a file imports; torch's name is its own, and so are the others'."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, "bondlab"}
+
+
+def test_the_core_needs_its_own_dependencies_alone():
+    """Who installs bondlab without the extra `study` can import, train and save."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    listed = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    core = [path for path in FILES if folder(path) in CORE]
+    used = set().union(*map(outside, core))
+    assert used <= listed
+    assert listed - used == {"pyarrow"}, "which pandas asks for where tables are written"
