@@ -53,9 +53,15 @@ class RunFolder:
         """The folder of the run with this identity, made and described if new."""
         whole = {"results_version": RESULTS_VERSION, **identity}
         folder = cls(parent / digest(whole))
-        if not (folder.path / "config.json").exists():
+        if not cls.known(parent, identity):
             folder._write("config.json", whole)
         return folder
+
+    @staticmethod
+    def known(parent: Path, identity: Mapping[str, Any]) -> bool:
+        """Whether there is a folder of this run already."""
+        name = digest({"results_version": RESULTS_VERSION, **identity})
+        return (parent / name / "config.json").exists()
 
     @property
     def config(self) -> dict[str, Any]:

@@ -124,7 +124,10 @@ def train(
         RuntimeError: another process computes the same run.
     """
     parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"
-    run = RunFolder.of(parent, identity(task, algorithm, config))
+    name = identity(task, algorithm, config)
+    if not RunFolder.known(parent, name):
+        _try(task)
+    run = RunFolder.of(parent, name)
     lock = run.lock()
     try:
         # Also where the caller has gradients turned off.
@@ -140,7 +143,7 @@ def train(
 
 
 def _try(task: Task) -> None:
-    """Ask the reward about four short texts, before anything long is computed for it.
+    """Ask a new run's reward about four short texts, before anything long is computed for it.
 
     Raises as `rewards.score`.
     """
@@ -150,7 +153,6 @@ def _try(task: Task) -> None:
 
 def _loop(trainer: Trainer, run: RunFolder) -> None:
     started, config = time.perf_counter(), trainer.config
-    _try(trainer.task)
     run.mark("running", 0.0)
     run.rewind(trainer.step)
     bar = tqdm(total=config.steps, initial=trainer.step, desc="steps", unit="step", leave=False)

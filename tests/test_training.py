@@ -790,3 +790,13 @@ def test_a_run_of_another_machine_is_read_with_a_word(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "kind", lambda: "another kind")
     with pytest.warns(UserWarning, match="was computed on .* and is read on another kind"):
         train(task_of(), BOND, configured(steps=1), tmp_path)
+
+
+def test_a_new_run_asks_its_reward_first(tmp_path):
+    """A reward that answers wrongly is refused before a sample is drawn or a folder made; one that
+    was asked before is not asked again for a run that is finished."""
+    with pytest.raises(ValueError, match="the reward returned None"):
+        train(task_of(reward=lambda prompts, completions: None), BOND, CONFIG, tmp_path)
+    assert not list(tmp_path.iterdir()) and not (training.paths.runs_folder() / "banks").exists()
+    train(task_of(), BOND, configured(steps=1), tmp_path)
+    train(task_of(reward=lambda *_: 1 / 0), BOND, configured(steps=1), tmp_path)

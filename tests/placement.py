@@ -1,0 +1,234 @@
+"""Where tensors are: whole programs on a second device, which refuses to mix with the processor.
+
+`second_device` stands in for a GPU, with the processor's numbers, so a run there must equal the run
+on the processor; where there is a real GPU the same programs run on that. `test_placement` runs
+this file in a process of its own: torch must know a device before its first backward pass.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import second_device
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from bondlab import device, rules, tasks, training
+from bondlab.algorithms import bonbon, bond, j_bond, online_dpo, raft, reinforce, vbon, warp
+from bondlab.anchors import Periodic
+from bondlab.config import Config
+from bondlab.lm.language_model import LanguageModel
+from bondlab.quantiles import Learned
+from bondlab.tasks import Task, TaskSettings, tiny
+from bondlab.training import train
+
+pytestmark = pytest.mark.usefixtures("runs")
+DEVICE = "cuda" if torch.cuda.is_available() else second_device.NAME  # never both in a process
+MAKERS = {"causal": tiny.gemma, "t5": tiny.t5}
+ALGORITHMS = {
+    "j_bond": j_bond(),
+    "bond": bond(3, 0.5, quantile_draws=4),
+    "iterative": bond(2, 0.5, quantile_draws=4, anchor=Periodic(1)),
+    "learned": bond(3, 0.5, quantile_model=Learned()),
+    "reinforce": reinforce(0.1),
+    "warp": warp(0.1, 0.05),
+    "raft": raft(4, Periodic(1)),
+    "vbon": vbon(4, quantile_draws=4),
+    "online_dpo": online_dpo(0.1),
+    "bonbon": bonbon(4),
+}
+README = ("j_bond", "bond", "reinforce")
+CONFIG = Config(
+    steps=2, prompts_per_step=2, learning_rate=1e-2, warmup=1, lora_rank=2, bank_samples=8,
+    evaluate_every=2, evaluation_samples=2, evaluation_bank=2, precision="fp32",
+)  # fmt: skip
+TRAIN, HELD_OUT = tiny.documents(4, seed=1), tiny.documents(2, seed=2)
+
+
+@pytest.fixture(params=[DEVICE])
+def where(request):
+    with second_device.in_use(request.param) as found:
+        yield found
+
+
+def words(prompts, completions) -> torch.Tensor:
+    """The number of different words, and a little for every letter, so that hardly any tie."""
+    return torch.tensor([[len(set(t.split())) + len(t) / 97 for t in row] for row in completions])
+
+
+def language_model(family: str, moved: str = "never", where: object = "cpu") -> LanguageModel:
+    """A tiny model; `moved` to the device "before" or "after" its `LanguageModel` is made."""
+    model = MAKERS[family]()
+    if moved == "before":
+        model.to(where)
+    made = LanguageModel(model, tiny.tokenizer(), max_prompt_tokens=24, max_new_tokens=3)
+    return made.to(where) if moved == "after" else made
+
+
+def trained(model: LanguageModel, algorithm, folder, reward=words, **changed) -> training.Run:
+    task = Task(model, reward, TRAIN, HELD_OUT)
+    return train(task, algorithm, CONFIG.model_copy(update=changed), folder)
+
+
+def assert_equal(run: training.Run, expected: training.Run) -> None:
+    """The same texts, and the same numbers up to the rounding of another device's kernels."""
+    for found, wanted in ((run.table, expected.table), (run.evaluation, expected.evaluation)):
+        columns = [name for name in wanted if name != "seconds"]
+        pd.testing.assert_frame_equal(found[columns], wanted[columns], rtol=1e-3, atol=1e-3)
+
+
+def on_processor(*args, **changed) -> training.Run:
+    """The same run where accelerate computes on the processor."""
+    kept = dict(PartialState._shared_state)
+    PartialState._shared_state["device"] = torch.device("cpu")
+    try:
+        return trained(*args, **changed)
+    finally:
+        PartialState._shared_state.update(kept)
+
+
+@pytest.mark.parametrize("rank", [2, None], ids=["adapter", "all weights"])
+@pytest.mark.parametrize("name", README)
+@pytest.mark.parametrize("family", MAKERS)
+def test_the_readmes_program(family, name, rank, where, tmp_path):
+    """A model as `from_pretrained` gives it, on the processor: the run is computed on the device,
+    equals the processor's, and what is saved are the policy's weights."""
+    run = trained(language_model(family), ALGORITHMS[name], tmp_path / "there", lora_rank=rank)
+    assert {p.device for p in run.policy.parameters()} == {where}
+    assert_equal(run, on_processor(
+        language_model(family), ALGORITHMS[name], tmp_path / "here", lora_rank=rank
+    ))  # fmt: skip
+    run.save_pretrained(tmp_path / "saved")
+    loaded = language_model(family)
+    state = load_file(tmp_path / "saved" / "model.safetensors")
+    missing = loaded.model.load_state_dict(state, strict=False).missing_keys
+    assert set(missing) <= {"lm_head.weight"}  # where it is the embeddings'
+    prompts, drawn = drawn_from(run.policy)
+    with torch.no_grad():
+        again = loaded(loaded.encode(HELD_OUT), drawn.to("cpu"))
+        expected = run.policy(prompts, drawn).cpu()
+    torch.testing.assert_close(again, expected, atol=1e-3, rtol=0)
+
+
+def drawn_from(model: LanguageModel):
+    prompts = model.encode(HELD_OUT)
+    return prompts, model.sample(prompts, 3, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("moved", ["before", "after"])
+@pytest.mark.parametrize("family", MAKERS)
+def test_whatever_device_the_model_came_on(family, moved, where, tmp_path):
+    """Moved to the device before its `LanguageModel` was made, or after: the same run."""
+    runs = [
+        trained(language_model(family, how, where), j_bond(), tmp_path / how)
+        for how in ("never", moved)
+    ]
+    assert_equal(*runs)
+
+
+@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {*README}))
+def test_every_algorithm_takes_its_step(name, where, tmp_path):
+    """Moving anchors, learned quantiles, rescored anchor draws, rewards over their spread."""
+    assert_equal(
+        trained(language_model("causal"), ALGORITHMS[name], tmp_path / "there"),
+        on_processor(language_model("causal"), ALGORITHMS[name], tmp_path / "here"),
+    )
+
+
+def test_samples_drawn_anew(where, tmp_path):
+    assert_equal(
+        trained(language_model("t5"), ALGORITHMS["bond"], tmp_path / "there", fresh=True),
+        on_processor(language_model("t5"), ALGORITHMS["bond"], tmp_path / "here", fresh=True),
+    )
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_a_stopped_run_goes_on(family, where, tmp_path, monkeypatch):
+    """Killed after the checkpoint of step 1, whose tensors lie on the processor: step 2 is that of
+    a run that was not stopped."""
+    whole = trained(language_model(family), j_bond(), tmp_path / "whole")
+    append, calls = training.RunFolder.append, []
+
+    def killed(self, row):
+        calls.append(row)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        append(self, row)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training.RunFolder, "append", killed)
+        trained(language_model(family), j_bond(), tmp_path / "stopped")
+    assert_equal(trained(language_model(family), j_bond(), tmp_path / "stopped"), whole)
+
+
+def test_a_reward_on_the_device(where, tmp_path):
+    """A reward that answers with a tensor there, or has weights of its own there."""
+    weight = torch.nn.Linear(1, 1).to(where)
+
+    @torch.no_grad()
+    def learned(prompts, completions) -> torch.Tensor:
+        return weight(words(prompts, completions)[..., None].to(where))[..., 0]
+
+    run = trained(language_model("causal"), j_bond(), tmp_path, reward=learned)
+    rows = run.evaluation[run.evaluation["source"] == "policy"]
+    texts = [[text] for text in rows["text"]]
+    assert rows["reward"].tolist() == pytest.approx(learned([], texts)[:, 0].tolist())
+
+
+def test_weights_of_rules_on_the_device(where):
+    """Rules work wherever their scores are; every tensor that they make follows."""
+    generator = torch.Generator().manual_seed(0)
+    anchors, own, ratio, other = (torch.rand(4, k, generator=generator) for k in (2, 3, 3, 2))
+    given = rules.Scores(anchors, own, own.clamp(min=0.1), ratio, other)
+    there = rules.Scores(*(
+        x.to(where) for x in (anchors, own, own.clamp(min=0.1), ratio, other)
+    ))  # fmt: skip
+    for rule, settings in {
+        rules.forward_kl: {}, rules.backward_kl: {"n": 4}, rules.jeffreys: {"n": 4, "beta": 0.5},
+        rules.j_bond: {"beta": 0.5, "gamma": 1.0}, rules.reinforce: {"beta_rl": 0.1},
+        rules.online_dpo: {"beta_dpo": 0.1}, rules.bonbon: {"alpha": 0.5},
+    }.items():  # fmt: skip
+        weights = rule(there, **settings)
+        assert weights.device == where
+        torch.testing.assert_close(weights.cpu(), rule(given, **settings))
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_adapters_are_saved_from_the_device(family, where, tmp_path):
+    """What `save_adapter` writes, in bfloat16, makes the policy again on the processor."""
+    policy = language_model(family).to(where).trainable_copy(2)
+    with torch.no_grad():
+        for parameter in policy.trainable():
+            parameter += 0.25
+    policy.save_adapter(tmp_path)
+    again = language_model(family)
+    again.load_adapter(tmp_path)
+    prompts, drawn = drawn_from(policy)
+    with torch.no_grad():
+        found = again(again.encode(HELD_OUT), drawn.to("cpu"))
+        torch.testing.assert_close(found, policy(prompts, drawn).cpu(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_causal"])
+def test_tasks_by_name_are_placed(name, where):
+    """The study's tasks put their reference where the process computes."""
+    tasks.build.cache_clear()
+    task = tasks.build(TaskSettings(name=name, train=2, evaluate=2), "fp32")
+    tasks.build.cache_clear()
+    assert task.model.device == where == device.place()
+
+
+def test_the_second_device_refuses_to_mix(where):
+    """What this file rests on: an index or a mask left behind is an error there, as on a GPU, and
+    a copy is not."""
+    there, here = torch.arange(6.0, device=where), torch.arange(6.0)
+    for mixed in (
+        lambda: there + here,
+        lambda: there.gather(0, torch.tensor([1])),
+        lambda: torch.cat([there, here]),
+        lambda: here[torch.tensor([1], device=where)],
+    ):
+        with pytest.raises(RuntimeError):
+            mixed()
+    assert torch.equal((there + here.to(where)).cpu(), here + here)
