@@ -21,7 +21,8 @@ study: environment
 	@$(VENV)/bin/python -m bondlab study --profile $(PROFILE)
 
 test: environment
-	@$(VENV)/bin/python -m pytest --nbval --nbval-current-env --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(VENV)/bin/python -m pytest --nbval --nbval-current-env --numprocesses auto --maxprocesses 4 --dist loadfile \
+	    --no-loadscope-reorder
 
 environment: $(READY)
 

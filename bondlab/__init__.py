@@ -42,10 +42,13 @@ _HOMES = {
     "Config": "config",
     "train": "training",
 }
-__all__ = list(_HOMES)
+_CHAPTERS = {"templates": "lm.templates", "tiny": "tasks.tiny"}  # modules on the face
+__all__ = [*_HOMES, *_CHAPTERS]
 
 
 def __getattr__(name: str) -> object:
+    if name in _CHAPTERS:
+        return import_module(f"bondlab.{_CHAPTERS[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'bondlab' has no attribute {name!r}")
     return getattr(import_module(f"bondlab.{_HOMES[name]}"), name)

@@ -22,6 +22,21 @@ for name in ("BONDLAB_FIGURES", "ONEDNN_DEFAULT_FPMATH_MODE", "TQDM_DISABLE"):
     os.environ.pop(name, None)  # what is shipped, exact float32, bars: whatever the caller prefers
 
 
+# Files that take longest, first, so that no process ends alone with one of them.
+LONGEST = (
+    "test_placement.py",
+    "test_notebooks.py",
+    "test_training.py",
+    "04_learned_quantiles.ipynb",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order of files, as `--no-loadscope-reorder` keeps it."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start as if no test had run before; skip one marked `assets(names)` unless all are intact."""
     if "torch" in sys.modules:

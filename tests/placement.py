@@ -40,8 +40,8 @@ ALGORITHMS = {
 }
 README = ("j_bond", "bond", "reinforce")
 CONFIG = Config(
-    steps=2, prompts_per_step=2, learning_rate=1e-2, warmup=1, lora_rank=2, bank_samples=8,
-    evaluate_every=2, evaluation_samples=2, evaluation_bank=2, precision="fp32",
+    steps=1, prompts_per_step=2, learning_rate=1e-2, warmup=1, lora_rank=2, bank_samples=8,
+    evaluate_every=1, evaluation_samples=2, evaluation_bank=2, precision="fp32",
 )  # fmt: skip
 TRAIN, HELD_OUT = tiny.documents(4, seed=1), tiny.documents(2, seed=2)
 
@@ -131,8 +131,8 @@ def test_whatever_device_the_model_came_on(family, moved, where, tmp_path):
 def test_every_algorithm_takes_its_step(name, where, tmp_path):
     """Moving anchors, learned quantiles, rescored anchor draws, rewards over their spread."""
     assert_equal(
-        trained(language_model("causal"), ALGORITHMS[name], tmp_path / "there"),
-        on_processor(language_model("causal"), ALGORITHMS[name], tmp_path / "here"),
+        trained(language_model("causal"), ALGORITHMS[name], tmp_path / "there", steps=2),
+        on_processor(language_model("causal"), ALGORITHMS[name], tmp_path / "here", steps=2),
     )
 
 
@@ -147,7 +147,7 @@ def test_samples_drawn_anew(where, tmp_path):
 def test_a_stopped_run_goes_on(family, where, tmp_path, monkeypatch):
     """Killed after the checkpoint of step 1, whose tensors lie on the processor: step 2 is that of
     a run that was not stopped."""
-    whole = trained(language_model(family), j_bond(), tmp_path / "whole")
+    whole = trained(language_model(family), j_bond(), tmp_path / "whole", steps=2)
     append, calls = training.RunFolder.append, []
 
     def killed(self, row):
@@ -158,8 +158,8 @@ def test_a_stopped_run_goes_on(family, where, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(training.RunFolder, "append", killed)
-        trained(language_model(family), j_bond(), tmp_path / "stopped")
-    assert_equal(trained(language_model(family), j_bond(), tmp_path / "stopped"), whole)
+        trained(language_model(family), j_bond(), tmp_path / "stopped", steps=2)
+    assert_equal(trained(language_model(family), j_bond(), tmp_path / "stopped", steps=2), whole)
 
 
 def test_a_reward_on_the_device(where, tmp_path):

@@ -35,13 +35,13 @@ def calls(monkeypatch) -> list[tuple]:
         note("run")(name, *args)
         return [types.SimpleNamespace(path="runs/one")] if name == "divergences" else []
 
-    module("experiments", EXPERIMENTS={"divergences": experiment, "exact": exact}, run=run)
-    module("prepare", prepare=note("prepare"))
+    module("study.experiments", EXPERIMENTS={"divergences": experiment, "exact": exact}, run=run)
+    module("making.prepare", prepare=note("prepare"))
     monkeypatch.setattr("bondlab.assets.fetch", lambda names: made.append(("fetch", names)) or [])
     monkeypatch.setattr(
         "bondlab.assets.listing", lambda: pd.DataFrame({"asset": ["xsum"], "sha256": ["ab"]})
     )
-    monkeypatch.setattr("bondlab.study.study", lambda *args: made.append(("study", *args)) or 0)
+    monkeypatch.setattr("bondlab.study.run.study", lambda *args: made.append(("study", *args)) or 0)
     return made
 
 
@@ -73,7 +73,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(calls, monkeypatch, ca
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("bondlab.study.study", fail)
+    monkeypatch.setattr("bondlab.study.run.study", fail)
     assert cli.main(["study"]) == 2
     assert capsys.readouterr().err == f"bondlab: {error}\n"
 
@@ -82,13 +82,13 @@ def test_any_other_error_keeps_its_traceback(calls, monkeypatch):
     def fail(*_):
         raise ValueError("shapes differ")
 
-    monkeypatch.setattr("bondlab.study.study", fail)
+    monkeypatch.setattr("bondlab.study.run.study", fail)
     with pytest.raises(ValueError, match="shapes differ"):
         cli.main(["study"])
 
 
 def test_a_failed_study_is_a_failed_command(calls, monkeypatch):
-    monkeypatch.setattr("bondlab.study.study", lambda *_: 1)
+    monkeypatch.setattr("bondlab.study.run.study", lambda *_: 1)
     assert cli.main(["study"]) == 1
 
 
@@ -96,7 +96,7 @@ def test_ctrl_c_says_that_the_work_is_kept(calls, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bondlab.study.study", stop)
+    monkeypatch.setattr("bondlab.study.run.study", stop)
     assert cli.main(["study"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

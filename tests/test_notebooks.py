@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import get_args
 
@@ -19,10 +20,12 @@ import pandas as pd
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from bondlab.paths import figures_folder, repository_root
 from bondlab.study.experiments import EXPERIMENTS, Profile
-from bondlab.study.notebook import declared
+from bondlab.study.notebook import ParameterError, declared
 
 NOTEBOOKS = sorted((repository_root() / "notebooks").glob("*.ipynb"))
 UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")
@@ -149,13 +152,31 @@ def test_every_run_is_finished_and_its_tables_read(smoke):
 
 
 @each_notebook
-def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path):
-    """papermill only warns of the first and passes the second on; the second cell refuses both."""
+def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatch):
+    """papermill only warns of the first and passes the second on; the second cell refuses both.
+
+    The two cells as papermill runs them, its own between them, in this process.
+    """
+    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
+    made = parameterize_notebook(load_notebook_node(str(notebook)), {"profil": "x", "profile": 3})
+    code = [cell.source for cell in made.cells if cell.cell_type == "code"][:3]
+    assert code[1].startswith("# Parameters")
+    space = types.ModuleType("cells")  # where pydantic looks up the annotations of a cell's class
+    space.In = ["", *code]
+    monkeypatch.setitem(sys.modules, "cells", space)
+    with pytest.raises(ParameterError, match="did you mean `profile`") as caught:
+        for cell in code:
+            exec(cell, vars(space))
+    assert "`profile` is 3" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_parameter_stops_a_batch_run(tmp_path):
+    """One notebook as a batch user runs it: the error is papermill's last word."""
     with pytest.raises(PapermillExecutionError) as caught:
-        run(notebook, tmp_path, profil="smoke", profile=3)
-    error = caught.value
-    assert error.ename == "ParameterError"
-    assert "did you mean `profile`" in error.evalue and "`profile` is 3" in error.evalue
+        run(NOTEBOOKS[0], tmp_path, profil="smoke", profile=3)
+    assert caught.value.ename == "ParameterError"
     assert not (tmp_path / "figures").exists() and not (tmp_path / "runs").exists()
 
 

@@ -16,8 +16,8 @@ from bondlab import assets
 from bondlab.__main__ import SHIPPED
 from bondlab.lm.language_model import LanguageModel
 from bondlab.making import prepare, supervised
-from bondlab.making.supervised import BASE, WEIGHTS, Supervised
-from bondlab.tasks import models, settings, tiny, xsum
+from bondlab.making.supervised import Supervised
+from bondlab.tasks import models, settings, shipped, tiny, xsum
 from bondlab.tasks.entailment import EntailmentReward
 from bondlab.tasks.scorers import SCORERS
 
@@ -208,7 +208,7 @@ def test_adapter_curve_and_manifest_are_written(tmp_path):
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names >= {"adapter_model.safetensors", "adapter_config.json", "training.csv"}
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-    assert manifest["data"] == ["toy train"] and manifest["base"] == BASE
+    assert manifest["data"] == ["toy train"] and manifest["base"] == shipped.BASE
     assert manifest["settings"] == dataclasses.asdict(TOY)
     stored = pd.read_csv(tmp_path / "a" / "training.csv")
     pd.testing.assert_frame_equal(stored, curve.round(4), check_dtype=False)
@@ -227,7 +227,7 @@ def test_load_reads_a_local_folder_in_float32(tmp_path):
     assert torch.equal(model.lm_head.weight, tiny.t5(3).lm_head.weight)
     made = xsum.summariser(model, tokenizer, max_new_tokens=5)
     assert (made.max_prompt_tokens, made.max_new_tokens) == (settings.DOCUMENT_TOKENS, 5)
-    assert made.template == prepare.TEMPLATE
+    assert made.template == xsum.TEMPLATE
 
 
 @pytest.fixture
@@ -243,9 +243,8 @@ def toy_assets(monkeypatch, tmp_path):
         ),
     }
     monkeypatch.setattr(assets, "dataset", data.__getitem__)
-    monkeypatch.setattr(models, "load", lambda name=BASE: (tiny.t5(2), tiny.tokenizer()))
-    for module in (prepare, supervised):
-        monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(models, "load", lambda name=shipped.BASE: (tiny.t5(2), tiny.tokenizer()))
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path / "weights")
     short = dataclasses.replace(TOY, steps=3, check_every=3)
     monkeypatch.setattr(prepare.train_reference, "__defaults__", (short, None))
     monkeypatch.setattr(prepare.train_reward, "__defaults__", (short, None))
@@ -290,7 +289,7 @@ def test_prepare_names_what_it_can_make():
     """A model is called as its folder is; none is called x, which the message tells by naming
     those that there are. The command takes the same names."""
     assert set(SHIPPED) == set(prepare.makers())
-    assert set(SHIPPED) == {path.name for path in WEIGHTS.iterdir() if path.is_dir()}
+    assert set(SHIPPED) == {path.name for path in shipped.WEIGHTS.iterdir() if path.is_dir()}
     known = r"only must be one of \['chat_judge', .*'xsum_reward'\], not 'x'"
     with pytest.raises(ValueError, match=known):
         prepare.prepare(only="x")

@@ -22,7 +22,7 @@ import nbformat
 import pandas as pd
 from tqdm import tqdm
 
-from bondlab import _HOMES
+from bondlab import _CHAPTERS, _HOMES
 from bondlab.paths import figures_folder, repository_root, runs_folder
 from bondlab.study import notebook as notebooks
 
@@ -203,7 +203,7 @@ def _imported(code: str) -> set[Path]:
         names |= {f"{node.module}.{a.name}" for a in node.names}
     if names & {"bondlab", "bondlab.*"}:
         return set(modules.values())
-    homes = {f"bondlab.{name}": f"bondlab.{home}" for name, home in _HOMES.items()}
+    homes = {f"bondlab.{name}": f"bondlab.{home}" for name, home in (_HOMES | _CHAPTERS).items()}
     words = [homes.get(name, name).split(".") for name in names]
     prefixes = {".".join(each[: i + 1]) for each in words for i in range(len(each))}
     return {path for name, path in modules.items() if name in prefixes}
