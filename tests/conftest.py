@@ -13,11 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-# The one place that says where tests compute: on the processor, whose numbers they are about, or
-# elsewhere if asked ("cuda", or the "pretend" of `second_device`, to find what is left behind).
-DEVICE = os.environ.get("BONDLAB_TEST_DEVICE", "cpu")
-if DEVICE == "cpu":
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+# The one place that says where tests compute: on the processor, whose numbers they are about, also
+# on a machine with a GPU. `placement` is about other devices, and takes them from `second_device`.
+os.environ["ACCELERATE_USE_CPU"] = "true"
 for name in ("BONDLAB_FIGURES", "ONEDNN_DEFAULT_FPMATH_MODE", "TQDM_DISABLE"):
     os.environ.pop(name, None)  # what is shipped, exact float32, bars: whatever the caller prefers
 
@@ -59,16 +57,6 @@ def _start_afresh() -> None:
     for module, loader in (("tasks", "build"), ("scorers", "load")):
         if loaded := sys.modules.get(f"bondlab.{module}"):
             getattr(loaded, loader).cache_clear()
-
-
-if DEVICE != "cpu":
-
-    @pytest.fixture(autouse=True)
-    def _elsewhere():
-        import second_device
-
-        with second_device.in_use(DEVICE):
-            yield
 
 
 @pytest.fixture
