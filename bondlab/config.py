@@ -17,8 +17,8 @@ class Config(BaseModel):
     `steps` optimiser steps of `prompts_per_step` prompts; warm-up and the intervals of evaluations
     and checkpoints count steps. `bank_samples`, `evaluation_samples` and `evaluation_bank` are
     completions a prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient norm
-    (a run's record says which steps it bound).
-    `fresh` draws the reference's samples anew at each step, as the paper does, and not from a bank.
+    (a run's record says which steps it bound). `fresh` draws the reference's samples anew at each
+    step, as the paper does, and not from a bank.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -27,9 +27,10 @@ class Config(BaseModel):
     prompts_per_step: Count = 8  # not stated for XSum; chosen because two cores do it in seconds
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     warmup: Annotated[int, Field(ge=0)] = 10  # the Gemma runs use 100 (section 6), of longer runs
-    # Not stated; chosen because it binds rarely. Unclipped, 4 to 10 steps each at study size, norms
-    # were 0.4 to 13 (J-BOND, REINFORCE, online DPO), 2 to 35 (BOND on XSum), 70 to 140 (J-BOND, all
-    # weights) and 295 to 565 (BoNBoN): a smaller one would weigh the methods' batches differently.
+    # Not stated; chosen because it binds rarely. Unclipped, 4 to 10 steps each at study size (seed
+    # 11, samples drawn anew), norms were 0.4 to 13 (J-BOND, REINFORCE, online DPO), 2 to 35 (BOND
+    # on XSum), 70 to 140 (J-BOND, all weights) and 295 to 565 (BoNBoN): a smaller one would weigh
+    # the methods' batches differently.
     clip: Annotated[float, Field(gt=0)] = 1000.0
     lora_rank: Count | None = 8  # not stated; None trains every weight
     micro_batch: Count = 8  # prompts passed through the policy together; does not change results
