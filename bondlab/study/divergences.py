@@ -1,0 +1,201 @@
+"""Forward vs. backward vs. Jeffreys on XSum: Figures 2 and 10, and what the policy learned by heart.
+
+Maximum likelihood on stored samples may learn them by heart. So the forward KL of a trained policy
+is measured on three kinds of reference samples: the stored ones that it was trained on, new ones of
+the same articles, and those of held-out articles. Learned by heart, it falls on the first alone;
+steps that are too large raise all three. The paper shows held-out articles only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import pandas as pd
+import torch
+from pydantic import Field
+from tqdm.auto import tqdm
+
+from bondlab import best_of_n, device, measures, paths
+from bondlab.algorithms import bond
+from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
+from bondlab.lm.language_model import LanguageModel
+from bondlab.report.intervals import mean_interval
+from bondlab.report.kept import Results, once
+from bondlab.results import RunFolder
+from bondlab.study.claims import Claim, Term, lead, rise
+from bondlab.study.experiment import Experiment, RunSettings
+from bondlab.study.sweep import Spec
+from bondlab.study.xsum import AS_GOOD, RUNS, SIZES, spec
+from bondlab.training import banks, train
+
+OBJECTIVES = {
+    0.0: "beta = 0 (forward KL)",
+    0.5: "beta = 0.5 (Jeffreys)",
+    1.0: "beta = 1 (backward KL)",
+}
+FORWARD, JEFFREYS, BACKWARD = OBJECTIVES.values()
+N, ROW = 8, "N = 8"  # Figure 2's, with stored samples
+STORED, NEW = "training articles, stored samples", "training articles, new samples"
+HELD_OUT = "held-out articles"
+STREAM = 2  # of random numbers, for the new samples; 0 and 1 are those of a run's own banks
+
+
+class Settings(RunSettings):
+    """The parameters of the notebook: the N of each figure."""
+
+    sizes_of_figure_2: Annotated[list[int], Field(min_length=1)]
+    sizes_of_figure_10: Annotated[list[int], Field(min_length=1)]
+
+
+def runs(
+    profile: str, sizes: Sequence[int], seeds: Sequence[int], anew: bool = False
+) -> list[Spec]:
+    """One run for each seed, N and beta, all with the same budget, tuning and random numbers.
+
+    `anew` draws the reference's samples at each step, as the paper does, in a row of their own.
+    """
+    row, changed = ("N = {}, drawn anew", {"fresh": True}) if anew else ("N = {}", {})
+    return [
+        spec(profile, bond(n, beta), seed, {"row": row.format(n), "series": name}, **changed)
+        for seed in seeds for n in sizes for beta, name in OBJECTIVES.items()
+    ]  # fmt: skip
+
+
+def specs(profile: str) -> list[Spec]:
+    """The runs of a profile. Figure 10's N have one seed at every profile but the paper's."""
+    if profile == "study":
+        others = runs(profile, [n for n in SIZES if n != N], [0])
+        return runs(profile, [N], [0, 1, 2]) + runs(profile, [N], [0], anew=True) + others
+    return runs(profile, SIZES, [0, 1, 2] if profile == "paper" else [0])
+
+
+def _fall(column: str) -> Term:
+    return Term(f"{column} before - after, beta 0.5", lambda t: -rise(t, JEFFREYS, column), above=0)
+
+
+EXPERIMENT = Experiment(
+    "xsum_divergences",
+    "Forward vs. backward vs. Jeffreys on XSum",
+    "02_forward_backward_jeffreys",
+    specs,
+    runs=RUNS,
+    claims=(
+        Claim(
+            "The Jeffreys objective (beta 0.5) lowers both divergences to Best-of-N.",
+            "section 6, Fig. 2 left and middle",
+            [_fall("backward_kl"), _fall("forward_kl")],
+        ),
+        Claim(
+            "Each pure objective is worse than beta 0.5 on the other divergence.",
+            "section 6, Fig. 2 left and middle",
+            [
+                Term("backward_kl, beta 0 - beta 0.5", lead(FORWARD, JEFFREYS, "backward_kl"), 0),
+                Term("forward_kl, beta 1 - beta 0.5", lead(BACKWARD, JEFFREYS, "forward_kl"), 0),
+            ],
+            "After the last step.",
+        ),
+        Claim(
+            "On log quantiles beta 0.5 is about as good as 1, and 0 clearly lags.",
+            "section 6, Fig. 2 right",
+            [
+                Term("log quantile, beta 0.5 - beta 0", lead(JEFFREYS, FORWARD, "log_quantile"), 0),
+                Term("log quantile, beta 0.5 - beta 1", lead(JEFFREYS, BACKWARD, "log_quantile"),
+                     -AS_GOOD),
+            ],
+            "After the last step, in nats.",
+        ),
+    ),
+)  # fmt: skip
+
+
+def by_article(found: Results, settings: RunSettings) -> Results:
+    """How the forward KL to Best-of-8 changed from the first to the last step: the table by_article.
+
+    It joins the tables that are found. A row a run, kind and prompt: series, beta, seed, profile, kind (`STORED`, `NEW` or `HELD_OUT`),
+    prompt, change (nats).
+
+    Raises:
+        FileNotFoundError: "shipped" was asked for and nothing is.
+    """
+
+    def compute() -> dict[str, pd.DataFrame]:
+        chosen = [s for s in specs(settings.profile) if s.labels["row"] == ROW]
+        parts = []
+        folders = EXPERIMENT.sweep(chosen, settings.workers)
+        for spec, run in zip(tqdm(chosen, "by article", leave=False), folders, strict=True):
+            labels = {name: spec.labels[name] for name in ("series", "beta", "seed")}
+            parts.append(_of(spec, run).assign(**labels, profile=settings.profile))
+        return {"by_article": pd.concat(parts, ignore_index=True)}
+
+    return found.load(["by_article"], compute)
+
+
+def _of(spec: Spec, run: RunFolder) -> pd.DataFrame:
+    """kind, prompt and change of one finished run."""
+    task, config = spec.build(), spec.config
+    stored = banks(task, spec.algorithm, config)[0]
+    prompts = stored.prompts[: len(task.eval_prompts)]
+    folder, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
+    again = BankFolder.of(folder, task, prompts, config.bank_samples, STREAM, precision)
+
+    def measure() -> pd.DataFrame:
+        policy = train(task, spec.algorithm, config, run.path.parent).policy
+        accelerator = device.accelerator(config.precision)
+        trained = {
+            kind: change(policy, prompts, bank.filled(task, accelerator), config.precision)
+            for kind, bank in ((STORED, stored), (NEW, again))
+        }
+        parts = [
+            pd.DataFrame({"kind": kind, "prompt": range(len(values)), "change": values.tolist()})
+            for kind, values in {**trained, HELD_OUT: _held_out(run)}.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    names = [run.path.name, stored.path.name, again.path.name]
+    return once("by_article", {"run and banks": names}, measure)[0]
+
+
+@torch.no_grad()
+def change(policy: LanguageModel, prompts: list[str], bank: Bank, precision: str) -> torch.Tensor:
+    """KL(Best-of-8 || policy) less KL(Best-of-8 || reference), [B], nats (section 4.2, eq. 12).
+
+    Args:
+        bank: the reference's samples; its first B rows belong to the prompts.
+    """
+    found, accelerator = [], device.accelerator(precision)
+    for start in range(0, len(prompts), PROMPTS_A_PART):
+        index = slice(start, min(start + PROMPTS_A_PART, len(prompts)))
+        drawn = bank.completions.rows(index)
+        with accelerator.autocast():
+            log_pi = policy(policy.encode(prompts[index]), drawn.to(policy.device)).sum(-1).cpu()
+        found.append(measures.best_of_n_value(drawn.log_prob - log_pi, bank.rewards[index], N))
+    return torch.cat(found)
+
+
+def _held_out(run: RunFolder) -> torch.Tensor:
+    """The same from the run's own last evaluation, [B]."""
+    table = run.evaluation()
+    table = table[(table["step"] == table["step"].max()) & (table["source"] == "reference")]
+    table = table.assign(fall=table["reference_log_prob"] - table["log_prob"])
+    fall, rewards = (
+        torch.tensor(table.pivot(index="prompt", columns="sample", values=name).to_numpy())
+        for name in ("fall", "reward")
+    )
+    return measures.best_of_n_value(fall, rewards, N)
+
+
+def starts(found: Results) -> pd.DataFrame:
+    """Both divergences before the first step beside their formulas, and how far off in errors."""
+    rows, table = [], found["evaluations"]
+    for n, part in table[table["step"] == 0].groupby("n"):
+        theory = {
+            "backward_kl": best_of_n.reverse_kl(n),
+            "forward_kl": best_of_n.kl_bound(n),
+            "log_quantile": -1.0,
+        }
+        for column, expected in theory.items():
+            here = mean_interval(part.groupby("prompt")[column].mean())
+            line = {"N": n, "measure": column, "theory": expected, "measured": here.mean}
+            rows.append({**line, "s.e.": here.standard_error})
+    return pd.DataFrame(rows)

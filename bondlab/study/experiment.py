@@ -1,0 +1,104 @@
+"""An experiment as data, and its finished runs as tidy tables.
+
+Runs carry the labels row (a row of a figure's grid, "N = 8" or ""), series (the legend of a curve),
+n, beta and seed. Tables keep rows and series in their order of appearance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from pydantic import BaseModel, Field
+
+from bondlab import paths
+from bondlab.report.kept import Profile, Results, Tables, runs_table
+from bondlab.results import RunFolder
+from bondlab.study import tables
+from bondlab.study.claims import Claim
+from bondlab.study.sweep import Spec, held_out_bank, sweep
+
+EXAMPLES = 6
+# evaluations: `tables.per_prompt` of every run with its labels; baselines: `tables.best_of_n` of the
+# reference, n = 1 the reference itself; examples: completions of the first held-out prompts before
+# and after training; runs: a row a run, with its manifest. Each has the column profile.
+TABLES = ("evaluations", "baselines", "examples", "runs")
+
+
+class RunSettings(BaseModel):
+    """The parameters of a notebook that shows runs: their scale, and how many at a time."""
+
+    profile: Profile
+    workers: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One notebook's worth of runs.
+
+    Args:
+        name: its folder's; title: what it is; notebook: its file's stem.
+        specs: the runs of a profile; none where the notebook computes on its own.
+        claims: what is to be decided on evaluations.
+        runs: folder of the runs; experiments that share one share runs of equal identity.
+    """
+
+    name: str
+    title: str
+    notebook: str
+    specs: Callable[[str], Sequence[Spec]] = lambda profile: ()
+    claims: Sequence[Claim] = ()
+    runs: str = ""
+
+    def run(self, profile: str, workers: int | None = None) -> list[RunFolder]:
+        """Compute what is missing of the runs; returns their folders."""
+        return self.sweep(self.specs(profile), workers)
+
+    def sweep(self, specs: Sequence[Spec], workers: int | None = None) -> list[RunFolder]:
+        """The folders of some runs, computed where they are missing."""
+        return sweep(specs, paths.runs_folder() / self.runs, workers or None)
+
+    def results(self, settings: RunSettings) -> Results:
+        """The tables of the runs: computed at a profile, or those that are shipped.
+
+        Raises:
+            FileNotFoundError: "shipped" was asked for and nothing is.
+        """
+
+        def compute() -> Tables:
+            specs = self.specs(settings.profile)
+            return collect(specs, self.sweep(specs, settings.workers), settings.profile)
+
+        return Results(self.name, settings.profile).load(TABLES, compute)
+
+
+def collect(
+    specs: Sequence[Spec], folders: Sequence[RunFolder], profile: str, sizes: Collection[int] = ()
+) -> Tables:
+    """The tables of finished runs of one task; `sizes` are baselines beside the runs' own n."""
+    task, evaluations, examples, runs = specs[0].build(), [], [], []
+    for spec, folder in zip(specs, folders, strict=True):
+        labels = {**spec.labels, "profile": profile}
+        evaluation = folder.evaluation()
+        evaluations.append(tables.per_prompt(evaluation, spec.labels["n"], task).assign(**labels))
+        examples.append(_examples(evaluation).assign(**labels))
+        runs.append(runs_table(folder.manifest, **labels))
+    every = sorted({1, *sizes, *(spec.labels["n"] for spec in specs)})
+    baselines = tables.best_of_n(held_out_bank(specs[0]), every, task.model, task)
+    return {
+        "evaluations": pd.concat(evaluations, ignore_index=True),
+        "baselines": baselines.assign(profile=profile),
+        "examples": pd.concat(examples, ignore_index=True),
+        "runs": pd.concat(runs, ignore_index=True),
+    }
+
+
+def _examples(evaluation: pd.DataFrame) -> pd.DataFrame:
+    chosen = evaluation[
+        (evaluation["source"] == "policy")
+        & (evaluation["sample"] == 0)
+        & (evaluation["prompt"] < EXAMPLES)
+        & evaluation["step"].isin([0, evaluation["step"].max()])
+    ]
+    return chosen[["step", "prompt", "reward", "text"]]

@@ -1,0 +1,168 @@
+"""What notebooks say of an experiment's runs: curves, levels, budgets, last steps, small print."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+
+import pandas as pd
+
+from bondlab import best_of_n
+from bondlab.report.intervals import cell, curves, mean_interval
+from bondlab.report.kept import Results
+from bondlab.report.plots import Level, Mark, Panel
+
+BY = ["row", "series", "step"]
+# Panels of several notebooks. Titles and units; the names are columns of `tables.per_prompt`.
+DIVERGENCES = (
+    Panel("backward_kl", r"Backward KL($\pi$ || $\pi_{BoN}$)", "nats per summary"),
+    Panel("forward_kl", r"Forward KL($\pi_{BoN}$ || $\pi$)", "nats per summary"),
+    Panel("log_quantile", "Reward log quantile", "mean log quantile (nats)"),
+)
+DISTANCE = Panel("kl_to_reference", "Distance from the reference", "KL to reference (nats)")
+
+
+def curve_table(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
+    """Measures against training steps: row, series, step, mean, low, high, count, panel.
+
+    By row of the grid, then panel, then series, then step, each in order of appearance.
+    """
+    names = [panel.name for panel in panels]
+    parts = [curves(part, names, BY) for _, part in found["evaluations"].groupby("row", sort=False)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def rows_of(found: Results) -> list[str]:
+    """The rows of the figure's grid; none where there is but one without a name."""
+    return list(filter(None, found["evaluations"]["row"].unique()))
+
+
+def levels(found: Results, panels: Sequence[Panel], sizes: Sequence[int] = ()) -> list[Level]:
+    """What each panel is compared with: theory at the start, or sampled Best-of-N.
+
+    Args:
+        sizes: N of the lines of sampled Best-of-N; without them each row's own, with its interval,
+            where the row has one N.
+    """
+    lines = []
+    for row, part in found["evaluations"].groupby("row", sort=False):
+        base = found["baselines"]
+        base = base[base["profile"].isin(part["profile"])]
+        for panel in (panel.name for panel in panels):
+            if sizes and panel in base and panel != DISTANCE.name:
+                means = base.groupby("n")[panel].mean()
+                lines += [Level(panel, means[n], f"sampled Best-of-{n}", row) for n in sizes]
+            elif not sizes and part["n"].nunique() == 1:  # a line for each N would hide the curves
+                lines += _own_level(panel, int(part["n"].iloc[0]), base, row)
+    return lines
+
+
+def _own_level(panel: str, n: int, base: pd.DataFrame, row: str) -> list[Level]:
+    theory = {"backward_kl": best_of_n.reverse_kl(n), "forward_kl": best_of_n.kl_bound(n)}
+    if panel in theory:
+        return [Level(panel, theory[panel], "theory at the start", row)]
+    if panel not in base:
+        return []
+    band = mean_interval(base.loc[base["n"] == n, panel].to_numpy())
+    return [Level(panel, band.mean, "sampled Best-of-N", row, band.low, band.high)]
+
+
+def anchor_marks(found: Results) -> list[Mark]:
+    """The steps at which a moving anchor becomes the policy (label `every`), but for the last."""
+    table = found["evaluations"]
+    periods = set(table.get("every", pd.Series(dtype=int))) - {0}
+    steps = {step for every in periods for step in range(every, table["step"].max(), every)}
+    return [Mark(step, "the anchor moves") for step in sorted(steps)]
+
+
+def note(found: Results, unit: str = "document") -> str:
+    """The small print of a figure: how much it rests on; `unit` is what a prompt is."""
+    lines = []
+    for profile, part in found["evaluations"].groupby("profile", sort=False):
+        rows = ", ".join(filter(None, part["row"].unique()))
+        seeds, prompts = part["seed"].nunique(), part["prompt"].nunique()
+        means = f"two-way bootstrap over seeds and {unit}s" if seeds > 1 else f"t over {unit}s"
+        lines.append(
+            f"{rows + ': profile' if rows else 'Profile'} {profile}, {seeds} "
+            f"seed{'s' * (seeds > 1)}, {prompts} held-out {unit}s, 95 % intervals ({means})."
+        )
+    manifests = [row["manifest"] for row in found.manifests]
+    kinds = {k for m in manifests for k in (*m.get("kinds", ()), *m.get("bank_kinds", ()))}
+    if len(kinds) > 1:
+        lines.append(f"Computed on several kinds of machine: {'; '.join(sorted(kinds))}.")
+    return " ".join(lines)
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def by_series(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Each row's series with their part of the table."""
+    return ((row, name, part) for (row, name), part in table.groupby(BY[:2], sort=False))
+
+
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of each series' last step."""
+    return table[table["step"] == table.groupby(BY[:2])["step"].transform("max")]
+
+
+def budget(found: Results, prompt: str, labels: Sequence[str] = ()) -> pd.DataFrame:
+    """What each series' runs were given, a line each, with some of their labels.
+
+    Completions are those that one prompt costs in one step: Best-of-N draws, the policy's own
+    samples and quantile draws.
+    """
+    lines = []
+    for _, _, part in by_series(found["runs"]):
+        manifests = [json.loads(text) for text in part["manifest"]]
+        config = manifests[0]["config"]
+        lines.append({
+            **part[["row", "series", *labels]].iloc[0], "seeds": part["seed"].nunique(),
+            "steps": config["config"]["steps"],
+            f"{prompt}s a step": config["config"]["prompts_per_step"],
+            "completions": sum(config["algorithm"]["draws"]),
+            "minutes a run": sum(m["seconds"] for m in manifests) / len(manifests) / 60,
+        })  # fmt: skip
+    return tidy(lines)
+
+
+def last(found: Results, columns: Sequence[str], sizes: Collection[int] = ()) -> pd.DataFrame:
+    """Reference, sampled Best-of-N and every policy after its last step, mean [95 % interval].
+
+    N are the runs' own n and `sizes`.
+    """
+    lines = []
+    for row, part in found["evaluations"].groupby("row", sort=False):
+        base = found["baselines"]
+        base = base[base["profile"] == part["profile"].iloc[0]]
+        for size in (1, *sorted({*sizes, *part["n"].unique()} - {1})):
+            label = "reference" if size == 1 else f"sampled Best-of-{size:g}"
+            lines.append((row, label, base[base["n"] == size]))
+        lines += by_series(ends(part))
+    return tidy([
+        {"row": row, "policy": label} | {column: cell(table, column) for column in columns}
+        for row, label, table in lines
+    ])  # fmt: skip
+
+
+def tidy(lines: list[dict]) -> pd.DataFrame:
+    """A table, without the column row where there is but one that has no name."""
+    table = pd.DataFrame(lines)
+    return table if table["row"].any() else table.drop(columns="row")
+
+
+def print_examples(found: Results, unit: str = "document", **labels: float | str) -> None:
+    """Print completions before and after training, with their reward as a probability.
+
+    Of the runs with these labels, such as `series="iterative, n = 4"`, and the first seed.
+    """
+    table = found.where(**{name: [value] for name, value in labels.items()})["examples"]
+    table = table[table["seed"] == table["seed"].min()]
+    for (row, series, prompt), lines in table.groupby(["row", "series", "prompt"], sort=False):
+        print(f"{unit} {prompt}, {', '.join(filter(None, (row, series)))}")
+        for line in lines.sort_values("step").itertuples():
+            chance = 1 / (1 + math.exp(-line.reward))
+            words = textwrap.fill(line.text, 92, subsequent_indent=" " * 19)
+            print(f"  step {line.step:4d} p {chance:.2f}  {words}")
