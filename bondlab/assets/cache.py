@@ -50,20 +50,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest_once(path: Path) -> str:
-    status = path.stat()
-    return _digest_of(path, status.st_size, status.st_mtime_ns)
-
-
 @functools.cache
-def _digest_of(path: Path, size: int, modified: int) -> str:
+def _digest_once(path: Path, modified: int) -> str:
     return file_digest(path)
 
 
 def state(name: str) -> str:
     """One of "ready", "absent", "outdated" (another file or recipe made it) and "damaged".
 
-    A converted file is read once in a process, and again when its size or time changed.
+    A converted file is read once in a process, and again when it was written to.
     """
     folder = folder_of(name)
     try:
@@ -71,7 +66,7 @@ def state(name: str) -> str:
         if {key: record[key] for key in ("revision", "archives")} != ASSETS[name].recipe:
             return "outdated"
         files = {folder / file: pinned["sha256"] for file, pinned in record["files"].items()}
-        intact = all(_digest_once(path) == sha256 for path, sha256 in files.items())
+        intact = all(_digest_once(f, f.stat().st_mtime_ns) == files[f] for f in files)
     except (OSError, ValueError, KeyError, TypeError):  # no record or file, or one of no sense
         intact = False
     return "ready" if intact else "damaged" if folder.exists() else "absent"
