@@ -1,9 +1,8 @@
 """Figures of lines and of bars: tidy table in, matplotlib Figure out, drawn by seaborn.objects.
 
-A table holds exactly what is drawn, so that its numbers can be saved beside the picture and tested
-in its place. Series are told apart by colour (Okabe and Ito's palette, safe for colour-blind
-readers) and by line, marker or hatch, in their order of appearance in the whole table, so that a
-grey copy still reads. Intervals are drawn wherever the columns low and high have numbers.
+A table holds what is drawn. Series differ in colour (Okabe and Ito's palette, safe for colour-blind
+readers) and in line, marker or hatch, by their order in the whole table, so that a grey copy still
+reads. Intervals are drawn wherever the columns low and high have numbers.
 """
 
 from __future__ import annotations
@@ -56,13 +55,10 @@ NEEDS = {"path": ("x_low", "x_high"), "named": ("point",)}
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: its value in the column "panel", title and axes; xlabel is for the figure's own.
-
-    Titles and labels may hold formulas between dollar signs.
-    """
+    """One panel: its value in the column "panel", title and axes; xlabel, if its own."""
 
     name: str
-    title: str
+    title: str  # this and the labels may hold $formulas$
     ylabel: str
     xlabel: str = ""
 
@@ -118,7 +114,7 @@ def lines(
     Raises:
         ValueError: an empty table, missing columns, a panel without rows, more than seven series.
     """
-    table = table.assign(kind=table.get("kind", "curve"))
+    table = table.assign(kind=table["kind"].fillna("curve") if "kind" in table else "curve")
     _require(table, [x, *(["row"] if rows else [])])
     with mpl.rc_context(STYLE):
         figure, grid = _sheet(len(rows) or 1, len(panels), note)
@@ -176,8 +172,11 @@ def bars(
 
 
 def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    needed = [name for kind in set(table.get("kind", ())) for name in NEEDS.get(kind, ())]
-    needed = {*needed, *columns, "panel", "series", "mean", "low", "high"}
+    kinds = set(table.get("kind", ()))
+    if unknown := sorted(kinds - set(KINDS)):
+        raise ValueError(f"The table to plot has the unknown kinds {unknown}; use {[*KINDS]}.")
+    needed = {name for kind in kinds for name in NEEDS.get(kind, ())}
+    needed |= {*columns, "panel", "series", "mean", "low", "high"}
     if (missing := sorted(needed - set(table.columns))) or table.empty:
         raise ValueError(f"The table to plot is empty or lacks the columns {missing}.")
     if (count := table["series"].nunique()) > len(COLOURS):
@@ -204,10 +203,9 @@ def _laid_out(figure: Figure) -> Figure:
 def _draw(axes: Axes, table: pd.DataFrame, part: pd.DataFrame, x: str) -> None:
     """A part of the table, each series with its looks in the whole of it."""
     names = table["series"].unique()
-    shown = [name for name in names if name in set(part["series"])]
+    here = [name for name in names if name in set(part["series"])]
     scales = {
-        look: so.Nominal(dict(zip(names, values, strict=False)), order=shown)
-        for look, values in LOOKS.items()
+        k: so.Nominal(dict(zip(names, v, strict=False)), order=here) for k, v in LOOKS.items()
     }
     theme = {key: mpl.rcParams[key] for key in so.Plot.config.theme}  # in place of seaborn's own
     for kind, some in part.groupby("kind"):
@@ -268,9 +266,8 @@ def _add_legend(figure: Figure, table: pd.DataFrame, title: str) -> None:
         kinds = sorted(part["kind"].unique())
         look = {look: values[index] for look, values in LOOKS.items()}
         for kind in kinds:
-            told = f"{name}, {'simulated' if kind == 'points' else kind}"
-            handle = mpl.lines.Line2D([], [], **look | BARE.get(kind, {}))
-            entries[name if len(kinds) == 1 else told] = handle
+            told = f", {'simulated' if kind == 'points' else kind}" if len(kinds) > 1 else ""
+            entries[f"{name}{told}"] = mpl.lines.Line2D([], [], **look | BARE.get(kind, {}))
     if set(table["kind"]) == {"bar"}:
         colours = zip(entries, COLOURS, strict=False) if len(entries) > 1 else ()
         entries = {n: mpl.patches.Patch(fc=c, ec="white", hatch=HATCHES[c]) for n, c in colours}
