@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 import torch
+import toy_objectives
 
 from bondlab import tasks, toy, training
 from bondlab.algorithms import Algorithm, bonbon, j_bond, online_dpo, reinforce

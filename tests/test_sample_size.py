@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from bondlab import quantiles, rules, toy
-from bondlab.study import sample_size_toy
 from bondlab.toy.sample_size import (
     Outcomes,
     add_one,
-    drawn,
     enumerated,
     estimate_moments,
     floored,
+    gradients_of,
     quantile_error,
     update_error,
 )
@@ -69,9 +68,8 @@ def tiny() -> tuple[Outcomes, torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
     probs = torch.rand(2, 3, dtype=F64, generator=generator)
     probs = probs / probs.sum(dim=1, keepdim=True)
     gradients = torch.randn(2, 3, 4, dtype=F64, generator=generator)
-    gradients = (gradients - (probs.unsqueeze(2) * gradients).sum(dim=1, keepdim=True)).flatten(
-        0, 1
-    )
+    centre = (probs.unsqueeze(2) * gradients).sum(dim=1, keepdim=True)
+    gradients = (gradients - centre).flatten(0, 1)
     weights, errors = torch.randn(2, 6, dtype=F64, generator=generator)
     prompts = torch.arange(2).repeat_interleave(3)
     outcomes = enumerated(gradients @ gradients.T, prompts, probs.flatten())
@@ -103,28 +101,6 @@ def test_update_error_equals_all_joint_draws():
     assert found.relative_bias == pytest.approx((found.bias / found.update) ** 0.5)
 
 
-def test_drawn_completions_stand_in_without_bias():
-    """Over all 3^5 draws of 2 and 3 completions, the mean of each number from the completions
-    alone is the number from all outcomes."""
-    outcomes, gradients, weights, errors, covariance = tiny()
-    exact = update_error(outcomes, weights, errors, covariance, K)
-    probs = outcomes.single * 2
-    prompts = torch.tensor([0, 0, 1, 1, 1])
-    total = dict.fromkeys(vars(exact), 0.0)
-    for one in product(range(3), range(3), *[range(3, 6)] * 3):
-        y = list(one)
-        sample = drawn(gradients[y] @ gradients[y].T, prompts)
-        found = update_error(sample, weights[y], errors[y], covariance[y][:, y], K)
-        for name in total:
-            total[name] += probs[y].prod().item() * getattr(found, name)
-    assert total == pytest.approx(vars(exact), rel=1e-10)
-
-
-def test_a_single_completion_has_no_pair():
-    with pytest.raises(ValueError, match="two or more"):
-        drawn(torch.eye(3, dtype=F64), torch.tensor([0, 0, 1]))
-
-
 @pytest.mark.parametrize("smoothing", [floored, add_one])
 def test_update_error_matches_the_rule_with_sampled_quantiles(smoothing):
     """The rule itself on 3000 batches of 2 x 64 prompts, quantiles from 4 sampled references:
@@ -135,7 +111,7 @@ def test_update_error_matches_the_rule_with_sampled_quantiles(smoothing):
     anchor, policy = toy.ToyPolicy(2, 3, 2, seed=1), toy.ToyPolicy(2, 3, 2, seed=2)
     reference, log_policy = anchor.log_probs().detach(), policy.log_probs().detach()
     problem = toy.Problem(reference, toy.draw_rewards(anchor, 0.5, 3), N)
-    gradients = sample_size_toy.scores(policy)
+    gradients = gradients_of(policy)
     mean, covariance = estimate_moments(problem.log_quantiles.exp(), 4, smoothing)
     errors = (N - 1) * (mean - problem.log_quantiles)
     flat = gradients.flatten(0, 1)
@@ -152,9 +128,8 @@ def test_update_error_matches_the_rule_with_sampled_quantiles(smoothing):
         empty, rewards = ratio.new_zeros(len(which), 0), problem.rewards[which].gather(1, draws)
         batch = rules.Scores(empty, rewards, log_quantiles.gather(1, draws).exp(), ratio)
         weights = rules.backward_kl(batch, N)
-        return (weights.unsqueeze(-1) * gradients[which.unsqueeze(1), draws]).sum((0, 1)) / len(
-            which
-        )
+        terms = weights.unsqueeze(-1) * gradients[which.unsqueeze(1), draws]
+        return terms.sum((0, 1)) / len(which)
 
     def estimate() -> torch.Tensor:
         references = toy.draw(reference[which], 4, generator)
@@ -165,15 +140,8 @@ def test_update_error_matches_the_rule_with_sampled_quantiles(smoothing):
     rows = []
     for _ in range(3000):
         draws = toy.draw(log_policy[which], K, generator)
-        rows.append(
-            torch.stack(
-                [
-                    one(draws, problem.log_quantiles[which]),
-                    one(draws, estimate()),
-                    one(draws, estimate()),
-                ]
-            )
-        )
+        each = problem.log_quantiles[which], estimate(), estimate()
+        rows.append(torch.stack([one(draws, log_quantiles) for log_quantiles in each]))
     plain, first, second = torch.stack(rows).unbind(1)
     off = (first + second) / 2 - plain
     bias = (outcomes.single * errors.flatten()) @ flat

@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 import torch
+import toy_objectives
 
 from bondlab import best_of_n, rules, toy
-from bondlab.toy import toy_training
+from bondlab.toy import sample_size, training
 
 F64 = torch.float64
 BETA, GAMMA, BETA_RL, BETA_DPO, ALPHA = 0.3, 0.7, 0.2, 0.6, 0.4
@@ -39,41 +40,28 @@ def complete(problem: toy.Problem) -> torch.Tensor:
     return best_of_n.bond_reward(problem.log_anchor.exp(), problem.rewards, problem.n)
 
 
-# rule, exact objective, what the rule takes for log p_hat; the rules of Best-of-n for its n.
+# Hyperparameters that each rule and its exact objective share.
 IDENTITIES = {
-    "forward_kl": lambda n: (rules.forward_kl, toy.forward_kl, complete),
-    "backward_kl": lambda n: (partial(rules.backward_kl, n=n), toy.backward_kl, complete),
-    "backward_kl_continuous": lambda n: (
-        partial(rules.backward_kl, n=n),
-        toy_objectives.backward_kl_continuous,
-        lambda problem: problem.log_quantiles,
-    ),
-    "jeffreys": lambda n: (
-        partial(rules.jeffreys, n=n, beta=BETA),
-        partial(toy.jeffreys, beta=BETA),
-        complete,
-    ),
-    "j_bond": lambda n: (
-        partial(rules.j_bond, beta=BETA, gamma=GAMMA),
-        partial(toy.j_bond, beta=BETA, gamma=GAMMA),
-        complete,
-    ),
-    "reinforce": lambda n: (
-        partial(rules.reinforce, beta_rl=BETA_RL),
-        partial(toy.reinforce, beta_rl=BETA_RL),
-        complete,
-    ),
-    "online_dpo": lambda n: (
-        partial(rules.online_dpo, beta_dpo=BETA_DPO),
-        partial(toy_objectives.online_dpo, beta_dpo=BETA_DPO),
-        complete,
-    ),
-    "bonbon": lambda n: (
-        partial(rules.bonbon, alpha=ALPHA),
-        partial(toy_objectives.bonbon, alpha=ALPHA),
-        complete,
-    ),
+    "forward_kl": {},
+    "backward_kl": {},
+    "backward_kl_continuous": {},
+    "jeffreys": {"beta": BETA},
+    "j_bond": {"beta": BETA, "gamma": GAMMA},
+    "reinforce": {"beta_rl": BETA_RL},
+    "online_dpo": {"beta_dpo": BETA_DPO},
+    "bonbon": {"alpha": ALPHA},
 }
+
+
+def identity(name: str, problem: toy.Problem):
+    """A rule, its exact objective, and what the rule takes for log p_hat [B, V]."""
+    own, continuous = IDENTITIES[name], name == "backward_kl_continuous"
+    rule = rules.backward_kl if continuous else getattr(rules, name)
+    if "backward" in name or name == "jeffreys":
+        rule = partial(rule, n=problem.n)
+    objective = getattr(toy, name, None) or getattr(toy_objectives, name)
+    log_quantiles = problem.log_quantiles if continuous else complete(problem)
+    return partial(rule, **own), partial(objective, **own), log_quantiles
 
 
 def test_sequences_are_all_and_each_once():
@@ -82,12 +70,7 @@ def test_sequences_are_all_and_each_once():
     policy = toy.ToyPolicy(1, 7, 3)
     rows = [tuple(row) for row in policy.sequences.tolist()]
     assert len(rows) == len(set(rows)) == 259
-    lengths = {
-        (0, 0, 0): 1,
-        (4, 0, 0): 2,
-        (4, 5, 0): 3,
-        (4, 5, 6): 3,
-    }
+    lengths = {(0, 0, 0): 1, (4, 0, 0): 2, (4, 5, 0): 3, (4, 5, 6): 3}
     for row, length in lengths.items():
         assert policy.mask[rows.index(row)].tolist() == [t < length for t in range(3)]
 
@@ -156,9 +139,9 @@ def test_expected_update_is_the_exact_gradient(name, prompts, k, ties):
     3^6 = 729), the mean gradient of the weighted loss is autograd's gradient of the objective.
     Baselines vanish in the mean, since a return and another draw are independent."""
     policy, problem = case(prompts, vocabulary=2, length=2, n=2, ties=ties)
-    rule, objective, log_quantiles = IDENTITIES[name](problem.n)
+    rule, objective, log_quantiles = identity(name, problem)
     log_policy = policy.log_probs()
-    loss = toy_training.expected_surrogate(rule, log_policy, problem, 2, k, log_quantiles(problem))
+    loss = training.expected_surrogate(rule, log_policy, problem, 2, k, log_quantiles)
     exact = gradient(policy, objective(policy.log_probs(), problem))
     assert exact.abs().max() > 1e-3
     torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
@@ -168,10 +151,8 @@ def test_expected_update_is_the_exact_gradient(name, prompts, k, ties):
 def test_expected_update_with_a_larger_n(name):
     """Factor n-1, Best-of-n of the anchor, the gap of its pair: n = 4 draws of 3 sequences."""
     policy, problem = case(1, vocabulary=2, length=2, n=4, ties=True)
-    rule, objective, log_quantiles = IDENTITIES[name](problem.n)
-    loss = toy_training.expected_surrogate(
-        rule, policy.log_probs(), problem, 4, 1, log_quantiles(problem)
-    )
+    rule, objective, log_quantiles = identity(name, problem)
+    loss = training.expected_surrogate(rule, policy.log_probs(), problem, 4, 1, log_quantiles)
     exact = gradient(policy, objective(policy.log_probs(), problem))
     torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
 
@@ -192,15 +173,10 @@ def test_sampled_update_converges_to_the_exact_gradient(name):
     # J-BOND's n is 2, and 259^4 joint draws are too many to enumerate for BoNBoN.
     n, k, copies = (2 if name in ("j_bond", "bonbon") else 4), 2, 40_000
     policy, problem = case(1, vocabulary=7, length=3, n=n)
-    rule, objective, log_quantiles = IDENTITIES[name](n)
+    rule, objective, log_quantiles = identity(name, problem)
     log_policy = policy.log_probs()
     exact = gradient(policy, objective(log_policy, problem)).flatten()
-    per_sequence = torch.stack(  # gradient of each log pi(y): [V, parameters]
-        [
-            torch.autograd.grad(one, policy.logits, retain_graph=True)[0].flatten()
-            for one in policy.log_probs()[0]
-        ]
-    )
+    per_sequence = sample_size.gradients_of(policy)[0]  # [V, parameters]
     generator = torch.Generator().manual_seed(4)
     wide = toy.Problem(problem.log_anchor.expand(copies, -1), problem.rewards, n)
     anchor_draws = toy.draw(wide.log_anchor, n, generator)
@@ -209,7 +185,7 @@ def test_sampled_update_converges_to_the_exact_gradient(name):
     scores = rules.Scores(
         problem.rewards[0][anchor_draws],
         problem.rewards[0][policy_draws],
-        log_quantiles(problem)[0][policy_draws].exp(),
+        log_quantiles[0][policy_draws].exp(),
         log_ratio[policy_draws],
         log_ratio[anchor_draws],
     )
@@ -241,16 +217,11 @@ def test_sampled_surrogate_has_the_gradient_of_its_draws(m):
     backward = toy.kl(log_policy, problem.log_anchor + 2 * log_p)
     exact = gradient(policy, (toy.forward_kl(log_policy, problem) + backward) / 2)
     log_policy = policy.log_probs()
-    updates = torch.stack(
-        [
-            torch.autograd.grad(
-                toy_training.sampled_surrogate(rule, log_policy, problem, 3, 2, m, generator),
-                policy.logits,
-                retain_graph=True,
-            )[0]
-            for _ in range(2000)
-        ]
-    )
+    updates = []
+    for _ in range(2000):
+        loss = training.sampled_surrogate(rule, log_policy, problem, 3, 2, m, generator)
+        updates += torch.autograd.grad(loss, policy.logits, retain_graph=True)
+    updates = torch.stack(updates)
     error = updates.std(dim=0) / 2000**0.5
     assert ((updates.mean(dim=0) - exact).abs() < 5 * error + 1e-12).all()
 
@@ -260,7 +231,7 @@ def test_sampling_one_side_only():
     policy, problem = case(2, vocabulary=3, length=2, n=3)
     rule = partial(rules.jeffreys, n=3, beta=1)
     generator = torch.Generator().manual_seed(6)
-    loss = toy_training.sampled_surrogate(rule, policy.log_probs(), problem, 0, 2, 4, generator)
+    loss = training.sampled_surrogate(rule, policy.log_probs(), problem, 0, 2, 4, generator)
     assert loss.isfinite()
 
 

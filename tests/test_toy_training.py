@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from bondlab import best_of_n, rules, toy
-from bondlab.toy import toy_training
+from bondlab.toy import training
 
 
 def test_training_starts_near_the_constants_of_a_continuous_reward():
@@ -15,7 +15,7 @@ def test_training_starts_near_the_constants_of_a_continuous_reward():
     = 1.204, mean log quantile above -1, each near it: 259 sequences are nearly continuous."""
     reference = toy.ToyPolicy(8, 7, 3, scale=0.5, seed=1)
     problem = toy.Problem(reference.log_probs().detach(), toy.draw_rewards(reference, 0.5, 2), 8)
-    start = toy_training.measure(reference, problem, step=0)
+    start = training.measure(reference, problem, step=0)
     assert best_of_n.reverse_kl(8) - 0.3 < start.backward_kl < best_of_n.reverse_kl(8)
     assert best_of_n.kl_bound(8) - 0.02 < start.forward_kl < best_of_n.kl_bound(8)
     assert -1 < start.mean_log_quantile < -0.9
@@ -30,7 +30,7 @@ def test_descend_shows_what_each_divergence_does():
         policy = toy.ToyPolicy(2, 6, 3, seed=1)
         problem = toy.Problem(policy.log_probs().detach(), toy.draw_rewards(policy, 0.5, 2), 8)
         loss = partial(toy.jeffreys, problem=problem, beta=beta)
-        records = toy_training.descend(policy, problem, loss, steps=300, lr=0.05, every=300)
+        records = training.descend(policy, problem, loss, steps=300, lr=0.05, every=300)
         assert [r.step for r in records] == [0, 300]
         assert records[0].kl_to_reference == 0
         ends[beta] = records[1]
@@ -53,16 +53,9 @@ def test_descend_by_samples_approaches_the_exact_optimum():
         if sampled:
             rule = partial(rules.jeffreys, n=4, beta=0.5)
             generator = torch.Generator().manual_seed(8)
-            loss = partial(
-                toy_training.sampled_surrogate,
-                rule,
-                problem=problem,
-                n=4,
-                k=8,
-                m=0,
-                generator=generator,
-            )
-        end = toy_training.descend(policy, problem, loss, steps=400, lr=0.03, every=7)[-1]
+            draws = {"n": 4, "k": 8, "m": 0, "generator": generator}
+            loss = partial(training.sampled_surrogate, rule, problem=problem, **draws)
+        end = training.descend(policy, problem, loss, steps=400, lr=0.03, every=7)[-1]
         assert end.step == 400
         values.append((end.backward_kl + end.forward_kl) / 2)
     assert values[0] < values[1] < 1.1 * values[0]
