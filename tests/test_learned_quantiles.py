@@ -1,14 +1,25 @@
-"""Predictions held against the bank: unbiased for a known truth, and blind to no kind of error."""
+"""Learned quantiles: predictions held against a noisy bank, and what learning costs and saves."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bondlab import quantiles
-from bondlab.study import calibration
-from bondlab.study.calibration import CONSTANT, COUNTED, LEARNED
+from bondlab.algorithms import bond
+from bondlab.config import Config
+from bondlab.quantiles import Learned
+from bondlab.results import RunFolder
+from bondlab.study import calibration, learned_quantiles
+from bondlab.study.calibration import CONSTANT, COUNTED
+from bondlab.study.experiment import RunSettings
+from bondlab.study.learned_quantiles import FRESH, LEARNED, STORED
+from bondlab.study.sweep import Spec
+from bondlab.tasks import TaskSettings
 
 
 def evaluation(
@@ -22,24 +33,24 @@ def evaluation(
     parts = []
     for source, count in (("policy", own), ("reference", k)):
         reward = rng.random((prompts, count))
-        index = np.indices(reward.shape)
-        parts.append(pd.DataFrame({
-            "step": step, "source": source, "prompt": index[0].ravel(), "sample": index[1].ravel(),
-            "reward": reward.ravel(), "predicted_quantile": predict(reward).ravel(),
-        }))  # fmt: skip
+        prompt, sample = (index.ravel() for index in np.indices(reward.shape))
+        table = pd.DataFrame({"prompt": prompt, "sample": sample, "reward": reward.ravel()})
+        table["predicted_quantile"] = predict(reward).ravel()
+        parts.append(table.assign(step=step, source=source))
     return pd.concat(parts, ignore_index=True)
 
 
-def one_source(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    return table[table["source"] == source]
+def of_policy(*arguments, **named) -> pd.DataFrame:
+    """What is observed of the policy's completions."""
+    return calibration.observed(evaluation(*arguments, **named)).query("source == 'policy'")
 
 
 def errors(table: pd.DataFrame) -> pd.Series:
-    found = calibration.error_curves(table)
-    return found.set_index(["source", "series"])["mean"]
+    found = calibration.squared_errors(table)
+    return found.groupby(["source", "series"])["squared_error"].mean()
 
 
-# -- shares ----------------------------------------------------------------------------------------
+# -- shares and squared errors ---------------------------------------------------------------------
 
 
 def test_shares_by_hand():
@@ -57,34 +68,24 @@ def test_shares_by_hand():
 
 def test_a_policys_share_is_the_quantile_that_training_takes():
     """Where at least one bank sample is beaten, so that no floor is used."""
-    import torch
-
     table = evaluation(prompts=6)
-    found = one_source(calibration.observed(table), "policy").sort_values(["prompt", "sample"])
-    grids = [
-        torch.tensor(one_source(table, s).pivot(index="prompt", columns="sample", values="reward")
-                     .to_numpy())
-        for s in ("policy", "reference")
-    ]  # fmt: skip
-    expected = quantiles.empirical(*grids).flatten().numpy()
-    beaten = found["share"].to_numpy() > 0
-    assert beaten.any() and found["share"][beaten].tolist() == pytest.approx(expected[beaten])
+    own, bank = (
+        torch.tensor(part.pivot(index="prompt", columns="sample", values="reward").to_numpy())
+        for _, part in table.groupby("source")
+    )
+    expected = quantiles.empirical(own, bank).flatten().numpy()
+    share = of_policy(prompts=6).sort_values(["prompt", "sample"])["share"].to_numpy()
+    beaten = share > 0
+    assert beaten.any() and share[beaten].tolist() == pytest.approx(expected[beaten])
 
 
-@pytest.mark.parametrize("damage", ["column", "value", "bank"])
-def test_runs_without_predictions_are_refused(damage):
+def test_runs_without_predictions_or_with_too_few_samples_are_refused():
     table = evaluation(prompts=2)
-    if damage == "column":
-        table = table.drop(columns="predicted_quantile")
-    elif damage == "value":
-        table.loc[3, "predicted_quantile"] = np.nan
-    else:
-        table = table[(table["source"] == "policy") | (table["sample"] < 2)]
-    with pytest.raises(ValueError, match="calibration needs"):
-        calibration.observed(table)
-
-
-# -- squared errors --------------------------------------------------------------------------------
+    lacking = table.assign(predicted_quantile=table["predicted_quantile"].mask(table.index == 3))
+    few = table[(table["source"] == "policy") | (table["sample"] < 2)]
+    for wrong in (table.drop(columns="predicted_quantile"), lacking, few):
+        with pytest.raises(ValueError, match="calibration needs"):
+            calibration.observed(wrong)
 
 
 @pytest.mark.parametrize("k", [4, 32])
@@ -99,17 +100,12 @@ def test_squared_errors_are_unbiased_whatever_the_bank(k):
         assert found[source, CONSTANT] == pytest.approx(1 / 12, rel=0.05)
 
 
-def test_a_biased_prediction_has_the_square_of_its_bias():
-    """p + 0.2 throughout: 0.04."""
-    found = errors(calibration.observed(evaluation(lambda p: p + 0.2, prompts=1500)))
+def test_the_error_of_a_prediction_is_its_bias_and_its_noise():
+    """p + 0.2 throughout: 0.04. Counting in 16 further samples has the error of COUNTED."""
+    found = errors(of_policy(lambda p: p + 0.2, prompts=1500))
     assert found["policy", LEARNED] == pytest.approx(0.04, abs=0.003)
-
-
-def test_counting_16_samples_is_simulated():
-    """Predictions that are counted in 16 further samples have the error of the series COUNTED."""
     rng = np.random.default_rng(1)
-    table = evaluation(lambda p: rng.binomial(16, p) / 16, prompts=1500)
-    found = errors(calibration.observed(table))
+    found = errors(of_policy(lambda p: rng.binomial(16, p) / 16, prompts=1500))
     assert found["policy", LEARNED] == pytest.approx(found["policy", COUNTED], abs=0.002)
 
 
@@ -120,55 +116,51 @@ def test_a_calibrated_model_lies_on_the_diagonal():
     """Truth predicted: nearly all of ten bins' intervals hold the bin's mean prediction, and the
     calibration error is what chance gives.
     """
-    table = one_source(calibration.observed(evaluation()), "policy")
+    table = of_policy()
     bins = calibration.reliability(table)
     assert len(bins) == 10 and bins["count"].sum() == len(table)
-    inside = (bins["low"] <= bins["x"]) & (bins["x"] <= bins["high"])
-    assert inside.sum() >= 8
+    assert bins["x"].between(bins["low"], bins["high"]).sum() >= 8
     error, chance = calibration.calibration_error(table)
     assert error.mean == pytest.approx(chance, rel=0.5) and error.low < chance < error.high
 
 
 def test_an_overconfident_model_leaves_it():
     """Predicting 0 below and 1 above the median: half of [0, 1/2] is 1/4, so the gap is 1/4."""
-    table = calibration.observed(evaluation(lambda p: np.where(p < 0.5, 0.0, 1.0)))
-    bins = calibration.reliability(one_source(table, "policy"))
+    table = of_policy(lambda p: np.where(p < 0.5, 0.0, 1.0))
+    bins = calibration.reliability(table)
     assert bins["x"].tolist() == [0, 1]
     assert bins["mean"].tolist() == pytest.approx([0.25, 0.75], abs=0.03)
     assert bins["low"].iloc[0] > 0.2 and bins["high"].iloc[1] < 0.8
-    error, chance = calibration.calibration_error(one_source(table, "policy"))
+    error, chance = calibration.calibration_error(table)
     assert error.mean == pytest.approx(0.25, abs=0.02) and error.low > 5 * chance
 
 
 def test_completions_of_one_document_do_not_count_as_independent():
     """Twenty copies of each completion leave the interval as wide as it was."""
-    table = one_source(calibration.observed(evaluation(prompts=60)), "policy")
+    table = of_policy(lambda p: np.where(p < 0.5, 0.0, 1.0), prompts=60)
     copies = pd.concat([table] * 20, ignore_index=True)
-    once, often = (calibration.reliability(t, bins=2) for t in (table, copies))
-    assert (often["high"] - often["low"]).tolist() == pytest.approx(
-        (once["high"] - once["low"]).tolist()
-    )
+    once, often = (calibration.reliability(t) for t in (table, copies))
+    columns = ["low", "high"]
+    assert often[columns].to_numpy() == pytest.approx(once[columns].to_numpy())
 
 
 def test_intervals_of_the_calibration_error_cover_a_known_gap():
     """Predicting p/2: the gap is the mean of p/2, 1/4; of 60 studies some 95 % cover it."""
     hits = 0
     for seed in range(60):
-        table = calibration.observed(evaluation(lambda p: p / 2, prompts=30, seed=seed))
-        error, _ = calibration.calibration_error(one_source(table, "policy"))
+        error, _ = calibration.calibration_error(of_policy(lambda p: p / 2, prompts=30, seed=seed))
         hits += error.low <= 0.25 <= error.high
     assert hits >= 52  # 57 expected; fewer than 52 has a chance below 1 %
 
 
-# -- order -----------------------------------------------------------------------------------------
+# -- order and tables ------------------------------------------------------------------------------
 
 
 def test_order_within_prompts_is_told_from_order_across():
     """Predictions that know the prompt alone (its mean share) order nothing within it; those that
-    follow the truth do both; reversed ones do the opposite.
+    follow the truth do both; reversed ones do the opposite; constant ones neither.
     """
-    table = calibration.observed(evaluation(prompts=60))
-    table = one_source(table, "policy").copy()
+    table = of_policy(prompts=60)
     right = calibration.rank_correlations(table)
     assert all(interval.low > 0.7 for interval in right.values())
     wrong = calibration.rank_correlations(table.assign(predicted=1 - table["predicted"]))
@@ -177,19 +169,101 @@ def test_order_within_prompts_is_told_from_order_across():
     prompt_only = calibration.rank_correlations(table.assign(predicted=means))
     assert np.isnan(prompt_only["within prompts"].mean)
     assert 0.2 < prompt_only["across prompts"].low < prompt_only["across prompts"].mean < 0.7
+    constant = calibration.rank_correlations(table.assign(predicted=0.5))
+    assert all(np.isnan(interval.mean) for interval in constant.values())
 
 
-def test_nothing_is_said_of_a_constant_prediction():
-    table = calibration.observed(evaluation(lambda p: 0 * p + 0.5, prompts=20))
-    found = calibration.rank_correlations(one_source(table, "policy"))
-    assert all(np.isnan(interval.mean) for interval in found.values())
+def test_tables_hold_both_sources_at_every_step():
+    """Bins at both ends of training with the diagonal, errors at each step; the summary is of the
+    last, where p + 0.2 has the squared error 0.04 (0.03 and more in 20 prompts)."""
+    parts = []
+    for step, seed in product((0, 1, 2), (0, 1)):
+        table = evaluation(lambda p, s=step: p + s / 10, 20, step=step, seed=seed)
+        parts.append(calibration.observed(table, seed))
+    table = pd.concat(parts)
+    found = calibration.curve_table(table)
+    bins = found[found["panel"] == "reliability"].groupby(["row", "kind"])["series"].unique()
+    for source in ("policy", "reference"):
+        assert bins[source, "points"].tolist() == ["learned, step 0", "learned, step 2"]
+        assert bins[source, "formula"].tolist() == ["calibrated"]
+    steps = found[found["panel"] == "error"].groupby(["row", "series"])["x"].apply(list)
+    assert len(steps) == 6 and all(x == [0, 1, 2] for x in steps)
+    words = calibration.summary(table).set_index("measure")
+    assert words.columns.tolist() == ["policy", "reference"] and len(words) == 7
+    assert 0.03 < float(words.loc["mean squared error of p, learned", "policy"].split()[0]) < 0.05
 
 
-def test_the_summary_has_every_measure_of_both_sources():
-    tables = [
-        calibration.observed(evaluation(prompts=20, step=step, seed=seed), seed)
-        for step in (0, 2) for seed in (0, 1)
-    ]  # fmt: skip
-    found = calibration.summary(pd.concat(tables), [0, 2])
-    assert found.groupby(["source", "step"])["measure"].count().tolist() == [7] * 4
-    assert found["value"].notna().all()
+# -- what a step costs -----------------------------------------------------------------------------
+
+STEPS, PROMPTS, DOCUMENTS = 10, 8, 40
+ALGORITHMS = {
+    STORED: (bond(8, 0.5), False),
+    FRESH: (bond(8, 0.5), True),
+    LEARNED: (bond(8, 0.5, quantile_model=Learned()), False),
+}
+SECONDS = {STORED: 2.0, FRESH: 5.0, LEARNED: 3.0}
+
+
+def steps(folder, seconds: dict[str, float] = SECONDS, noise: float = 0.0) -> pd.DataFrame:
+    """`learned_quantiles.steps` of made-up records; a sample takes 0.2 s to draw, 0.01 to score."""
+    rng, parts = np.random.default_rng(0), []
+    for series, (algorithm, fresh) in ALGORITHMS.items():
+        config = Config(steps=STEPS, prompts_per_step=PROMPTS, bank_samples=32, fresh=fresh)
+        task = TaskSettings(name="tiny", train=DOCUMENTS, evaluate=2)
+        run = RunFolder.of(folder, {"series": series})
+        for step in range(1, STEPS + 1):
+            taken = seconds[series] + noise * rng.normal()
+            run.append({"step": step, "loss": 0.0, "seconds": taken})
+        spec = Spec(task, algorithm, config, {"series": series, "seed": 0})
+        parts.append(learned_quantiles.steps(spec, run))
+    return pd.concat(parts).assign(drawing=0.2, scoring=0.01)
+
+
+def test_counts_of_a_step(tmp_path):
+    """8 documents, 2 completions of the policy each. Drawn anew come 8 for Best-of-8 and 16 for the
+    quantile, so 8 x 26 calls; stored 40 x 32 samples over 10 steps are 128 a step. One slow step of
+    ten moves no median."""
+    taken = steps(tmp_path)
+    taken.iloc[4, taken.columns.get_loc("seconds")] = 60.0
+    found = learned_quantiles.cost_table(taken)
+    counts = found.set_index(["panel", "group", "series"])["mean"].sort_index()
+    assert counts["calls", "each step"].to_dict() == {STORED: 16, FRESH: 16 + 192, LEARNED: 16}
+    assert counts["calls", "bank, spread"].to_dict() == {STORED: 128, FRESH: 0, LEARNED: 128}
+    assert counts["completions", "reference"].to_dict() == {STORED: 0, FRESH: 192, LEARNED: 0}
+    assert counts["completions", "policy"].to_dict() == dict.fromkeys(ALGORITHMS, 16)
+    assert counts["seconds", "each step"].to_dict() == SECONDS
+
+
+def test_break_even_by_hand(tmp_path):
+    """The model adds 1 s. A fresh sample costs (5 - 2) s / 192. Learning saves 15 samples for each
+    of 8 documents a step, or of 40 documents in 10 steps: ties at 1/120 and 1/60 s a sample. The
+    reward call, 0.01 s of it, must be dearer by the difference to 3/192.
+    """
+    found = learned_quantiles.break_even(steps(tmp_path))["seconds"].tolist()
+    assert found[:4] == pytest.approx([0.2, 0.01, 1, 3 / 192])
+    ties = [[tie, 0.01 + tie - 3 / 192] for tie in (1 / 120, 1 / 60)]
+    assert found[4:] == pytest.approx(ties[0] + ties[1])
+
+
+def test_intervals_hold_the_values_and_grow_with_the_noise(tmp_path):
+    widths = []
+    for noise in (0.05, 0.5):
+        found = learned_quantiles.break_even(steps(tmp_path / str(noise), noise=noise))[2:]
+        assert found["seconds"].between(found["low"], found["high"], inclusive="neither").all()
+        widths.append((found["high"] - found["low"]).iloc[0])
+    assert widths[1] == pytest.approx(10 * widths[0])
+
+
+def test_the_smoke_runs_bring_predictions_and_times(tmp_path, monkeypatch):
+    """Three runs of two steps; predictions of the learned one alone, at its three evaluations."""
+    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
+    experiment, settings = learned_quantiles.EXPERIMENT, RunSettings(profile="smoke", workers=1)
+    found = learned_quantiles.beside(experiment.results(settings), settings)
+    taken = found["steps"].groupby("series")["step"].apply(list).to_dict()
+    assert taken == dict.fromkeys((STORED, FRESH, LEARNED), [1, 2])
+    assert (found["steps"][["drawing", "scoring"]] > 0).all(axis=None)
+    assert sorted(found["predictions"]["step"].unique()) == [0, 1, 2]
+    start = found["predictions"].query("step == 0")
+    assert (start["predicted"] == 0.5).all()  # the head starts at zero
+    assert len(found.manifests) == 3 and len(found["evaluations"]) == 3 * 3 * 4
