@@ -52,6 +52,20 @@ def test_score_is_the_head_of_the_mean_state(separate):
             assert values[b, k].item() == pytest.approx(own_score(reward, ids), abs=1e-4)
 
 
+def test_weights_in_bfloat16_are_used_as_in_a_run():
+    """A run scores outside its own bfloat16: a scorer that is stored in it takes its own, and says
+    what it said inside; one in float32 is exact wherever it is asked."""
+    reward = reward_of()
+    exact = score(reward, PROMPTS, TEXTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(score(reward, PROMPTS, TEXTS), exact)
+    reward.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = reward(PROMPTS, TEXTS)
+    assert torch.equal(score(reward, PROMPTS, TEXTS), inside.double())
+    assert (inside - exact).abs().max() > 1e-4
+
+
 def test_cuts_keep_a_prompts_end_and_a_completions_start():
     """Of five prompt tokens the last three stay, of four completion tokens the first two."""
     reward = reward_of(max_prompt_tokens=3, max_completion_tokens=2)
