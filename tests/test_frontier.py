@@ -70,7 +70,9 @@ def test_what_a_prompt_does_to_both_curves_cancels(seeds):
     height = frontier.area(found, "a", "b")
     assert (height.mean, height.low, height.high) == pytest.approx((2, 2, 2))
     assert height.count == 20 * seeds
-    assert frontier.scaled(height, 0.5).low == pytest.approx(1)
+    shown = frontier.heights(found.assign(spread=4.0), "a", ["b"])
+    assert shown.loc[0, "in spreads"] == "0.500 [0.500, 0.500]" and shown.loc[0, "up to KL"] == 2
+    assert shown.loc[0, "mean height"] == "2.000 [2.000, 2.000]"
 
 
 def test_the_interval_is_as_wide_as_prompts_differ():
@@ -116,6 +118,7 @@ def test_the_warm_up_is_left_out():
     """The line begins at step 20; what comes before does not count, and three points must stay."""
     kl = np.array([0, 5, 2, 3, 4, 5])
     grown = frontier.growth(table({"a": (0 * STEPS, kl)}, warmup=20), "a")
+    assert grown.line.to_dict() == pytest.approx({20: 2, 30: 3, 40: 4, 50: 5})
     assert grown.slope.mean == pytest.approx(0.1) and grown.bend.mean == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match="2 times after its warm-up"):
         frontier.growth(table({"a": (0 * STEPS, kl)}, warmup=40), "a")
