@@ -121,17 +121,17 @@ def specs(
     config, train, evaluate, tokens = SCALES[profile]
     size = {"train": train, "evaluate": evaluate}
     if profile == "smoke":
-        chosen = TaskSettings(name="tiny_causal", **size)
+        named = TaskSettings(name="tiny_causal", **size)
     else:
         model = policy or (gemma if profile == "paper" else None)
-        chosen = TaskSettings(name=task, policy=model, completion_tokens=tokens, **size)
+        named = TaskSettings(name=task, policy=model, completion_tokens=tokens, **size)
     known = {"row": "", "n": 2, "warmup": config.warmup, "rate": 0.0, "every": 0}
     found = []
     for seed in (0, 1, 2) if profile == "paper" else (0,):
         for series, (algorithm, own) in runs(profile).items():
             beta = algorithm.settings.get("beta", nan)
             labels = {**known, "series": series, "seed": seed, "beta": beta, **own}
-            found.append(Spec(chosen, algorithm, config.model_copy(update={"seed": seed}), labels))
+            found.append(Spec(named, algorithm, config.model_copy(update={"seed": seed}), labels))
     return found
 
 

@@ -78,8 +78,9 @@ SUITES = {
 
 
 def results(found: Results, settings: AlignmentSettings, series: Collection[str]) -> Results:
-    """The results with the table benchmarks: items of some series' finished runs, their reference,
-    which comes first, and of Best-of-N of it.
+    """The results with the table benchmarks: items of the reference, Best-of-N and some series.
+
+    The series' runs are finished. Nothing is measured twice.
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
@@ -122,8 +123,8 @@ def of_reference(spec: Spec, suite: Suite) -> pd.DataFrame:
         found = measure(task.model, met, suite, precision).assign(policy=REFERENCE)
         with device.accelerator(precision).autocast():
             rewards = score(task.reward, ASKED, texts)
-        chosen = [best_of_n(met, rewards, n) for n in suite.best_of]
-        return pd.concat([found, *chosen], ignore_index=True)
+        picked = [best_of_n(met, rewards, n) for n in suite.best_of]
+        return pd.concat([found, *picked], ignore_index=True)
 
     return _once({"task": task.identity, "precision": precision}, suite, compute)
 
