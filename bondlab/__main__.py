@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bondlab.assets.archives import AssetError
-from bondlab.study.notebook import ParameterError
+from bondlab.report.notebook import ParameterError
 
 PROFILES = ("smoke", "laptop", "study", "paper")
 SHIPPED = (  # what `prepare` makes; named here because to import it takes seconds

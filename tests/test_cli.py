@@ -11,7 +11,7 @@ import pytest
 
 from bondlab import __main__ as cli
 from bondlab.assets.archives import AssetError
-from bondlab.study.notebook import ParameterError
+from bondlab.report.notebook import ParameterError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import papermill
 import pytest
 from pydantic import BaseModel, Field
 
-from bondlab.study.notebook import ParameterError, check, declared, parameters, show
+from bondlab.report.notebook import ParameterError, check, declared, parameters, show
 
 
 class Parameters(BaseModel):
@@ -175,7 +175,7 @@ def test_a_given_value_that_the_defaults_overwrite_is_named(ran, lost):
 def test_papermill_puts_values_before_all_cells_where_none_is_tagged(tmp_path):
     """Which is how a tag that was lost shows: a kernel runs such a notebook to the error."""
     ask = (
-        "from pydantic import BaseModel\nfrom bondlab.study.notebook import parameters\n"
+        "from pydantic import BaseModel\nfrom bondlab.report.notebook import parameters\n"
         "class Model(BaseModel):\n    steps: int\nprint(parameters(globals(), Model))"
     )
     book = write(tmp_path, "steps: int = 8", ask, tagged=0)

@@ -24,8 +24,8 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from bondlab.paths import figures_folder, repository_root
+from bondlab.report.notebook import ParameterError, declared
 from bondlab.study.experiments import EXPERIMENTS, Profile
-from bondlab.study.notebook import ParameterError, declared
 
 NOTEBOOKS = sorted((repository_root() / "notebooks").glob("*.ipynb"))
 UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")

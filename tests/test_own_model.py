@@ -47,7 +47,7 @@ def test_the_notebook_imports_what_a_user_may():
         for cell in CODE for node in ast.walk(ast.parse(cell.source))
         if isinstance(node, ast.ImportFrom) and node.module.startswith("bondlab")
     ]  # fmt: skip
-    assert set(modules) == {"bondlab", "bondlab.study", "bondlab.study.notebook"}
+    assert set(modules) == {"bondlab", "bondlab.study", "bondlab.report.notebook"}
 
 
 def test_cells_that_need_the_model_are_skipped_by_nbval():

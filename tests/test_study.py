@@ -12,8 +12,8 @@ import nbformat
 import pytest
 
 from bondlab import paths
+from bondlab.report.notebook import ParameterError
 from bondlab.study import run as study
-from bondlab.study.notebook import ParameterError
 
 PARAMETERS = 'profile: str = "shipped"\n'
 DRAW = """\
@@ -141,7 +141,7 @@ def imported(code: str) -> set[str]:
     ("code", "names"),
     [
         ("import torch, bondlab.rules\nfrom pydantic import BaseModel", {"rules"}),
-        ("from bondlab.study import plots as p, exact\nfrom bondlab.study.notebook import show",
+        ("from bondlab.study import plots as p, exact\nfrom bondlab.report.notebook import show",
          {"plots", "exact", "notebook"}),
         ("from bondlab import Config, j_bond, train", {"config", "algorithms", "training"}),
         ("from bondlab.assets.archives import AssetError\nimport bondlab.assets.corpora",

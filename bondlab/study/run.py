@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from bondlab import _CHAPTERS, _HOMES
 from bondlab.paths import figures_folder, repository_root, runs_folder
-from bondlab.study import notebook as notebooks
+from bondlab.report import notebook as notebooks
 
 PACKAGE = Path(__file__).parents[1]
 TABLES = (".parquet", ".jsonl")

@@ -1,0 +1,1 @@
+"""How measures are shown: intervals, plots, figures' files, notebooks' parameters and tables."""
