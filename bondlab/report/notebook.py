@@ -7,24 +7,26 @@ calls `parameters`, and whoever starts a notebook can call `check` before there 
 
 from __future__ import annotations
 
-import ast
-import difflib
-import math
-from collections.abc import Mapping, Sequence
+import inspect
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from types import ModuleType
+from typing import Any, TypeVar
 
-import nbformat
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ValidationError, create_model
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_SIMPLE = (int, float, str, bool, list, dict, type(None))
-_IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
-_CHECKED = "_bondlab_parameters_checked"
 _INJECTED = "# Parameters"  # how papermill's cell with the given values begins
-_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+_ASSIGNED = re.compile(r"^(\w+)\s*(?::[^=\n]*)?=(?!=)", re.MULTILINE)
+_REMEDIES = {  # a type that did not arrive -> how to give papermill the value so that it does
+    "string_type": ". Pass it as text: -r {name} {value}",
+    "bool_type": ". Write -p {name} True or -p {name} False",
+    "list_type": ". Pass a list as YAML: -y '{name}: [...]'",
+    "float_type": ". YAML takes 1e-4 for text, as it has no point: write 1.0e-4",
+}
 
 
 class ParameterError(ValueError):
@@ -35,94 +37,60 @@ class ParameterError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def parameters(namespace: dict[str, Any], model: type[Model]) -> Model:
+def parameters(namespace: Mapping[str, Any], model: type[Model]) -> Model:
     """Validate the parameters cell: `parameters(globals(), Model)`, right after that cell.
 
     Args:
-        namespace: the notebook's globals. Every public name with a plain value (number, text,
-            list, dict, None) is taken for a parameter, but not a constant in capitals, unless it
-            is a parameter's name in capitals.
+        namespace: the notebook's globals; IPython's `In`, the cells that ran, tells what was given.
         model: declares the parameters, one field each. Types are strict: text is no number.
     Raises:
         ParameterError: an unknown or missing name, or an ill-typed value; names all of them. Also
             where values were given and a later cell has overwritten them.
-
-    A notebook assigns names of its own later on. So unknown names are looked for until the first
-    call that succeeds, and running the cell again by hand checks the model's fields alone.
     """
-    values = {
-        name: value
-        for name, value in namespace.items()
-        if isinstance(value, _SIMPLE) and not name.startswith("_") and name not in _IPYTHON
-        if not name.isupper() or name.lower() in model.model_fields
-    }
-    if namespace.get(_CHECKED):
-        values = {name: values[name] for name in values if name in model.model_fields}
-    else:
-        _require_given(namespace.get("In", []))
-    missing = [name for name in model.model_fields if name not in values]
-    result = _validate(values, model, missing)
-    namespace[_CHECKED] = True
-    return result
-
-
-def _require_given(cells: Sequence[str]) -> None:
-    """Values that were given still hold: no cell that ran after papermill's assigns them anew.
-
-    It puts them before all cells where none is tagged, so that the defaults take their place.
-    """
-    ran = list(cells)[:-1]  # the last is the cell that asks
-    places = [place for place, cell in enumerate(ran) if cell.startswith(_INJECTED)]
-    if not places:
-        return
-    lost = _assigned(ran[places[-1]]) & set().union(*map(_assigned, ran[places[-1] + 1 :]))
-    if lost:
-        names = ", ".join(f"`{name}`" for name in sorted(lost))
-        raise ParameterError(
-            f"{names}: the given value was overwritten by a cell after it. Tag the cell with the "
-            "defaults `parameters`, so that given values come after them."
-        )
-
-
-def _assigned(cell: str) -> set[str]:
-    """The names that a cell assigns; none where it is not Python and so did not run."""
-    try:
-        nodes = ast.walk(ast.parse(cell))
-    except SyntaxError:
-        return set()
-    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    cells = [cell for cell in namespace.get("In", []) if cell]
+    injected = next((cell for cell in reversed(cells) if cell.startswith(_INJECTED)), "")
+    given = _ASSIGNED.findall(injected)
+    if given and injected == cells[0]:  # where papermill puts it if no cell is tagged
+        later = {name for cell in cells[1:-1] for name in _ASSIGNED.findall(cell)}
+        if lost := ", ".join(f"`{name}`" for name in given if name in later):
+            raise ParameterError(
+                f"{lost}: the given value was overwritten by a cell after it. Tag the cell with "
+                "the defaults `parameters`, so that given values come after them."
+            )
+    names = dict.fromkeys([*model.model_fields, *given])
+    return _validate({name: namespace[name] for name in names if name in namespace}, model)
 
 
 def check(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters that a run of `notebook` with `given` would see; no kernel is started.
 
-    Args:
-        notebook: a notebook whose cell tagged `parameters` holds lines `name: type = value`.
-        given: the parameters to be passed to papermill.
     Raises:
         ParameterError: as `parameters`; also where the notebook's own cell cannot be read.
     """
-    model = declared(notebook)
-    defaults = {name: field.default for name, field in model.model_fields.items()}
     try:
-        return _validate({**defaults, **given}, model, missing=[]).model_dump()
+        return _validate(given, declared(notebook)).model_dump()
     except ParameterError as error:
         raise ParameterError(f"{notebook.name}: {error}") from None
 
 
 def declared(notebook: Path) -> type[BaseModel]:
-    """The parameters cell of a notebook as a model: names, annotated types and defaults."""
-    cells = [
-        cell.source
-        for cell in nbformat.read(notebook, as_version=4).cells
-        if "parameters" in cell.metadata.get("tags", [])
-    ]
+    """The parameters cell as a model; each of its lines is to be `name: type = value`."""
+    import nbformat  # only whoever starts a notebook needs it
+
+    book = nbformat.read(notebook, as_version=4)
+    cells = [c.source for c in book.cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ParameterError(
-            f"{notebook}: {len(cells)} cells are tagged `parameters`; tag exactly one"
-        )
-    fields = dict(_field(line, notebook) for line in ast.parse(cells[0]).body)
-    return create_model("Parameters", __config__=ConfigDict(extra="forbid"), **fields)
+        raise ParameterError(f"{len(cells)} cells are tagged `parameters`; tag exactly one")
+    cell = ModuleType("cell")
+    try:
+        exec(cells[0], vars(cell))
+    except Exception as error:
+        raise ParameterError(f"its parameters cell fails: {error!r}") from None
+    types = inspect.get_annotations(cell)
+    values = {name: value for name, value in vars(cell).items() if not name.startswith("__")}
+    for name in types.keys() ^ values.keys():
+        raise ParameterError(f"`{name}` is no parameter; write `name: type = value`")
+    return create_model("Parameters", **{name: (types[name], values[name]) for name in types})
 
 
 def show(table: pd.DataFrame, decimals: int = 3) -> None:
@@ -139,90 +107,24 @@ def show(table: pd.DataFrame, decimals: int = 3) -> None:
     print(table.to_string(index=not plain_index, float_format=text, na_rep="-"))
 
 
-def _field(line: ast.stmt, notebook: Path) -> tuple[str, tuple[Any, Any]]:
-    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
-        try:
-            return line.target.id, (_type(line.annotation), ast.literal_eval(line.value))
-        except (ValueError, KeyError, TypeError):
-            pass
-    raise ParameterError(
-        f"{notebook}: `{ast.unparse(line)}` is no parameter; write `name: type = value` with a "
-        f"plain value and one of {', '.join(_TYPES)}, a list of one of them, or `| None`"
-    )
-
-
-def _type(annotation: ast.expr) -> Any:
-    """`int`, `list[int]`, `float | None`, from plain names only: nothing is evaluated."""
-    match annotation:
-        case ast.Name(id=name):
-            return _TYPES[name]
-        case ast.Constant(value=None):
-            return None
-        case ast.Subscript(value=ast.Name(id="list"), slice=item):
-            return list[_type(item)]
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _type(left) | _type(right)
-    raise ValueError(ast.unparse(annotation))
-
-
-def _validate(values: dict[str, Any], model: type[Model], missing: list[str]) -> Model:
-    problems = [_unknown(name, model) for name in values if name not in model.model_fields]
-    problems += [f"`{name}` is missing from the parameters cell" for name in missing]
-    known = {name: value for name, value in values.items() if name in model.model_fields}
-    result = None
+def _validate(values: Mapping[str, Any], model: type[Model]) -> Model:
     try:
-        result = model.model_validate(known, strict=True)
+        return model.model_validate(dict(values), strict=True, extra="forbid")
     except ValidationError as error:
-        problems += [_invalid(e, values, model) for e in error.errors() if e["type"] != "missing"]
-    if problems or result is None:
-        # `from None`: pydantic's own account repeats this one at greater length.
-        raise ParameterError("\n  ".join(dict.fromkeys(problems))) from None
-    return result
+        problems = [_problem(each, values, model) for each in error.errors()]
+    raise ParameterError("\n  ".join(problems))
 
 
-def _unknown(name: str, model: type[BaseModel]) -> str:
-    close = difflib.get_close_matches(name.lower(), model.model_fields, n=1, cutoff=0.5)
-    guess = f": did you mean `{close[0]}`?" if close else "."
-    return (
-        f"`{name}` is no parameter of this notebook{guess} "
-        f"The notebook has {', '.join(model.model_fields)}. "
-        f"(If it is left over in a live notebook, run `del {name}`.)"
-    )
-
-
-def _invalid(error: Any, values: dict[str, Any], model: type[BaseModel]) -> str:
-    if not error["loc"]:  # the model's own rule about several parameters together
-        return error["msg"].removeprefix("Value error, ")
-    name = error["loc"][0]
-    value, annotation = values[name], model.model_fields[name].annotation
+def _problem(error: Any, values: Mapping[str, Any], model: type[BaseModel]) -> str:
     reason = error["msg"].removeprefix("Value error, ")
-    place = "".join(f"[{part}]" for part in error["loc"][1:])
-    return (
-        f"`{name}{place}` is {error['input']!r} ({type(error['input']).__name__}): {reason}"
-        f"{_hint(name, value, annotation)}"
-    )
-
-
-def _hint(name: str, value: Any, annotation: Any) -> str:
-    """How to pass the value so that its type arrives; empty where the type is not the problem."""
-    if isinstance(annotation, type) and isinstance(value, annotation):
-        return ""
-    if annotation is str:
-        return f". Pass it as text: -r {name} {value}"
-    if get_origin(annotation) is list and not isinstance(value, list):
-        return f". Pass a list as YAML: -y '{name}: [...]'"
-    if annotation is bool:
-        return f". Write -p {name} True or -p {name} False"
-    try:
-        number = float(value if isinstance(value, str | float) else "")
-    except ValueError:
-        return ""
-    if annotation is int and number.is_integer():
-        return f". Write {int(number)}"
-    if annotation is float and math.isfinite(number):
-        # YAML takes 1e-4 for text because it has no point.
-        mantissa, _, exponent = repr(number).partition("e")
-        if exponent and "." not in mantissa:
-            mantissa += ".0"
-        return f". Write {mantissa}{'e' if exponent else ''}{exponent}"
-    return ""
+    if not error["loc"]:  # the model's own rule about several parameters together
+        return reason
+    name, *places = error["loc"]
+    if error["type"] == "missing":
+        return f"`{name}` is missing from the parameters cell"
+    if error["type"] == "extra_forbidden":
+        return f"`{name}` is no parameter; the notebook has {', '.join(model.model_fields)}"
+    place = "".join(f"[{part}]" for part in places)
+    remedy = _REMEDIES.get(error["type"], "").format(name=name, value=values[name])
+    kind = type(error["input"]).__name__
+    return f"`{name}{place}` is {error['input']!r} ({kind}): {reason}{remedy}"
