@@ -108,14 +108,17 @@ def test_a_sweep_goes_on_after_a_failure(runs, monkeypatch):
     assert len(updates) == 3
 
 
-def test_two_workers_give_the_numbers_of_one(runs):
+def test_two_workers_give_the_numbers_of_one(runs, capfd):
     """Processes with their share of threads compute what this one does, to the last bit. (The banks
     are filled by both too: each sweep has its own.) They end with the sweep: idle ones would hold
     gigabytes."""
     torch.set_num_threads(max(1, device.cores() // 2))  # as each worker has
     expected = sweep.sweep(specs(), runs / "one", workers=1)
     (runs / "banks").rename(runs / "first")
+    capfd.readouterr()
     found = sweep.sweep(specs(), runs / "two", workers=2)
+    bars = capfd.readouterr().err
+    assert "training:" in bars and "evaluation:" not in bars and "steps:" not in bars
     assert_same(found, expected)
     parts = [sorted(folder.glob("*/part-*")) for folder in (runs / "first", runs / "banks")]
     assert len(parts[0]) == len(parts[1]) == 6
@@ -126,7 +129,6 @@ def test_two_workers_give_the_numbers_of_one(runs):
     assert {folder.manifest["machine"]["threads"] for folder in found} == {
         max(1, device.cores() // 2)
     }
-    assert os.environ.get("TQDM_DISABLE") is None
 
 
 def test_workers_are_checked_and_chosen(monkeypatch, runs):
@@ -147,7 +149,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_sweep
-from bondlab import sweep
+from bondlab.study import sweep
 sweep.sweep(test_sweep.specs((0.25, 0.75), steps=100_000), Path(sys.argv[1]), workers=2)
 """
 
