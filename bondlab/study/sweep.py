@@ -105,11 +105,12 @@ def held_out_bank(spec: Spec) -> Bank:
 
 def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
     """Every bank part still to be drawn once: (a spec that needs it, which bank, part)."""
-    wanted: dict[tuple[Path, int], tuple[Spec, int, int]] = {}
-    for spec in specs:
-        for which, folder in enumerate(spec.banks()):
-            for part in folder.missing():
-                wanted.setdefault((folder.path, part), (spec, which, part))
+    wanted = {
+        (folder.path, part): (spec, which, part)
+        for spec in specs
+        for which, folder in enumerate(spec.banks())
+        for part in folder.missing()
+    }
     return list(wanted.values())
 
 
