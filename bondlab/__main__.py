@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from bondlab.assets import AssetError
-from bondlab.study.notebook import ParameterError
+from bondlab.report.notebook import ParameterError
 
 
 def fetch(names: list[str]) -> None:
