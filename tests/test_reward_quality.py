@@ -10,8 +10,8 @@ import pytest
 from scipy.special import logit
 
 from bondlab import tasks
-from bondlab.making import scorer_training
 from bondlab.making.preferences import DIFFERENT, Judged
+from bondlab.making.prepare import RECIPES
 from bondlab.study import reward_quality, reward_report, reward_tables, reward_texts
 from bondlab.study.reward_quality import TASKS
 from bondlab.study.scored_texts import Results
@@ -155,7 +155,7 @@ def test_sources_go_by_name():
     """Each scorer's calibration is on reviews of the source that it was trained on, and tables show
     every source that texts are taken from."""
     for series, source in reward_tables.TRAINED_ON.items():
-        assert scorer_training.SOURCES[f"sentiment_{series}"].endswith(source)
+        assert RECIPES[f"sentiment_{series}"].data[0].endswith(source)
     assert set(reward_tables.SOURCE_NAMES) == set(reward_texts.SOURCES)
     assert set(reward_tables.TRAINED_ON) == set(reward_tables.SCORED)
 

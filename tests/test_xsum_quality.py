@@ -15,7 +15,7 @@ from bondlab import paths, tasks
 from bondlab.making import prepare
 from bondlab.study import xsum_quality, xsum_report, xsum_tables, xsum_texts
 from bondlab.study.scored_texts import Results
-from bondlab.tasks import TaskSettings, shipped, tiny
+from bondlab.tasks import TaskSettings, models, tiny
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_retraining_comes_before_the_run_is_named(folders, monkeypatch):
         (weights / "xsum_reward" / "adapter_model.safetensors").write_bytes(b"new")
 
     calls = []
-    monkeypatch.setattr(shipped, "WEIGHTS", weights)
+    monkeypatch.setattr(models, "WEIGHTS", weights)
     monkeypatch.setattr(prepare, "prepare", train)
     monkeypatch.setattr(xsum_quality, "measure", lambda s: calls.append(s) or _table(0))
     old = xsum_quality.results("laptop").manifest["run"]

@@ -23,7 +23,7 @@ from bondlab.study import scored_texts, xsum_texts
 from bondlab.study.experiments import Profile
 from bondlab.study.scored_texts import Results, scores
 from bondlab.study.xsum_runs import HUB
-from bondlab.tasks import Task, TaskSettings, shipped, tiny, xsum
+from bondlab.tasks import Task, TaskSettings, models, tiny, xsum
 
 EXPERIMENT = "xsum_task"
 Count = Annotated[int, Field(ge=1)]
@@ -42,7 +42,7 @@ class Settings(BaseModel):
     claims: Count
     headroom_documents: Count
     samples: Annotated[int, Field(ge=16)]  # headroom is drawn up to Best-of-16
-    untrained: str = shipped.BASE
+    untrained: str = models.BASE
     seed: int = 0
 
 
@@ -98,7 +98,7 @@ def identity(settings: Settings) -> dict:
     """Everything that determines the table: settings, claims, precision, the adapters' digests."""
     chosen = {"xsum_reference": settings.task.policy, "xsum_reward": settings.task.reward}
     weights = {
-        name: assets.file_digest(shipped.WEIGHTS / name / "adapter_model.safetensors")
+        name: assets.file_digest(models.WEIGHTS / name / "adapter_model.safetensors")
         for name, given in chosen.items()
         if given is None and settings.task.name == "xsum"
     }
