@@ -7,9 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from bondlab import quantiles
 from bondlab.algorithms import bond
 from bondlab.config import Config
 from bondlab.quantiles import Learned
@@ -64,19 +62,6 @@ def test_shares_by_hand():
     assert found["share"].tolist() == pytest.approx([3 / 4, 0, 0, 2 / 3, 2 / 3, 1])
     assert found["draws"].tolist() == [4, 4, 3, 3, 3, 3]
     assert set(found["seed"]) == {3}
-
-
-def test_a_policys_share_is_the_quantile_that_training_takes():
-    """Where at least one bank sample is beaten, so that no floor is used."""
-    table = evaluation(prompts=6)
-    own, bank = (
-        torch.tensor(part.pivot(index="prompt", columns="sample", values="reward").to_numpy())
-        for _, part in table.groupby("source")
-    )
-    expected = quantiles.empirical(own, bank).flatten().numpy()
-    share = of_policy(prompts=6).sort_values(["prompt", "sample"])["share"].to_numpy()
-    beaten = share > 0
-    assert beaten.any() and share[beaten].tolist() == pytest.approx(expected[beaten])
 
 
 def test_runs_without_predictions_or_with_too_few_samples_are_refused():
@@ -237,20 +222,19 @@ def test_counts_of_a_step(tmp_path):
 def test_break_even_by_hand(tmp_path):
     """The model adds 1 s. A fresh sample costs (5 - 2) s / 192. Learning saves 15 samples for each
     of 8 documents a step, or of 40 documents in 10 steps: ties at 1/120 and 1/60 s a sample. The
-    reward call, 0.01 s of it, must be dearer by the difference to 3/192.
+    reward call, 0.01 s of it, must be dearer by the difference to 3/192. Ten times the noise makes
+    intervals ten times as wide.
     """
-    found = learned_quantiles.break_even(steps(tmp_path))["seconds"].tolist()
+    found = learned_quantiles.break_even(steps(tmp_path / "exact"))["seconds"].tolist()
     assert found[:4] == pytest.approx([0.2, 0.01, 1, 3 / 192])
     ties = [[tie, 0.01 + tie - 3 / 192] for tie in (1 / 120, 1 / 60)]
     assert found[4:] == pytest.approx(ties[0] + ties[1])
-
-
-def test_intervals_hold_the_values_and_grow_with_the_noise(tmp_path):
-    widths = []
-    for noise in (0.05, 0.5):
-        found = learned_quantiles.break_even(steps(tmp_path / str(noise), noise=noise))[2:]
-        assert found["seconds"].between(found["low"], found["high"], inclusive="neither").all()
-        widths.append((found["high"] - found["low"]).iloc[0])
+    noisy = [
+        learned_quantiles.break_even(steps(tmp_path / str(noise), noise=noise))[2:]
+        for noise in (0.05, 0.5)
+    ]
+    assert all(x["seconds"].between(x["low"], x["high"]).all() for x in noisy)
+    widths = [(x["high"] - x["low"]).to_numpy() for x in noisy]
     assert widths[1] == pytest.approx(10 * widths[0])
 
 

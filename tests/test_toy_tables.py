@@ -121,13 +121,11 @@ def test_descents_start_at_the_reference_and_pair_problems():
     assert set(table["panel"]) == set(descents.MEASURES) and (table["count"] == 2).all()
     gaps = descents.gaps(records)
     assert len(gaps) == 2 * 3 * 2
-    for row in descents.ROWS:
-        ends = rows(table, step=3, panel="forward_kl", row=row).set_index("series")["mean"]
-        difference = ends["beta = 1 (backward KL)"] - ends["beta = 0.5 (Jeffreys)"]
-        assert gaps[row, "forward_kl, beta 1 - beta 0.5"].mean == pytest.approx(difference)
-        ends = rows(table, step=3, panel="mean_log_quantile", row=row).set_index("series")["mean"]
-        lead = ends["beta = 0.5 (Jeffreys)"] - ends["beta = 0 (forward KL)"]
-        assert gaps[row, "mean_log_quantile, beta 0.5 - beta 0"].mean == pytest.approx(lead)
+    for panel, one, other in (("forward_kl", 1, 0.5), ("mean_log_quantile", 0.5, 0)):
+        ends = rows(table, step=3, panel=panel, row="sampled").set_index("series")["mean"]
+        difference = ends[descents.OBJECTIVES[one]] - ends[descents.OBJECTIVES[other]]
+        gap = gaps["sampled", f"{panel}, beta {one} - beta {other}"]
+        assert gap.mean == pytest.approx(difference)
 
 
 # -- rounds ----------------------------------------------------------------------------------------
@@ -229,13 +227,13 @@ def test_curves_and_gaps_are_means_over_problems(records):
     assert (table["count"] == 2).all()
     for anchor in ("moving", "fixed"):
         own = rows(records, n=4, round=2, anchor=anchor)
-        place = {"row": "n = 4", "step": 2, "series": rounds.SERIES[anchor]}
-        means = rows(table, **place).set_index("panel")["mean"]
-        target = rows(table, **place | {"series": rounds.SERIES["target"]})
-        target = target.set_index("panel")["mean"]
-        for name in rounds.MEASURES:
-            assert means[name] == pytest.approx(own[name].mean())
-        for name in rounds.MEASURES[:2]:
+        series = rounds.SERIES[anchor], rounds.SERIES["target"]
+        means, target = (
+            rows(table, row="n = 4", step=2, series=name).set_index("panel")["mean"]
+            for name in series
+        )
+        assert means.to_dict() == pytest.approx(own[list(rounds.MEASURES)].mean().to_dict())
+        for name in target.index:
             assert target[name] == pytest.approx(own[f"target_{name}"].mean())
             gap, unit = found[f"{anchor} anchor, n = 4, round 2: {name}"]
             assert gap.mean == pytest.approx(means[name] - target[name]) and unit == "nats"
