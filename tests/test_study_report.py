@@ -1,4 +1,4 @@
-"""From evaluations to what notebooks show of them, against tables made by hand and two tiny sweeps."""
+"""From evaluations to what notebooks show of them, against tables made by hand and tiny runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab import bank, best_of_n
+from bondlab import bank
 from bondlab.bank import Bank
+from bondlab.best_of_n import kl_bound
 from bondlab.lm.completions import Completions
 from bondlab.report.intervals import mean_interval, text
 from bondlab.report.kept import Results
@@ -79,25 +80,23 @@ GAINS = (Panel("p_reward", "Reward", "p"), Panel("log_quantile", "Log quantile",
 def results(row: str = "", runs: tuple = RUNS, seeds: int = 1, profile: str = "laptop") -> Results:
     """The run of index i has, at step s and on prompt p, the value i + s / 100 + p / 10 of every
     measure, but a log quantile that lies 3 lower. Best-of-n earns n + p / 10."""
-    labels = pd.DataFrame([
-        {"row": row, "series": series, "n": n, "every": every, "seed": seed, "index": i}
-        for seed in range(seeds) for i, (series, n, every) in enumerate(runs)
-    ]).assign(profile=profile)  # fmt: skip
+    labels = pd.DataFrame(runs, columns=["series", "n", "every"]).rename_axis("index").reset_index()
+    labels = labels.merge(pd.DataFrame({"seed": range(seeds), "row": row}), how="cross")
+    labels["profile"] = profile
     places = pd.DataFrame(product(STEPS, PROMPTS), columns=["step", "prompt"])
     table = labels.merge(places, how="cross").assign(reference_samples=1)
     value = table["index"] + table["step"] / 100 + table["prompt"] / 10
     for name in ("p_reward", "backward_kl", "forward_kl", "kl_to_reference"):
         table[name] = value
-    base = [
-        (n, p, n + p / 10, best_of_n.kl_bound(n), -1 / n) for n, p in product((1, 2, 8), PROMPTS)
-    ]
-    columns = ["n", "prompt", "p_reward", "kl_to_reference", "log_quantile"]
-    return Results("some", profile, tables={
+    base = pd.DataFrame(product((1, 2, 8), PROMPTS), columns=["n", "prompt"])
+    base["kl_to_reference"], base["log_quantile"] = base["n"].map(kl_bound), -1 / base["n"]
+    found = {
         "evaluations": table.assign(log_quantile=value - 3),
-        "baselines": pd.DataFrame(base, columns=columns).assign(profile=profile),
+        "baselines": base.assign(p_reward=base["n"] + base["prompt"] / 10, profile=profile),
         "examples": labels.assign(step=0, prompt=0, reward=0.0, text="city 2"),
         "runs": labels.assign(run="01", manifest=json.dumps(MANIFEST)),
-    })  # fmt: skip
+    }
+    return Results("some", profile, tables=found)
 
 
 def joined(*parts: Results) -> Results:
@@ -121,8 +120,8 @@ def test_curves_keep_rows_series_and_steps_in_their_order_of_appearance():
 
 
 def test_levels_are_theory_or_sampled_best_of_n_and_marks_where_the_anchor_moves():
-    """Backward 7 - log 8, forward log 8 - 7/8; log quantile -1/8. `every` = 20 over 40 steps: at 20;
-    a copy after the last step changes nothing drawn."""
+    """Backward 7 - log 8, forward log 8 - 7/8; log quantile -1/8. `every` = 20 over 40 steps: at
+    20; a copy after the last step changes nothing drawn."""
     found = results("N = 8", RUNS[:1])
     levels = report.levels(found, report.DIVERGENCES)
     expected = [7 - math.log(8), math.log(8) - 7 / 8, -1 / 8]
@@ -130,9 +129,8 @@ def test_levels_are_theory_or_sampled_best_of_n_and_marks_where_the_anchor_moves
     assert [level.label for level in levels] == ["theory at the start"] * 2 + ["sampled Best-of-N"]
     (reward,) = report.levels(found, GAINS[:1])
     band = mean_interval([8, 8.1, 8.2])
-    assert reward == Level(
-        "p_reward", *(band.mean, "sampled Best-of-N", "N = 8"), band.low, band.high
-    )
+    names = "sampled Best-of-N", "N = 8"
+    assert reward == Level("p_reward", band.mean, *names, band.low, band.high)
     assert report.levels(results(), GAINS) == []  # of several N in one row, none
     chosen = report.levels(results(), (*GAINS[:1], report.DISTANCE), sizes=[2])
     assert chosen == [Level("p_reward", pytest.approx(2.1), "sampled Best-of-2")]
@@ -142,9 +140,8 @@ def test_levels_are_theory_or_sampled_best_of_n_and_marks_where_the_anchor_moves
 
 def test_the_last_table_sets_policies_beside_the_reference_and_best_of_n():
     """After step 40: 0.4 and 1.4 more than (0, 0.1, 0.2); a closed form has no interval."""
-    table = report.last(results(), ["p_reward", "log_quantile", "absent"], sizes=[2]).set_index(
-        "policy"
-    )
+    table = report.last(results(), ["p_reward", "log_quantile", "absent"], sizes=[2])
+    table = table.set_index("policy")
     names = ["reference", "sampled Best-of-2", "sampled Best-of-8", "N = 8", "iterative, n = 2"]
     assert table.index.tolist() == names and "row" not in table
     means = [1.1, 2.1, 8.1, 0.5, 1.5]
@@ -160,10 +157,9 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
     """90 seconds are 1.5 minutes; 8 Best-of-N draws, 2 own samples and 16 for quantiles are 26."""
     found = results()
     line = report.budget(found, "document", ["profile"]).iloc[0].to_dict()
-    assert line == {
-        "series": "N = 8", "profile": "laptop", "seeds": 1, "steps": 40, "documents a step": 3,
-        "completions": 26, "minutes a run": 1.5,
-    }  # fmt: skip
+    labels, counts = {"series": "N = 8", "profile": "laptop"}, {"seeds": 1, "steps": 40}
+    costs = {"documents a step": 3, "completions": 26, "minutes a run": 1.5}
+    assert line == labels | counts | costs
     plain = "Profile laptop, 1 seed, 3 held-out prompts, 95 % intervals (t over prompts)."
     assert report.note(found, "prompt") == plain
     parts = results("N = 2"), results("N = 4"), results("N = 8", seeds=2, profile="study")
@@ -173,13 +169,11 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
         "bootstrap over seeds and documents)."
     )
     # Kinds of machine are named where there are several: of runs, and of the samples they read.
-    for kinds, told in (
-        ([["b"], []], ""),
-        ([["b"], ["a"]], "Computed on several kinds of machine: a; b."),
-    ):
-        manifest = json.dumps(MANIFEST | dict(zip(("kinds", "bank_kinds"), kinds, strict=True)))
-        found["runs"]["manifest"] = manifest
-        assert report.note(found, "prompt") == f"{plain} {told}".strip()
+    several = f"{plain} Computed on several kinds of machine: a; b."
+    for kinds, told in (([], plain), (["b"], plain), (["a"], several)):
+        kinds = {"kinds": ["b"], "bank_kinds": kinds}
+        found["runs"]["manifest"] = json.dumps(MANIFEST | kinds)
+        assert report.note(found, "prompt") == told
 
 
 def test_examples_are_those_of_the_labels_asked_for(capsys):
@@ -207,18 +201,15 @@ def test_differences_are_paired_by_item():
     assert means["mean"]["sampled Best-of-8", "p_reward"] == pytest.approx(8.1)
     assert means["mean"]["iterative, n = 2", "backward_kl"] == pytest.approx(1.5)
     gaps = items.differences(table).set_index(["policy", "measure"])
-    for policy, measure, gap in (("N = 8", "p_reward", -0.6), ("N = 8", "backward_kl", -0.1)):
-        assert gaps.loc[(policy, measure), ["mean", "low", "high"]].tolist() == pytest.approx(
-            [gap] * 3
-        )
+    for measure, gap in (("p_reward", -0.6), ("backward_kl", -0.1)):
+        row = gaps.loc[("N = 8", measure), ["mean", "low", "high"]]
+        assert row.tolist() == pytest.approx([gap] * 3)
     words = items.table(items.differences(table), group="prompts")
     assert words.columns.tolist() == ["policy", "p_reward", "backward_kl"]
     assert words.set_index("policy").loc["sampled Best-of-2"].tolist() == [text(1, 1, 1), "-"]
     # An item without a value for some seed counts nowhere; groups are shown together as well.
-    table = pd.DataFrame(
-        {"policy": "a", "seed": [0, 1] * 3, "measure": "m", "item": [0, 0, 1, 1, 2, 2]}
-    )
-    table = table.assign(group=["x"] * 4 + ["y"] * 2, value=[1, 3, 9, None, 5, 7])
+    table = pd.DataFrame({"seed": [0, 1] * 3, "item": [0, 0, 1, 1, 2, 2], "group": list("xxxxyy")})
+    table = table.assign(policy="a", measure="m", value=[1, 3, 9, None, 5, 7])
     means = items.intervals(table).set_index("group")
     assert means["mean"].to_dict() == {"all": 4, "x": 2, "y": 6}
     wide = items.table(items.intervals(table), "group", None)
@@ -233,15 +224,12 @@ def test_differences_are_paired_by_item():
 
 
 def test_the_trade_off_pairs_each_measure_with_the_distance():
-    """By hand: x is i + s / 100 + 0.1 on both panels, and so is the reward; sampled Best-of-N stands
-    at its KL, with the rewards n + (0, 0.1, 0.2). The bound is -1/N at the KL of Best-of-N, from the
+    """By hand: x is i + s / 100 + 0.1 on both panels, and so is the reward; sampled Best-of-N is at
+    its KL, with the rewards n + (0, 0.1, 0.2). The bound is -1/N at the KL of Best-of-N, from the
     reference past every run's KL of 1.5."""
     table = iterative.tradeoff(results(), GAINS)
-    assert table["series"].unique().tolist() == [
-        *(r[0] for r in RUNS),
-        iterative.SAMPLED,
-        iterative.BOUND,
-    ]
+    others = [iterative.SAMPLED, iterative.BOUND]
+    assert table["series"].unique().tolist() == [*(run[0] for run in RUNS), *others]
     own = table[table["series"] == "iterative, n = 2"]
     for panel, shift in (("p_reward", 0), ("log_quantile", -3)):
         part = own[own["panel"] == panel]
@@ -252,9 +240,8 @@ def test_the_trade_off_pairs_each_measure_with_the_distance():
     points = table[table["kind"] == "named"].set_index(["panel", "point"])
     reward, band = points.loc[("p_reward", "N = 8")], mean_interval([8, 8.1, 8.2])
     assert reward["x"] == reward["x_low"] == reward["x_high"] == pytest.approx(math.log(8) - 7 / 8)
-    assert reward[["mean", "low", "high"]].tolist() == pytest.approx(
-        [band.mean, band.low, band.high]
-    )
+    ends = [band.mean, band.low, band.high]
+    assert reward[["mean", "low", "high"]].tolist() == pytest.approx(ends)
     assert points.loc[("log_quantile", "N = 2"), "mean"] == -0.5 and len(points) == 4
     bound = table[table["kind"] == "formula"]
     assert bound.iloc[0][["panel", "x", "mean"]].tolist() == ["log_quantile", 0, -1]
@@ -289,8 +276,8 @@ def test_effective_n_inverts_the_mean_and_the_intervals_ends():
 
 def test_the_change_is_that_of_the_best_sample():
     """With 8 samples there is one subset of 8: Best-of-8 is the best of them, and the change of the
-    forward KL is what the policy lost of that sample's log-probability; an untrained policy nothing.
-    (Rewards are told apart, since tied samples would share the weight.)"""
+    forward KL is what the policy lost of that sample's log-probability; an untrained policy lost
+    nothing. (Rewards are told apart, since tied samples would share the weight.)"""
     prompts = tiny.documents(10)  # more than a part holds
     generator = torch.Generator().manual_seed(0)
     completions, rewards = bank.draw(tiny.language_model(), tiny.reward, prompts, 8, generator)
@@ -307,17 +294,16 @@ def test_the_change_is_that_of_the_best_sample():
 
 
 def test_tiny_runs_are_collected_and_compared_article_by_article(tmp_path, monkeypatch):
-    """9 runs of 3 evaluations of 4 held-out articles, N = 4, 8 and 16; as many training articles. The
-    change on held-out ones is the curve's last value less its first. What was found is kept."""
+    """9 runs of 3 evaluations of 4 held-out articles, N = 4, 8 and 16; as many training articles.
+    The change on held-out ones is the curve's last value less its first. What is found is kept."""
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     settings = divergences.Settings(
         profile="smoke", workers=1, sizes_of_figure_2=[8], sizes_of_figure_10=[4, 16]
     )
     found = divergences.EXPERIMENT.results(settings)
-    assert {name: len(table) for name, table in found.tables.items()} == {
-        "evaluations": 9 * 3 * 4, "baselines": 4 * 4, "examples": 9 * 2 * 4, "runs": 9,
-    }  # fmt: skip
+    counts = {"evaluations": 9 * 3 * 4, "baselines": 4 * 4, "examples": 9 * 2 * 4, "runs": 9}
+    assert {name: len(table) for name, table in found.tables.items()} == counts
     assert found["baselines"]["n"].unique().tolist() == [1, 4, 8, 16]
     labels = ["row", "series", "n", "beta", "seed", "profile"]
     assert all(set(labels) <= set(found[name]) for name in ("evaluations", "examples", "runs"))
@@ -335,7 +321,5 @@ def test_tiny_runs_are_collected_and_compared_article_by_article(tmp_path, monke
     again = divergences.by_article(found, settings)
     pd.testing.assert_frame_equal(again["by_article"], table)
     drawn = divergences.article_table(again)
-    assert drawn["group"].unique().tolist() == [
-        kind.replace(", ", ",\n") for kind in (STORED, NEW, HELD_OUT)
-    ]
-    assert set(drawn["count"]) == {4}
+    kinds = [kind.replace(", ", ",\n") for kind in (STORED, NEW, HELD_OUT)]
+    assert drawn["group"].unique().tolist() == kinds and set(drawn["count"]) == {4}

@@ -180,7 +180,7 @@ def _finite(values: ArrayLike, dimensions: int) -> np.ndarray:
 
 
 def resampled(values: np.ndarray) -> np.ndarray:
-    """Means over seeds and prompts of [S, B, ...], their own and `RESAMPLES` bootstrap ones: [R, ...].
+    """Means over seeds and prompts of [S, B, ...]: their own, then `RESAMPLES` resampled, [R, ...].
 
     Seeds share prompts and prompts share seeds, so a bootstrap of the cells alone would be far too
     sure. S - 1 seeds and B - 1 prompts are drawn with replacement, which makes each resampled mean

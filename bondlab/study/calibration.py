@@ -179,7 +179,7 @@ def _across(table: pd.DataFrame) -> Interval:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Errors, calibration and order at the last step: a row a measure, a column a source, as text."""
+    """Errors, calibration and order at the last step: a row a measure, a column a source; text."""
     columns = {}
     for source, part in table[table["step"] == table["step"].max()].groupby("source"):
         errors = grouped(squared_errors(part), "squared_error", ["series"])

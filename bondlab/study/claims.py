@@ -1,7 +1,7 @@
 """The paper's claims as data: what is measured of each, and the bounds that decide it.
 
-A claim is a list of terms, each a number with an interval that is to lie within bounds. The words of
-a rule are made from its terms, so that they say what is computed.
+A claim is a list of terms, each a number with an interval that is to lie within bounds. The words
+of a rule are made from its terms, so that they say what is computed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pandas as pd
 from bondlab.report.intervals import Interval, cell_interval, grid
 
 RULE = (
-    "A claim is reproduced if every 95 % interval lies wholly where it is said to, not reproduced if "
-    "one lies wholly elsewhere, else inconclusive."
+    "A claim is reproduced if every 95 % interval lies wholly where it is said to, not reproduced "
+    "if one lies wholly elsewhere, else inconclusive."
 )
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 Measured = np.ndarray | Interval  # [S, B], or what is no mean of such

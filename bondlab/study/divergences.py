@@ -1,4 +1,4 @@
-"""Forward vs. backward vs. Jeffreys on XSum: Figures 2 and 10, and what the policy learned by heart.
+"""Forward vs. backward vs. Jeffreys on XSum: Figures 2 and 10, and what was learned by heart.
 
 Maximum likelihood on stored samples may learn them by heart. So the forward KL of a trained policy
 is measured on three kinds of reference samples: the stored ones that it was trained on, new ones of
@@ -110,10 +110,10 @@ EXPERIMENT = Experiment(
 
 
 def by_article(found: Results, settings: RunSettings) -> Results:
-    """How the forward KL to Best-of-8 changed from the first to the last step: the table by_article.
+    """The results with the table by_article: how the forward KL to Best-of-8 changed in training.
 
-    It joins the tables that are found. A row a run, kind and prompt: series, beta, seed, profile, kind (`STORED`, `NEW` or `HELD_OUT`),
-    prompt, change (nats).
+    A row a run, kind and prompt: series, beta, seed, profile, kind (`STORED`, `NEW` or `HELD_OUT`),
+    prompt, change (from the first step to the last, nats).
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
@@ -123,9 +123,9 @@ def by_article(found: Results, settings: RunSettings) -> Results:
         chosen = [s for s in specs(settings.profile) if s.labels["row"] == ROW]
         parts = []
         folders = EXPERIMENT.sweep(chosen, settings.workers)
-        for spec, run in zip(tqdm(chosen, "by article", leave=False), folders, strict=True):
-            labels = {name: spec.labels[name] for name in ("series", "beta", "seed")}
-            parts.append(_of(spec, run).assign(**labels, profile=settings.profile))
+        for one, run in zip(tqdm(chosen, "by article", leave=False), folders, strict=True):
+            labels = {name: one.labels[name] for name in ("series", "beta", "seed")}
+            parts.append(_of(one, run).assign(**labels, profile=settings.profile))
         return {"by_article": pd.concat(parts, ignore_index=True)}
 
     return found.load(["by_article"], compute)
@@ -202,6 +202,6 @@ def starts(found: Results) -> pd.DataFrame:
 
 
 def article_table(found: Results) -> pd.DataFrame:
-    """The plotted numbers of `by_article`: panel, group (the kind), series, mean, low, high, count."""
+    """What is plotted of `by_article`: panel, group (the kind), series, mean, low, high, count."""
     table = grouped(found["by_article"], "change", ["kind", "series"]).assign(panel="change")
     return table.rename(columns={"kind": "group"}).replace({"group": {", ": ",\n"}}, regex=True)

@@ -1,4 +1,4 @@
-"""Iterative BOND on XSum (Figure 4): its runs and claims, what a nat of KL buys, and effective N."""
+"""Iterative BOND on XSum (Figure 4): its runs and claims, what a nat of KL buys, effective N."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ EXPERIMENT = Experiment(
                 _beside("forward_kl", CLOSE * best_of_n.kl_bound(N)),
                 _beside("log_quantile", AS_GOOD),
             ],
-            "In nats, after the last step; of each divergence a tenth of its formula's value before "
-            "training.",
+            "In nats, after the last step; of each divergence a tenth of its formula's value "
+            "before training.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""What the experiments on XSum (Figures 2, 4, 9 and 10) share: scales, runs, one trade-off of words.
+"""What the experiments on XSum (Figures 2, 4, 9 and 10) share: scales and runs.
 
 Sections and figures are those of arXiv 2407.14622.
 """

@@ -1,7 +1,7 @@
 """Best-of-N and J-BOND in exact numbers: closed forms beside simulations (notebook 00).
 
-The functions return tidy tables for `bondlab.report.plots`: an exact value, or a simulation with its
-95 % interval. Every table draws from its own generator, so that cells can run in any order. All
+The functions return tidy tables for `bondlab.report.plots`: an exact value, or a simulation with
+its 95 % interval. Every table draws from its own generator, so that cells can run in any order. All
 logs are natural, divergences in nats.
 """
 
