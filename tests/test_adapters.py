@@ -111,6 +111,8 @@ def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
         head = policy.model.get_output_embeddings().weight
         states = torch.ones(1, head.shape[1])
         torch.testing.assert_close(policy._logits(states), states @ head.T)
+    assert head is policy.model.get_input_embeddings().weight  # tied matrices stay one
+    assert {p.dtype for p in policy.trainable()} == {torch.float32}
 
 
 # -- which layers are trained ---------------------------------------------------------------------
@@ -124,7 +126,7 @@ def test_every_linear_layer_is_adapted(make, count, tmp_path):
     reference, moves when trained, and is saved and loaded as it was trained."""
     reference = LanguageModel(make(), tiny.tokenizer(), **LIMITS)
     policy = reference.trainable_copy(2)
-    assert len(policy._adapted()) == count and len(policy.trainable()) == 2 * count
+    assert len(policy.adapter_changes()) == count and len(policy.trainable()) == 2 * count
     prompts = reference.encode(tiny.documents(3))
     drawn = reference.sample(prompts, 2, seeded(0, "test"))
     assert torch.equal(policy(prompts, drawn), reference(prompts, drawn))

@@ -149,10 +149,10 @@ def test_prompts_have_what_the_model_s_positions_leave():
 @pytest.mark.parametrize(
     ("make", "limits", "message"),
     [
-        (gpt2, (60, 8), r"max_prompt_tokens \+ max_new_tokens = 68 is more than .* 64 positions"),
-        (gpt2, (None, 64), "max_new_tokens = 64 leaves no room in the model's 64 positions"),
-        (bart, (65, 8), "max_prompt_tokens = 65 is more than the model's 64 positions"),
-        (bart, (None, 64), "max_new_tokens = 64 leaves no room in the model's 64 positions"),
+        (gpt2, (60, 8), r"max_prompt_tokens = 60 and max_new_tokens = 8 do not fit into .* 64 pos"),
+        (gpt2, (None, 64), "max_new_tokens = 64 do not fit into the model's 64 positions"),
+        (bart, (65, 8), "max_prompt_tokens = 65 and max_new_tokens = 8 do not fit"),
+        (bart, (None, 64), "max_new_tokens = 64 do not fit into the model's 64 positions"),
     ],
 )
 def test_limits_beyond_the_positions_are_refused(make, limits, message):
@@ -170,7 +170,7 @@ def test_limits_beyond_the_positions_are_refused(make, limits, message):
     ("settings", "named"),
     [
         ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, "temperature=0.6, top_p=0.9 of"),
-        ({"top_k": 20, "repetition_penalty": 1.05}, "top_k=20, repetition_penalty=1.05 of"),
+        ({"top_k": 20, "repetition_penalty": 1.05}, "repetition_penalty=1.05, top_k=20 of"),
         ({"no_repeat_ngram_size": 3, "min_length": 5}, "no_repeat_ngram_size=3, min_length=5 of"),
         (
             {"bad_words_ids": [[7]], "forced_bos_token_id": 4},
