@@ -9,13 +9,10 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
+from test_agreement import made
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
 )
 
 from bondlab.bank import seeded
@@ -37,24 +34,11 @@ class Stack(nn.Module):
         return self.net(x)
 
 
-def stacked() -> LlamaForCausalLM:
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=64,
-            num_hidden_layers=2, num_attention_heads=4, eos_token_id=1, pad_token_id=0,
-        )
-    )  # fmt: skip
+def stacked() -> nn.Module:
+    model = made("Llama")
     for layer in model.model.layers:
         layer.mlp = Stack()
     return model
-
-
-def gpt2() -> GPT2LMHeadModel:
-    config = GPT2Config(
-        vocab_size=len(tiny.tokenizer()), n_embd=32, n_layer=2, n_head=4, eos_token_id=1,
-        bos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config)
 
 
 def tuned(folder) -> PeftModel:
@@ -118,7 +102,7 @@ def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
 # -- which layers are trained ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "count"), [(gpt2, 2 * 4), (stacked, 2 * 6)])
+@pytest.mark.parametrize(("make", "count"), [(lambda: made("GPT2"), 2 * 4), (stacked, 2 * 6)])
 @torch.no_grad()
 def test_every_linear_layer_is_adapted(make, count, tmp_path):
     """GPT-2 writes its four linear layers as Conv1D; an nn.Sequential calls its own "0" and "2", as
