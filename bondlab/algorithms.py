@@ -12,9 +12,7 @@ from bondlab import rules
 from bondlab.anchors import FROZEN, Anchor, Frozen, MovingAverage
 from bondlab.naming.fingerprint import label
 from bondlab.quantiles import Learned
-from bondlab.rules import Scores
-
-SHARE = "beta is the share of the backward KL and lies in [0, 1]"
+from bondlab.rules import Scores, check
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class Algorithm:
         if self.trained_draws is None:
             object.__setattr__(self, "trained_draws", self.anchor_draws)
         for name in ("anchor_draws", "policy_draws", "quantile_draws", "trained_draws"):
-            _check(f"{name} must not be negative", getattr(self, name) >= 0, getattr(self, name))
+            check(f"{name} must not be negative", getattr(self, name) >= 0, getattr(self, name))
         few = self.trained_draws <= self.anchor_draws
-        _check("trained_draws are some of the anchor_draws: take fewer", few, self.trained_draws)
+        check("trained_draws are some of the anchor_draws: take fewer", few, self.trained_draws)
 
     def weights(self, scores: Scores) -> Tensor:
         """Weights [B, N+K] of one batch, in the type of the log ratio.
@@ -133,9 +131,8 @@ def bond(
     Raises:
         ValueError: n is below 2, beta outside [0, 1], or there is nothing to draw.
     """
-    if n < 2:
-        raise ValueError(f"Best-of-{n} is the reference itself: take n of 2 or more")
-    _check(SHARE, 0 <= beta <= 1, beta)
+    check(f"Best-of-{n} is the reference itself: take n of 2 or more", n > 1, n)
+    rules.check_share(beta)
     forward, backward = beta < 1, beta > 0
     if backward and min(policy_draws, quantile_draws) < 1:
         raise ValueError("the backward KL needs policy_draws and quantile_draws of 1 or more")
@@ -168,9 +165,9 @@ def j_bond(
     Raises:
         ValueError: beta outside [0, 1], gamma below 0, or no policy draw.
     """
-    _check(SHARE, 0 <= beta <= 1, beta)
-    _check("gamma must not be negative", gamma >= 0, gamma)
-    _check("policy_draws must be 1 or more", policy_draws >= 1, policy_draws)
+    rules.check_share(beta)
+    check("gamma must not be negative", gamma >= 0, gamma)
+    check("policy_draws must be 1 or more", policy_draws >= 1, policy_draws)
     return Algorithm(
         rules.j_bond,
         {"beta": beta, "gamma": gamma},
@@ -195,8 +192,8 @@ def reinforce(beta_rl: float, policy_draws: int = 2, anchor: Anchor = FROZEN) ->
     Raises:
         ValueError: beta_rl below 0, or fewer than two draws.
     """
-    _check("beta_rl must not be negative", beta_rl >= 0, beta_rl)
-    _check("leaving one out needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
+    check("beta_rl must not be negative", beta_rl >= 0, beta_rl)
+    check("leaving one out needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
     return Algorithm(
         rules.reinforce,
         {"beta_rl": beta_rl},
@@ -243,8 +240,8 @@ def online_dpo(beta_dpo: float, policy_draws: int = 2) -> Algorithm:
     Raises:
         ValueError: beta_dpo not above 0, or fewer than two draws.
     """
-    _check("beta_dpo must be above 0", beta_dpo > 0, beta_dpo)
-    _check("a pair needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
+    check("beta_dpo must be above 0", beta_dpo > 0, beta_dpo)
+    check("a pair needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
     return Algorithm(rules.online_dpo, {"beta_dpo": beta_dpo}, policy_draws=policy_draws)
 
 
@@ -258,17 +255,8 @@ def bonbon(n: int, alpha: float = 0.005) -> Algorithm:
     Raises:
         ValueError: n below 2, or alpha outside [0, 1].
     """
-    _check("a best and a worst need n of 2 or more", n > 1, n)
-    _check("alpha is the share of the likelihood and lies in [0, 1]", 0 <= alpha <= 1, alpha)
+    check("a best and a worst need n of 2 or more", n > 1, n)
+    check("alpha is the share of the likelihood and lies in [0, 1]", 0 <= alpha <= 1, alpha)
     return Algorithm(
-        rules.bonbon,
-        {"alpha": alpha},
-        anchor_draws=n,
-        trained_draws=2,
-        scores_anchor_draws=True,
+        rules.bonbon, {"alpha": alpha}, anchor_draws=n, trained_draws=2, scores_anchor_draws=True
     )
-
-
-def _check(demand: str, met: bool, value: float) -> None:
-    if not met:
-        raise ValueError(f"{demand}, not {value!r}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from encoders import tiny_encoder
 
-from bondlab.rewards import score
+from bondlab.task import score
 from bondlab.tasks import models, scorers, shipped, tiny
 from bondlab.tasks.entailment import EntailmentReward
 from bondlab.tasks.scorers import SCORERS, WORDLESS, EncoderReward
