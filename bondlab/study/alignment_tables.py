@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bondlab import measures, paths, rules, spread
+from bondlab import measures, paths, rules
+from bondlab.bank import spread
 from bondlab.results import RunFolder
 from bondlab.study import alignment, collected, judging
 from bondlab.study.collected import Results
@@ -85,7 +86,7 @@ def judged(found: Results, wanted: Sequence[Spec], folders: Sequence[RunFolder])
     base = judging.best_of_n(bank, rewards, sorted(found.baselines["n"].unique()))
     return dataclasses.replace(
         found,
-        evaluations=evaluations.assign(spread=spread.within(rewards)),
+        evaluations=evaluations.assign(spread=spread(rewards)),
         baselines=found.baselines.merge(base, on=["n", "prompt"], validate="one_to_one"),
     )
 

@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, device, measures, paths
+from bondlab import device, measures, paths
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
 from bondlab.lm.language_model import LanguageModel
-from bondlab.results import RunFolder, digest
+from bondlab.results import RunFolder, digest, write_atomically
 from bondlab.study import collected, plots, provenance
 from bondlab.study.experiments import EXPERIMENTS, Profile, specs
 from bondlab.study.plots import Panel
@@ -82,7 +82,7 @@ def _of(spec: Spec, found: RunFolder) -> pd.DataFrame:
         ]
         parts.append(_rows(HELD_OUT, _held_out(found)))
         table = pd.concat(parts, ignore_index=True)
-        checkpoints.write_atomically(path, table.to_parquet(index=False))
+        write_atomically(path, table.to_parquet(index=False))
     return pd.read_parquet(path)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bondlab import checkpoints, paths, training  # fmt: skip
-from bondlab.results import digest
+from bondlab import paths, training
+from bondlab.results import digest, write_atomically
 from bondlab.study import adapter_average, alignment, alignment_tables, collected
 from bondlab.study import alignment_decisions as series
 from bondlab.study.experiments import Profile
@@ -47,7 +47,7 @@ def results(profile: Profile, task: str = "sentiment", policy: str | None = None
     name = digest([run, VERSION, adapter_average.SAMPLES])
     path = paths.runs_folder() / PART / f"{name}.parquet"
     if not path.exists():
-        checkpoints.write_atomically(path, _followed(spec).to_parquet(index=False))
+        write_atomically(path, _followed(spec).to_parquet(index=False))
     found = pd.read_parquet(path).assign(profile=profile)
     collected.keep_part(folder, profile, PART, found)
     return found

@@ -27,16 +27,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, device, measures, paths, results, training  # fmt: skip
+from bondlab import device, measures, paths, results, training
 from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.templates import chat_template
-from bondlab.rewards import score
+from bondlab.results import write_atomically
 from bondlab.study import benchmark_texts, instructions, likelihoods
 from bondlab.study.decisions import REFERENCE
 from bondlab.study.instructions import INSTRUCTIONS, followed
 from bondlab.study.sweep import Spec
-from bondlab.task import Task
+from bondlab.task import Task, score
 
 VERSION = 1  # raise when a measure's numbers change: what is stored then no longer matches
 PROMPTS_AT_ONCE = 8
@@ -138,7 +138,7 @@ def _stored(
     }
     path = paths.runs_folder() / "benchmarks" / f"{results.digest(identity)}.parquet"
     if not path.exists():
-        checkpoints.write_atomically(path, compute().to_parquet(index=False))
+        write_atomically(path, compute().to_parquet(index=False))
     return pd.read_parquet(path)
 
 

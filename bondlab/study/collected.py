@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from bondlab import checkpoints, paths
-from bondlab.results import RunFolder
+from bondlab import paths
+from bondlab.results import RunFolder, write_atomically
 from bondlab.study import tables
 from bondlab.study.experiments import Profile, run, specs
 from bondlab.study.sweep import Spec, held_out_bank
@@ -132,7 +132,7 @@ def keep_part(folder: Path, profile: str, part: str, table: pd.DataFrame) -> Non
 
 
 def _keep(folder: Path, part: str, table: pd.DataFrame) -> None:
-    checkpoints.write_atomically(_file(folder, part), table.to_parquet(index=False))
+    write_atomically(_file(folder, part), table.to_parquet(index=False))
 
 
 def _file(folder: Path, part: str) -> Path:

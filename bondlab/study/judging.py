@@ -18,11 +18,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bondlab import checkpoints, device, measures, results, rewards
+from bondlab import device, measures, results
 from bondlab.assets import file_digest
 from bondlab.bank import BankFolder
-from bondlab.results import RunFolder
-from bondlab.rewards import Reward
+from bondlab.results import RunFolder, write_atomically
+from bondlab.task import Reward, score
 from bondlab.tasks import Task, TaskSettings, scorers
 
 JUDGES = {"sentiment": "sentiment_judge", "chat": "chat_judge"}
@@ -33,7 +33,7 @@ class Judge:
     """A second opinion: higher is better, on a scale of its own.
 
     Args:
-        score: as any `rewards.Reward`.
+        score: as any `task.Reward`.
         identity: names the judge in the files that keep its scores.
         precision: "bf16" or "fp32".
     """
@@ -45,7 +45,7 @@ class Judge:
     def __call__(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
         """Scores [B, K] of B lists of K texts, checked as rewards are."""
         with torch.no_grad(), device.accelerator(self.precision).autocast():
-            return rewards.score(self.score, prompts, completions)
+            return score(self.score, prompts, completions)
 
 
 def judge_of(settings: TaskSettings, precision: device.Precision = "auto") -> Judge:
@@ -121,7 +121,7 @@ def _kept(
     # In a folder of its own: what lies beside it is what the run itself left.
     path = folder / "judged" / f"{judge.identity}-{texts}.parquet"
     if not path.exists():
-        checkpoints.write_atomically(path, compute().to_parquet(index=False))
+        write_atomically(path, compute().to_parquet(index=False))
     return pd.read_parquet(path)
 
 

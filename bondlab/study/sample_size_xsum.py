@@ -26,17 +26,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, device, paths, tasks
+from bondlab import device, paths, tasks
 from bondlab import results as records
 from bondlab.bank import seeded
 from bondlab.lm.completions import Completions
 from bondlab.quantiles import empirical
-from bondlab.results import RunFolder
-from bondlab.rewards import score
+from bondlab.results import RunFolder, write_atomically
 from bondlab.study import sample_gradients
 from bondlab.study.experiments import Profile
 from bondlab.study.sample_size_toy import COMPLETIONS
 from bondlab.study.xsum_runs import HUB, TINY
+from bondlab.task import score
 from bondlab.tasks import Task, TaskSettings
 from bondlab.toy import sample_size
 from bondlab.toy.sample_size import SIZES, SMOOTHINGS
@@ -147,9 +147,9 @@ def identity(settings: Settings, task: Task) -> dict:
 
 def _write(found: Results) -> None:
     folder = paths.figures_folder(EXPERIMENT, found.profile)
-    checkpoints.write_atomically(folder / TABLE, found.errors.to_parquet(index=False))
+    write_atomically(folder / TABLE, found.errors.to_parquet(index=False))
     text = json.dumps(found.manifest, indent=1) + "\n"
-    checkpoints.write_atomically(folder / RUN, text.encode())
+    write_atomically(folder / RUN, text.encode())
 
 
 def _shipped() -> Results:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bondlab.rewards import own_precision
+from bondlab.task import own_precision
 
 QUESTION = "Premise: {premise} Hypothesis: {claim} Entailed? yes or no:"
 NO_CLAIM = -30.0  # the logit of a completion without a word: below every real score

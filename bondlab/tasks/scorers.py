@@ -30,7 +30,7 @@ from transformers import AutoModel, AutoTokenizer
 from bondlab import assets, device
 from bondlab.lm.adapters import Trainable, quiet
 from bondlab.lm.language_model import LanguageModel
-from bondlab.rewards import Reward, own_precision
+from bondlab.task import Reward, own_precision
 from bondlab.tasks import models, shipped
 from bondlab.tasks.entailment import EntailmentReward, has_word, in_batches, padded
 
