@@ -198,15 +198,19 @@ class Trainer:
     def backward(self, batch: Batch, weights: Tensor) -> Tensor:
         """Add the gradient of the loss -(1/B) sum w log pi, weights [B, N+K]; returns the loss.
 
-        Of the anchor's completions only those are passed through whose weight may not be 0.
+        Of the anchor's completions only as many are passed through as have a weight, a prompt.
         """
-        n, m = self.algorithm.anchor_draws, self.algorithm.trained_draws
-        weights = weights.to(self.policy.device)
-        top = weights[:, :n].abs().topk(m, dim=1).indices
-        parts = [batch.anchors.to(self.policy.device).take(top)] if m else []
-        parts += [batch.policy] if batch.policy is not None else []
-        trained = concatenate(parts, dim=1)
-        weights = torch.cat([weights[:, :n].gather(1, top), weights[:, n:]], 1)
+        n, parts = self.algorithm.anchor_draws, []
+        if n:
+            # No wait for the device: scores, and so the weights, are on the processor.
+            most = max(int((weights[:, :n] != 0).sum(1).max()), batch.policy is None)
+            top = weights[:, :n].abs().topk(most, dim=1).indices
+            weights = torch.cat([weights[:, :n].gather(1, top), weights[:, n:]], 1)
+            where = batch.anchors.tokens.device
+            parts.append(batch.anchors.take(top.to(where)).to(self.policy.device))
+        if batch.policy is not None:
+            parts.append(batch.policy)
+        trained, weights = concatenate(parts, dim=1), weights.to(self.policy.device)
         total = weights.new_zeros(())
         for start in range(0, len(weights), self.config.micro_batch):
             rows = slice(start, start + self.config.micro_batch)

@@ -14,7 +14,7 @@ import torch
 from lab import ALL, BOND, BOTH, configured, log_probs, spied, task_of, taste, trainer_of
 
 from bondlab import measures, quantiles, rules
-from bondlab.algorithms import bonbon, bond, j_bond, online_dpo, raft, reinforce, warp
+from bondlab.algorithms import Algorithm, bonbon, bond, j_bond, online_dpo, raft, reinforce, warp
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.lm.language_model import LanguageModel
 from bondlab.rules import Scores
@@ -250,6 +250,13 @@ def test_reinforce_is_given_rewards_in_units_of_their_spread():
 COMMON = {"step", "loss", "gradient_norm", "clipped", "seconds"}
 POLICY = {"reward", "kl_to_anchor", "tokens", "entropy"}
 BEST, BACKWARD = {"best_reward"}, POLICY | {"log_quantile"}
+
+
+def mean(scores: Scores) -> torch.Tensor:
+    """A rule of one's own, which weighs all four of the anchor's completions."""
+    return torch.full_like(scores.anchor_rewards, 0.25).float()
+
+
 # Algorithm: columns of its record, completions a prompt drawn of anchor and policy, trained on.
 PLANS = {
     "j_bond": (j_bond(), POLICY | BEST | {"penalised"}, 2, 1, 2),
@@ -258,6 +265,8 @@ PLANS = {
     "online_dpo": (online_dpo(0.1), POLICY, 0, 2, 2),
     "raft": (raft(4, Periodic(1)), BEST, 4, 0, 1),
     "bonbon": (bonbon(4), BEST, 4, 0, 2),
+    "one's own": (Algorithm(mean, anchor_draws=4), BEST, 4, 0, 4),
+    "j_bond, backward": (j_bond(beta=1.0), POLICY | BEST | {"penalised"}, 2, 1, 1),
     "bond, forward": (bond(3, 0.0, quantile_draws=5), BEST, 3, 0, 1),
     "bond": (BOND, BACKWARD | BEST | {"penalised"}, 8, 2, 3),
     "bond, backward": (bond(3, 1.0, quantile_draws=5), BACKWARD, 5, 2, 2),

@@ -172,7 +172,7 @@ def test_settings_name_the_run():
         name(task=dataclasses.replace(task, train_prompts=task.train_prompts[::-1])),
         name(task=dataclasses.replace(task, identity={"reward": "another"})),
         name(algorithm=dataclasses.replace(BOND, rule=lambda s, **_: rules.jeffreys(s, 3, 0.5))),
-        name(algorithm=dataclasses.replace(BOND, trained_draws=2)),
+        name(algorithm=dataclasses.replace(BOND, scales_rewards=True)),
     ]
     assert len({name(), *others}) == 1 + len(others)
 
