@@ -52,7 +52,7 @@ class Periodic:
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Copy the policy into the anchor when `step` is a multiple of `every`."""
         _fit(anchor, policy, step)
-        if step % self.every == 0 and anchor:
+        if step % self.every == 0:
             torch._foreach_copy_(list(anchor), list(policy))
 
 
@@ -81,8 +81,7 @@ class MovingAverage:
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Move every anchor tensor by `rate` towards the policy."""
         _fit(anchor, policy, step)
-        if anchor:
-            torch._foreach_lerp_(list(anchor), list(policy), self.rate)
+        torch._foreach_lerp_(list(anchor), list(policy), self.rate)
 
 
 def _fit(anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
