@@ -16,10 +16,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, paths
-from bondlab.results import RunFolder
-from bondlab.rewards import Reward, score
+from bondlab import paths
+from bondlab.results import RunFolder, write_atomically
 from bondlab.study import provenance
+from bondlab.task import Reward, score
 
 PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
 TABLE, RUN = "results_texts.parquet", "results_run.json"
@@ -62,9 +62,9 @@ def computed(
     table, manifest = run.evaluation().drop(columns="step"), run.manifest | {"profile": profile}
     found = Results(profile, table, manifest)
     folder = paths.figures_folder(experiment, profile)
-    checkpoints.write_atomically(folder / TABLE, found.table.to_parquet(index=False))
+    write_atomically(folder / TABLE, found.table.to_parquet(index=False))
     text = json.dumps(found.manifest, indent=1) + "\n"
-    checkpoints.write_atomically(folder / RUN, text.encode())
+    write_atomically(folder / RUN, text.encode())
     return found
 
 
