@@ -16,8 +16,8 @@ import os
 import subprocess
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -111,7 +111,8 @@ class RunFolder:
         """Everything that determines the result."""
         return json.loads((self.path / "config.json").read_text())
 
-    def lock(self) -> FileLock:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Held while a process computes this run.
 
         Raises:
@@ -122,7 +123,10 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             raise RuntimeError(f"another process is computing {self.path}") from None
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     # -- checkpoints ------------------------------------------------------------------------------
 

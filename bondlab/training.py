@@ -126,18 +126,14 @@ def train(
         prompts = task.eval_prompts[:2]
         score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])
     run = RunFolder.of(parent, name)
-    lock = run.lock()
-    try:
-        # Also where the caller has gradients turned off.
-        with torch.inference_mode(False), torch.enable_grad():
-            found = trainer(task, algorithm, config, parent)
-            if not run.finished or found.step < config.steps:  # its last checkpoint may be gone
-                _loop(found)
-            else:
-                run.warn_of_kind("is read")
-        return Run(run, found.policy)
-    finally:
-        lock.release()
+    # Also where the caller has gradients turned off.
+    with run.lock(), torch.inference_mode(False), torch.enable_grad():
+        found = trainer(task, algorithm, config, parent)
+        if not run.finished or found.step < config.steps:  # its last checkpoint may be gone
+            _loop(found)
+        else:
+            run.warn_of_kind("is read")
+    return Run(run, found.policy)
 
 
 def _loop(trainer: Trainer) -> None:

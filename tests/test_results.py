@@ -170,18 +170,20 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
 def test_a_lock_keeps_another_process_out(run):
     """A second holder is refused with the run's folder in the message, here and in another
     process; once released, it is free."""
-    lock = run.lock()
-    with pytest.raises(RuntimeError, match=f"another process is computing {run.path}"):
-        run.lock()
     code = (
         "import sys, pathlib, filelock\n"
         "try: filelock.FileLock(pathlib.Path(sys.argv[1]) / '.lock', timeout=0).acquire()\n"
         "except filelock.Timeout: print('refused')"
     )
     command = [sys.executable, "-c", code, str(run.path)]
-    assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == "refused"
-    lock.release()
-    run.lock().release()
+    with run.lock():
+        with pytest.raises(RuntimeError, match=f"another process is computing {run.path}"):
+            with run.lock():
+                pass
+        assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == "refused"
+    assert subprocess.run(command, capture_output=True, text=True).stdout == ""
+    with run.lock():
+        pass
 
 
 def test_the_manifest_says_how_a_run_came_about(run):

@@ -52,5 +52,3 @@ def bonbon(log_policy: Tensor, problem: Problem, alpha: float) -> Tensor:
     apart = drawn.amax(dim=-1) > drawn.amin(dim=-1)
     loss = -alpha * log_policy.gather(1, best) + (1 - alpha) * (apart * miss**2)
     return (chance * loss).sum(dim=-1).mean()
-
-

@@ -143,6 +143,8 @@ def gaps(records: pd.DataFrame) -> dict[str, tuple[Interval, str]]:
         for name in ("log_quantile", "kl_to_reference", "backward_kl", "forward_kl"):
             target = f"target_{name}"
             paired = target in part
-            gap = paired_difference(part[name], part[target]) if paired else mean_interval(part[name])
+            gap = (
+                paired_difference(part[name], part[target]) if paired else mean_interval(part[name])
+            )
             found[f"{anchor} anchor, n = {n}, round {t}: {name}"] = gap, "nats"
     return found

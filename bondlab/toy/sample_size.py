@@ -205,7 +205,6 @@ def quantile_error(
     return update_error(outcomes, weights, errors, (n - 1) ** 2 * covariance, completions)
 
 
-
 # -- on the toy policy, where every sequence is listed ---------------------------------------------
 
 BEST_OF = (2, 8)  # iterative BOND's n, and Figure 9's
