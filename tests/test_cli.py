@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bondlab import __main__ as cli
-from bondlab.assets.archives import AssetError
+from bondlab.assets import AssetError
 from bondlab.study.notebook import ParameterError
 
 

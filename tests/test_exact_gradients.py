@@ -28,8 +28,8 @@ ANCHOR = MovingAverage(0.1)
 CASES = {
     "j_bond": (j_bond(0.8, 1.0, ANCHOR, 2), partial(toy.j_bond, beta=0.8, gamma=1.0)),
     "reinforce": (reinforce(0.3, anchor=ANCHOR), partial(toy.reinforce, beta_rl=0.3)),
-    "online_dpo": (online_dpo(0.5), partial(toy.online_dpo, beta_dpo=0.5)),
-    "bonbon": (bonbon(2, 0.3), partial(toy.bonbon, alpha=0.3)),
+    "online_dpo": (online_dpo(0.5), partial(toy_objectives.online_dpo, beta_dpo=0.5)),
+    "bonbon": (bonbon(2, 0.3), partial(toy_objectives.bonbon, alpha=0.3)),
 }
 
 

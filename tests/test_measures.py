@@ -111,7 +111,7 @@ def test_estimators_converge_on_the_enumerable_policy(n):
     forward = measures.forward_kl(
         pick(log_pi, drawn), pick(log_ref, drawn), pick(rewards, drawn), n
     )
-    expected = (toy.backward_kl_continuous(log_pi, problem), exact_forward)
+    expected = (toy_objectives.backward_kl_continuous(log_pi, problem), exact_forward)
     for estimate, value in zip((backward, forward), expected, strict=True):
         estimate = estimate.view(-1, 2).mean(1)  # one batch: both prompts
         error = estimate.std().item() / math.sqrt(len(estimate))

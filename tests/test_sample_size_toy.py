@@ -47,7 +47,7 @@ def test_update_and_bias_are_gradients_of_objectives(n, smoothing):
     policy, problem = case(n)
     mean, covariance = moments(problem, 4, smoothing)
     found = sample_size_toy.of_policy(policy, problem, (mean, covariance), n)
-    exact = squared(policy, toy.backward_kl_continuous(policy.log_probs(), problem))
+    exact = squared(policy, toy_objectives.backward_kl_continuous(policy.log_probs(), problem))
     error = (n - 1) * (mean.view(2, 7) - problem.log_quantiles)
     bias = squared(policy, (policy.log_probs().exp() * error).sum(dim=1).mean())
     assert found.update == pytest.approx(exact, rel=1e-10)

@@ -144,8 +144,8 @@ def imported(code: str) -> set[str]:
         ("from bondlab.study import plots as p, exact\nfrom bondlab.study.notebook import show",
          {"plots", "exact", "notebook"}),
         ("from bondlab import Config, j_bond, train", {"config", "algorithms", "training"}),
-        ("from bondlab.assets.archives import AssetError\nimport bondlab.assets.corpora",
-         {"archives", "corpora"}),
+        ("from bondlab.assets.cache import AssetError\nimport bondlab.assets.corpora",
+         {"cache", "corpora"}),
         ("x = 1", set()),
     ],
 )  # fmt: skip

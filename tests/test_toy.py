@@ -45,7 +45,7 @@ IDENTITIES = {
     "backward_kl": lambda n: (partial(rules.backward_kl, n=n), toy.backward_kl, complete),
     "backward_kl_continuous": lambda n: (
         partial(rules.backward_kl, n=n),
-        toy.backward_kl_continuous,
+        toy_objectives.backward_kl_continuous,
         lambda problem: problem.log_quantiles,
     ),
     "jeffreys": lambda n: (
@@ -65,12 +65,12 @@ IDENTITIES = {
     ),
     "online_dpo": lambda n: (
         partial(rules.online_dpo, beta_dpo=BETA_DPO),
-        partial(toy.online_dpo, beta_dpo=BETA_DPO),
+        partial(toy_objectives.online_dpo, beta_dpo=BETA_DPO),
         complete,
     ),
     "bonbon": lambda n: (
         partial(rules.bonbon, alpha=ALPHA),
-        partial(toy.bonbon, alpha=ALPHA),
+        partial(toy_objectives.bonbon, alpha=ALPHA),
         complete,
     ),
 }
@@ -123,9 +123,9 @@ def test_gradients_of_objectives_equal_differences():
         partial(toy.jeffreys, beta=BETA),
         partial(toy.j_bond, beta=BETA, gamma=GAMMA),
         partial(toy.reinforce, beta_rl=BETA_RL),
-        partial(toy.bonbon, alpha=ALPHA),
+        partial(toy_objectives.bonbon, alpha=ALPHA),
         toy.mean_log_quantile,
-        toy.backward_kl_continuous,
+        toy_objectives.backward_kl_continuous,
     ):
         exact = gradient(policy, objective(policy.log_probs(), problem))
         differences = torch.zeros_like(exact)
@@ -181,7 +181,7 @@ def test_dropping_the_collision_term_is_a_different_gradient():
     of the exact and the continuous backward KL differ by more than their tolerance."""
     policy, problem = case(1, vocabulary=2, length=2, n=2)
     exact = gradient(policy, toy.backward_kl(policy.log_probs(), problem))
-    limit = gradient(policy, toy.backward_kl_continuous(policy.log_probs(), problem))
+    limit = gradient(policy, toy_objectives.backward_kl_continuous(policy.log_probs(), problem))
     assert (exact - limit).abs().max() > 1e-3
 
 

@@ -7,12 +7,18 @@ Everything lies below `cache_root()`; a folder there appears whole or not at all
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bondlab.assets.archives import AssetError, file_digest
-from bondlab.assets.cache import cache_root, fetch, folder_of, state, unknown
+from bondlab.assets.cache import (
+    AssetError,
+    cache_root,
+    fetch,
+    file_digest,
+    folder_of,
+    state,
+    unknown,
+)
 from bondlab.assets.catalogue import ARCHIVES, ASSETS
 
 if TYPE_CHECKING:
@@ -45,8 +51,7 @@ def model_path(name: str) -> Path:
         return Path(name).resolve()
     from huggingface_hub import snapshot_download
 
-    load = functools.partial(snapshot_download, ignore_patterns=_OTHER_FRAMEWORKS)
-    return Path(_from_hub(name, load))
+    return Path(_from_hub(snapshot_download, name, ignore_patterns=_OTHER_FRAMEWORKS))
 
 
 def dataset(name: str) -> Dataset | DatasetDict:
@@ -59,16 +64,16 @@ def dataset(name: str) -> Dataset | DatasetDict:
     if name in ASSETS:
         return datasets.load_from_disk(_ready(name, "dataset"))
     if not Path(name).is_dir():
-        return _from_hub(name, datasets.load_dataset)
+        return _from_hub(datasets.load_dataset, name)
     saved = any((Path(name) / part).exists() for part in ("state.json", "dataset_dict.json"))
     return datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
 
 
-def _from_hub(name: str, load: Any) -> Any:
+def _from_hub(load: Any, name: str, **options: Any) -> Any:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise AssetError(unknown(name))
+        raise unknown(name)
     try:
-        return load(name)
+        return load(name, **options)
     except (OSError, ValueError) as error:  # hub and network errors are among these
         raise AssetError(
             f"'{name}' is neither a local folder nor could it be had from the hub "
@@ -88,8 +93,8 @@ def _ready(name: str, kind: str) -> Path:
         fetch([name])
     elif problem != "ready":
         raise AssetError(
-            f"The asset '{name}' is {problem}: run `python -m bondlab fetch {name}` to make it "
-            f"anew."
+            f"The asset '{name}' is damaged (a file is missing or changed): run `python -m bondlab "
+            f"fetch {name}` to make it anew."
         )
     return folder_of(name)
 
@@ -98,18 +103,19 @@ def listing() -> pd.DataFrame:
     """One row an asset: kind, download in MB, state, origin, licence, packages and digests."""
     import pandas as pd
 
-    return pd.DataFrame(
-        [
+    rows = []
+    for asset in ASSETS.values():
+        archives = [ARCHIVES[project] for project in asset.archives]
+        rows.append(
             {
                 "asset": asset.name,
                 "kind": asset.kind,
-                "download_mb": round(asset.size / 1e6, 1),
+                "download_mb": round(sum(archive.size for archive in archives) / 1e6, 1),
                 "state": state(asset.name),
                 "origin": asset.origin,
                 "licence": asset.licence,
-                "packages": ", ".join(asset.packages),
-                "sha256": ", ".join(ARCHIVES[project].sha256 for project in asset.archives),
+                "packages": ", ".join(archive.file for archive in archives),
+                "sha256": ", ".join(archive.sha256 for archive in archives),
             }
-            for asset in ASSETS.values()
-        ]
-    )
+        )
+    return pd.DataFrame(rows)

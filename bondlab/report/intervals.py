@@ -45,6 +45,11 @@ class Interval:
         return {**labels, **ends}
 
 
+def known(value: float) -> Interval:
+    """A number without error: a closed form, an enumeration."""
+    return Interval(value, math.nan, math.nan, 0.0, 0)
+
+
 def text(mean: float, low: float = math.nan, high: float = math.nan, decimals: int = 3) -> str:
     """ "0.123 [0.100, 0.150]"; without the ends where there are none, "-" without a number."""
     if math.isnan(mean):

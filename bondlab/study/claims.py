@@ -1,8 +1,7 @@
 """The paper's claims as data: what is measured of each, and the bounds that decide it.
 
-A claim is a list of terms, each a number with an interval that is to lie within bounds. Reproduced
-if every interval does, not reproduced if one lies wholly outside, else inconclusive. The words of a
-rule are made from its terms, so that they say what is computed.
+A claim is a list of terms, each a number with an interval that is to lie within bounds. The words of
+a rule are made from its terms, so that they say what is computed.
 """
 
 from __future__ import annotations
@@ -18,6 +17,10 @@ import pandas as pd
 
 from bondlab.report.intervals import Interval, cell_interval, grid
 
+RULE = (
+    "A claim is reproduced if every 95 % interval lies wholly where it is said to, not reproduced if "
+    "one lies wholly elsewhere, else inconclusive."
+)
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 Measured = np.ndarray | Interval  # [S, B], or what is no mean of such
 
@@ -76,8 +79,7 @@ class Claim:
     @property
     def rule(self) -> str:
         """The rule in words."""
-        words = "; ".join(map(str, self.terms))
-        return f"Reproduced if, with its whole interval: {words}. {self.note}".strip()
+        return f"{'; '.join(map(str, self.terms))}. {self.note}".strip()
 
     def decide(self, table: pd.DataFrame) -> tuple[Verdict, dict[str, Interval]]:
         """The verdict and the terms' intervals."""
@@ -89,11 +91,11 @@ class Claim:
 
 def described(claims: Sequence[Claim], first: int = 1) -> str:
     """Claims, numbered from `first`, with the rules that decide them."""
-    return "\n".join(
-        f"{i}. {claim.text} ({claim.source})\n"
-        + textwrap.fill(claim.rule, 96, initial_indent="   ", subsequent_indent="   ")
-        for i, claim in enumerate(claims, first)
-    )
+    lines = [textwrap.fill(RULE, 96)]
+    for i, claim in enumerate(claims, first):
+        lines.append(f"{i}. {claim.text} ({claim.source})")
+        lines.append(textwrap.fill(claim.rule, 96, initial_indent="   ", subsequent_indent="   "))
+    return "\n".join(lines)
 
 
 def decided(claims: Sequence[Claim], table: pd.DataFrame, first: int = 1) -> pd.DataFrame:

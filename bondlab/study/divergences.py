@@ -20,7 +20,7 @@ from bondlab import best_of_n, device, measures, paths
 from bondlab.algorithms import bond
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
 from bondlab.lm.language_model import LanguageModel
-from bondlab.report.intervals import mean_interval
+from bondlab.report.intervals import grouped, mean_interval
 from bondlab.report.kept import Results, once
 from bondlab.results import RunFolder
 from bondlab.study.claims import Claim, Term, lead, rise
@@ -199,3 +199,9 @@ def starts(found: Results) -> pd.DataFrame:
             line = {"N": n, "measure": column, "theory": expected, "measured": here.mean}
             rows.append({**line, "s.e.": here.standard_error})
     return pd.DataFrame(rows)
+
+
+def article_table(found: Results) -> pd.DataFrame:
+    """The plotted numbers of `by_article`: panel, group (the kind), series, mean, low, high, count."""
+    table = grouped(found["by_article"], "change", ["kind", "series"]).assign(panel="change")
+    return table.rename(columns={"kind": "group"}).replace({"group": {", ": ",\n"}}, regex=True)

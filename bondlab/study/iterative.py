@@ -172,6 +172,12 @@ def effective_n(found: Results) -> pd.DataFrame:
     return table.drop(columns="reference_samples")
 
 
+def with_effective_n(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
+    """`report.curve_table` of panels, of which the first is effective N."""
+    sizes = effective_n(found).assign(panel=panels[0].name)
+    return pd.concat([sizes, curve_table(found, panels[1:])], ignore_index=True)
+
+
 def effective_n_table(found: Results) -> pd.DataFrame:
     """After the last step of each series: log quantile, effective N, KL spent and KL needed.
 

@@ -17,11 +17,18 @@ samples a prompt, V outcomes of one prompt, D parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
+
+from bondlab import toy
+from bondlab.toy import descents, training
 
 # -- the estimate ----------------------------------------------------------------------------------
 
@@ -91,7 +98,7 @@ def _binomial_means(chance: Tensor, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What the expectations over y run over; of `enumerated` or `drawn`.
+    """What the expectations over y run over; of `enumerated`.
 
     Args:
         gram: inner products of the gradients of log pi [S, S].
@@ -114,33 +121,9 @@ def enumerated(gram: Tensor, prompts: Tensor, probs: Tensor) -> Outcomes:
         prompts: the prompt of each outcome [S], numbered in any way.
         probs: pi(y) [S], summing to 1 over each prompt's outcomes.
     """
-    size = len(prompts.unique())
+    size, same = len(prompts.unique()), prompts.unsqueeze(1) == prompts.unsqueeze(0)
     pair = probs.outer(probs) / size**2
-    return Outcomes(gram, probs / size, pair, size * pair * _same(prompts))
-
-
-def drawn(gram: Tensor, prompts: Tensor) -> Outcomes:
-    """Independent completions of the policy in place of all outcomes, two or more a prompt.
-
-    A mean over pairs takes no completion with itself: so the squared norms are unbiased, but may
-    come out below 0. Arguments as `enumerated`.
-
-    Raises:
-        ValueError: a prompt with a single completion.
-    """
-    same, size = _same(prompts), len(prompts.unique())
-    count = same.sum(dim=1).double()
-    if bool((count < 2).any()):
-        raise ValueError("a prompt has a single completion: draw two or more of each")
-    single = 1 / (count * size)
-    pair = single.outer(single) * torch.where(same, count / (count - 1), 1.0)
-    pair = pair.fill_diagonal_(0.0)
-    return Outcomes(gram, single, pair, size * pair * same)
-
-
-def _same(prompts: Tensor) -> Tensor:
-    """Whether two outcomes belong to one prompt [S, S]."""
-    return prompts.unsqueeze(1) == prompts.unsqueeze(0)
+    return Outcomes(gram, probs / size, pair, size * pair * same)
 
 
 @dataclass(frozen=True)
@@ -162,8 +145,8 @@ class UpdateError:
 
     @property
     def relative_bias(self) -> float:
-        """Norm of the bias as a share of the norm of the exact update; 0 for a negative square."""
-        return math.sqrt(max(self.bias, 0.0) / self.update) if self.update > 0 else math.nan
+        """Norm of the bias as a share of the norm of the exact update."""
+        return math.sqrt(self.bias / self.update)
 
     @property
     def relative_variance(self) -> float:
@@ -178,9 +161,8 @@ def update_error(
 
     Args:
         outcomes: the gradients and what to average over.
-        weights: w(y) with exact quantiles [S]: return less `mean_over` of the returns.
-        errors: E[estimated w(y)] - w(y) given y [S]; a constant added to all changes nothing but
-            sampling noise, and least of that if their `mean_over` is 0.
+        weights: w(y) with exact quantiles [S]: return less the mean of the returns.
+        errors: E[estimated w(y)] - w(y) given y [S].
         covariance: of the estimated weights given the ys [S, S]; used within each prompt only.
         completions: K of a batch.
     """
@@ -216,13 +198,77 @@ def quantile_error(
     mean, covariance = moments
 
     def centred(values: Tensor) -> Tensor:
-        return values - mean_over(outcomes, values)
+        return values - outcomes.single @ values  # the expected baseline of returns
 
     weights = centred((n - 1) * log_quantiles - log_ratio)
     errors = centred((n - 1) * (mean - log_quantiles))
     return update_error(outcomes, weights, errors, (n - 1) ** 2 * covariance, completions)
 
 
-def mean_over(outcomes: Outcomes, values: Tensor) -> Tensor:
-    """Mean of values [S] over prompts and outcomes, scalar: the expected baseline of returns."""
-    return outcomes.single @ values
+
+# -- on the toy policy, where every sequence is listed ---------------------------------------------
+
+BEST_OF = (2, 8)  # iterative BOND's n, and Figure 9's
+COMPLETIONS = 2  # policy samples a prompt, as `algorithms.bond`
+# Chosen because at n = 8 the log quantile is then about half way to where training ends.
+STEPS_PART_WAY = {"at the reference": 0, "part-way trained": 10}
+
+
+def errors(problems: int, sizes: Sequence[int]) -> pd.DataFrame:
+    """Bias and variance of the backward-KL update on toy problems, with each k of `sizes`.
+
+    Returns a row for each n, policy ("at the reference", "part-way trained"), smoothing, k and
+    problem: the fields of `UpdateError`, its shares as `bias` and `variance`, and the labels of a
+    figure's curve: row, series, step (k).
+    """
+    return pd.DataFrame([row for seed in range(problems) for row in _of_problem(seed, sizes)])
+
+
+def _of_problem(seed: int, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+    policies = {place: _policy(*place, seed) for place in product(BEST_OF, STEPS_PART_WAY)}
+    _, problem = descents.problem_of(BEST_OF[0], seed)  # reference and rewards of any n
+    for (name, smoothing), k in product(SMOOTHINGS.items(), sizes):
+        mean, covariance = estimate_moments(problem.log_quantiles.exp(), k, smoothing)
+        moments = mean.flatten(), torch.block_diag(*covariance)
+        for (n, place), policy in policies.items():
+            found = of_policy(policy, problem, moments, n)
+            yield {
+                "n": n, "policy": place, "smoothing": name, "k": k, "problem": seed, **vars(found),
+                "bias": found.relative_bias, "variance": found.relative_variance,
+                "row": f"n = {n}", "series": f"{name}, {place}", "step": k,
+            }  # fmt: skip
+
+
+def _policy(n: int, place: str, seed: int) -> toy.ToyPolicy:
+    policy, problem = descents.problem_of(n, seed)
+    loss, steps = partial(toy.jeffreys, problem=problem, beta=0.5), STEPS_PART_WAY[place]
+    training.descend(policy, problem, loss, steps, descents.LEARNING_RATE, max(steps, 1))
+    return policy
+
+
+def of_policy(
+    policy: toy.ToyPolicy, problem: toy.Problem, moments: tuple[Tensor, Tensor], n: int
+) -> UpdateError:
+    """What estimated quantiles do to the update of a policy towards Best-of-n of the anchor.
+
+    Args:
+        problem: with the anchor and rewards; its own n is not used.
+        moments: mean and covariance of log p_hat of all sequences of all prompts [B V], [B V, B V].
+    """
+    log_policy = policy.log_probs().detach()
+    gradients = gradients_of(policy).flatten(0, 1)
+    prompts = torch.arange(len(log_policy)).repeat_interleave(log_policy.shape[1])
+    outcomes = enumerated(gradients @ gradients.T, prompts, log_policy.exp().flatten())
+    log_ratio = (log_policy - problem.log_anchor).flatten()
+    return quantile_error(
+        outcomes, log_ratio, problem.log_quantiles.flatten(), moments, n, COMPLETIONS
+    )
+
+
+def gradients_of(policy: toy.ToyPolicy) -> Tensor:
+    """Gradients of log pi of every sequence of every prompt, by all parameters: [B, V, D]."""
+
+    def log_probs(logits: Tensor) -> Tensor:
+        return policy.sum_pairs(logits.log_softmax(dim=-1))
+
+    return torch.func.jacrev(log_probs)(policy.logits.detach()).flatten(2)
