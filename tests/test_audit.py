@@ -29,8 +29,7 @@ def results(rows: list[dict]) -> Results:
 
 
 def text(source: str, prompt: int, sample: int, reward: float, **more: object) -> dict:
-    row = {"source": source, "prompt": prompt, "sample": sample, "reward": reward}
-    return {"entailed": None, "good": None, "origin": source, **row, **more}
+    return {"source": source, "prompt": prompt, "sample": sample, "reward": reward, **more}
 
 
 def samples(rewards: list | np.ndarray, **measures: np.ndarray) -> list[dict]:
@@ -103,15 +102,19 @@ def test_examples_are_printed_one_a_prompt(capsys):
     assert capsys.readouterr().out.split() == "-- x p1 say 1 REF: b p0 say 0 REF: a".split()
 
 
-def test_the_shipped_trainings_end_lower_than_they_began():
-    units = dict.fromkeys(audit_xsum.AUDIT.models, "nats")
-    numbers = audit.before_and_after(audit.training(units), units)
-    for name in units:
-        before, after = (
-            numbers[f"{name}: held-out loss {when} training"][0].mean
-            for when in ("before", "after")
-        )
-        assert after < before
+def test_training_curves_are_smoothed_and_named(tmp_path, monkeypatch):
+    """Losses 0 to 29: the mean of those so far, of the last 20 from then on. Held out 9, then 4."""
+    curve = pd.DataFrame({"step": range(31), "loss": [*np.arange(30.0), np.nan]})
+    curve["held_out_loss"] = [9.0, *[np.nan] * 29, 4.0]
+    (tmp_path / "model").mkdir()
+    curve.to_csv(tmp_path / "model" / "training.csv", index=False)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    table = audit.training(["model"])
+    drawn = table[table["series"] != "held out"].set_index("step")["mean"]
+    assert (drawn[10], drawn[29]) == (5.0, 19.5)
+    assert table.query("series == 'held out'")["step"].tolist() == [0, 30]
+    numbers = audit.before_and_after(table, {"model": "nats"})
+    assert [(found.mean, unit) for found, unit in numbers.values()] == [(9, "nats"), (4, "nats")]
 
 
 # -- the XSum task ---------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ class Audit:
 def _digest(model: str) -> str:
     if model in scorers.SCORERS:
         return scorers.identity(model)
-    return assets.file_digest(shipped.WEIGHTS / model / "adapter_model.safetensors")
+    return assets.file_digest(shipped.folder(model) / "adapter_model.safetensors")
 
 
 # -- measuring -------------------------------------------------------------------------------------
@@ -168,11 +168,11 @@ def scored(
     """
     texts = texts.reset_index(drop=True)
     read, alone = texts["read"].tolist(), [[text] for text in texts["text"]]
-    starts = range(0, len(texts), PAIRS_AT_ONCE)
+    parts = [slice(i, i + PAIRS_AT_ONCE) for i in range(0, len(texts), PAIRS_AT_ONCE)]
     with device.accelerator("auto").autocast():
-        for (name, judge), start in tqdm(product(judges.items(), starts), "scoring", leave=False):
-            part = slice(start, start + PAIRS_AT_ONCE)
-            texts.loc[texts.index[part], name] = score(judge, read[part], alone[part])[:, 0].numpy()
+        for name, judge in judges.items():
+            found = [score(judge, read[p], alone[p]) for p in tqdm(parts, "scoring", leave=False)]
+            texts[name] = torch.cat(found).flatten().numpy()
     own = texts[~texts["source"].isin(labelled)]
     human = own["reference"].tolist() if "reference" in own else None
     looks = summaries.describe(own["read"].tolist(), [[text] for text in own["text"]], human)
