@@ -4,34 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bondlab.assets import AssetError
-from bondlab.study.notebook import ParameterError
-
-PROFILES = ("smoke", "laptop", "study", "paper")
-SHIPPED = (  # what `prepare` makes; named here because to import it takes seconds
-    "xsum_reference",
-    "xsum_reward",
-    "sentiment_reward",
-    "sentiment_judge",
-    "chat_reward",
-    "chat_judge",
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code. Heavy imports wait until a command needs them."""
-    options = vars(_parser().parse_args(arguments))
-    command: Callable[..., int | None] = options.pop("command")
-    try:
-        return command(**options) or 0
-    except KeyboardInterrupt:
-        print("\nStopped. Finished work is kept: the same command goes on.", file=sys.stderr)
-        return 130
-    except (ParameterError, AssetError) as error:  # the message says what to change
-        print(f"bondlab: {error}", file=sys.stderr)
-        return 2
+from bondlab.report.notebook import ParameterError
 
 
 def fetch(names: list[str]) -> None:
@@ -50,7 +26,7 @@ def list_assets() -> None:
 def prepare(retrain: bool, only: str | None) -> None:
     from bondlab.making import prepare as module
 
-    module.prepare(retrain=retrain, only=only)
+    module.prepare(retrain, only)
 
 
 def run(experiment: str, profile: str, workers: int | None) -> None:
@@ -71,32 +47,48 @@ def study(profile: str, only: list[str], workers: int | None) -> int:
     return module.study(profile, only, workers)
 
 
+# Heavy imports wait until a command needs them.
+COMMANDS = {"fetch": fetch, "assets": list_assets, "prepare": prepare, "run": run, "study": study}
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    commands: Mapping[str, Callable[..., int | None]] = COMMANDS,
+) -> int:
+    """Run one of the commands; returns its exit code."""
+    options = vars(_parser().parse_args(arguments))
+    command = commands[options.pop("command")]
+    try:
+        return command(**options) or 0
+    except KeyboardInterrupt:
+        print("\nStopped. Finished work is kept: the same command goes on.", file=sys.stderr)
+        return 130
+    except (ParameterError, AssetError) as error:  # the message says what to change
+        print(f"bondlab: {error}", file=sys.stderr)
+        return 2
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("bondlab", description="BOND, reproduced.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(command: Callable[..., int | None], name: str, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command)
-        return sub
-
-    sub = add(fetch, "fetch", "fetch, verify and convert models and data")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    sub = commands.add_parser("fetch", help="fetch, verify and convert models and data")
     sub.add_argument("names", nargs="*", help="assets by name; default: what the study needs")
-    add(list_assets, "assets", "list the models and data, and which are there")
-    sub = add(prepare, "prepare", "make the trained models ready: policy, rewards, judges")
+    commands.add_parser("assets", help="list the models and data, and which are there")
+    sub = commands.add_parser("prepare", help="make the adapters in bondlab/weights ready")
     sub.add_argument("--retrain", action="store_true", help="train them anew")
-    sub.add_argument("--only", choices=SHIPPED)
-    sub = add(run, "run", "compute the runs of one experiment")
+    sub.add_argument("--only", metavar="NAME", help="one of them, by the name of its folder")
+    sub = commands.add_parser("run", help="compute the runs of one experiment")
     sub.add_argument("experiment", help="its name, or the first letters of its notebook")
     _scale(sub)
-    sub = add(study, "study", "the whole study: fetch, run, execute the notebooks, summarise")
+    sub = commands.add_parser("study", help="fetch, run, execute the notebooks, summarise")
     sub.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="such as 00 02")
     _scale(sub)
     return parser
 
 
 def _scale(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", choices=PROFILES, default="laptop")
+    profiles = ("smoke", "laptop", "study", "paper")
+    parser.add_argument("--profile", choices=profiles, default="laptop")
     parser.add_argument(
         "--workers", type=_count, help="runs at once; default: as the machine allows"
     )

@@ -14,7 +14,7 @@ from bondlab import tasks
 from bondlab.making import prepare
 from bondlab.report.kept import Results
 from bondlab.study import audit, audit_xsum
-from bondlab.tasks import shipped, tiny
+from bondlab.tasks import models, tiny
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_training_curves_are_smoothed_and_named(tmp_path, monkeypatch):
     curve["held_out_loss"] = [9.0, *[np.nan] * 29, 4.0]
     (tmp_path / "model").mkdir()
     curve.to_csv(tmp_path / "model" / "training.csv", index=False)
-    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     table = audit.training(["model"])
     drawn = table[table["series"] != "held out"].set_index("step")["mean"]
     assert (drawn[10], drawn[29]) == (5.0, 19.5)
@@ -233,22 +233,22 @@ def test_a_second_call_measures_nothing_and_another_seed_or_rule_is_another_meas
 
 def test_retraining_comes_before_the_measurement_is_named(folders, monkeypatch):
     """New weights are another measurement; the old ones are not measured again without them."""
-    models, trained, calls = audit_xsum.AUDIT.models, [], []
+    names, trained, calls = audit_xsum.AUDIT.models, [], []
 
     def weigh(name: str, content: bytes) -> None:
         path = folders / "weights" / name / "adapter_model.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    for name in models:
+    for name in names:
         weigh(name, b"old")
-    monkeypatch.setattr(shipped, "WEIGHTS", folders / "weights")
+    monkeypatch.setattr(models, "WEIGHTS", folders / "weights")
     monkeypatch.setattr(
         prepare, "prepare", lambda retrain, only: trained.append(only) or weigh(only, b"new")
     )
     for retrain in (False, False, True):
         counted(calls).results("laptop", retrain=retrain)
-    assert len(calls) == 2 and trained == list(models)
+    assert len(calls) == 2 and trained == list(names)
 
 
 @pytest.mark.parametrize("profile", ["shipped", "smoke", "paper"])

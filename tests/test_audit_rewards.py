@@ -10,8 +10,8 @@ import pytest
 from scipy.special import logit
 
 from bondlab import tasks
-from bondlab.making import scorer_training
 from bondlab.making.preferences import DIFFERENT, Judged
+from bondlab.making.prepare import RECIPES
 from bondlab.report.kept import Results
 from bondlab.study import audit_rewards
 from bondlab.study.audit_rewards import REVIEWS, SCORERS, TASKS, TRAINED_ON
@@ -113,7 +113,7 @@ def test_calibrated_scores_lie_on_the_line():
 
 def test_each_scorers_calibration_is_on_the_source_that_it_was_trained_on():
     for name in SCORERS:
-        assert scorer_training.SOURCES[f"sentiment_{name}"].endswith(TRAINED_ON[name])
+        assert RECIPES[f"sentiment_{name}"].data[0].endswith(TRAINED_ON[name])
 
 
 def of_both(rewards: np.ndarray, judges: np.ndarray) -> list[dict]:

@@ -27,7 +27,7 @@ from bondlab.lm.templates import ChatTemplate
 from bondlab.naming import fingerprint
 from bondlab.naming.fingerprint import Unnamed, of
 from bondlab.tasks import tiny  # noqa: F401
-from bondlab.tasks.entailment import EntailmentReward
+from bondlab.tasks.scorers import EntailmentReward, Question
 
 
 def module_of(folder: Path, monkeypatch, name: str, text: str):
@@ -388,7 +388,7 @@ def test_a_pipeline_of_transformers_has_a_name():
 def test_shipped_scorers_count_by_their_settings():
     """A reward of this package in the hands of a user: its model, question and answers."""
     names = [
-        of(EntailmentReward(tiny.t5(seed), tiny.tokenizer(), question=question))
+        of(EntailmentReward(tiny.t5(seed), tiny.tokenizer(), Question(question)))
         for seed, question in [(0, "{premise} {claim}"), (1, "{premise} {claim}"), (0, "{premise}")]
     ]
     assert len(set(names)) == 3

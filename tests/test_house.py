@@ -16,11 +16,12 @@ PACKAGE = Path(__file__).parents[1] / "bondlab"
 # the files at the top, `lm` and `naming`.
 CORE = {"", "lm", "naming"}
 BELOW = {
-    "toy": set(),
+    "report": set(),
+    "toy": {"report"},
     "assets": set(),
-    "tasks": {"assets"},
-    "making": {"assets", "tasks"},
-    "study": {"toy", "assets", "tasks", "making"},
+    "tasks": {"assets", "report"},
+    "making": {"report", "assets", "tasks"},
+    "study": {"report", "toy", "assets", "tasks", "making"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
 

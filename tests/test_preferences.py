@@ -1,14 +1,15 @@
-"""Reviews become extracts, dialogues comparisons; what does not belong is wrong as it says."""
+"""Claims, extracts and comparisons: what does not belong is wrong as it says."""
 
 from __future__ import annotations
 
 import math
 import random
+import re
 
 import pytest
 
 from bondlab.making import preferences
-from bondlab.making.preferences import CANDIDATES, DIALOGUE_WORDS, DIFFERENT, REVIEW_WORDS
+from bondlab.making.preferences import CANDIDATES, DIFFERENT, REVIEW_WORDS, Judged
 
 TEXT = " ".join(f"Word{i}a b{i} c{i} d{i}." for i in range(30))  # 30 sentences of four words
 
@@ -28,6 +29,85 @@ def turns(dialogues: int, length: int = 6) -> list[dict]:
         for d in range(dialogues)
         for t in range(length)
     ]
+
+
+# -- claims ---------------------------------------------------------------------------------------
+
+
+def facts(count: int) -> list[dict]:
+    """Evidence and claim share a name and a number that no other row has; every third claim is
+    supported, every third refuted, every third not decided."""
+    towns = ["Paris", "Oslo", "Lima", "Rome", "Cairo", "Quito", "Dakar", "Delhi"]
+    labels = ["SUPPORTS", "REFUTES", "NOT ENOUGH INFO"]
+    return [
+        {
+            "evidence": f"In row {i}, {towns[i % 8]} beat {towns[(i + 3) % 8]} by {i + 40} points.",
+            "claim": f"The side from {towns[i % 8]} won by {i + 40} points.",
+            "label": labels[i % 3],
+            "page": f"page {i // 2}",
+        }
+        for i in range(count)
+    ]
+
+
+def by_origin(made: list[Judged]) -> dict[str, list[Judged]]:
+    return {name: [c for c in made if c.origin == name] for name in {c.origin for c in made}}
+
+
+def test_false_copies_come_in_the_stated_shares():
+    """Rows stay in order, only SUPPORTS is entailed. Of 400 true claims a half get a wrong number,
+    a half a wrong name, a tenth are garbled and a tenth get foreign evidence (each within 5
+    binomial deviations); all are labelled false and of the row's page."""
+    given = facts(1200)
+    made = preferences.claims(given, random.Random(0))
+    assert [c.completion for c in made[:1200]] == [row["claim"] for row in given]
+    assert [c.good for c in made[:1200]] == [True, False, False] * 400
+    assert {c.origin for c in made[:1200]} == {"vitaminc"}
+    origins = by_origin(made[1200:])
+    assert set(origins) == {"number", "name", "garbled", "foreign"}
+    for name, share in {"number": 0.5, "name": 0.5, "garbled": 0.1, "foreign": 0.1}.items():
+        deviation = math.sqrt(400 * share * (1 - share))
+        assert abs(len(origins[name]) - 400 * share) < 5 * deviation, name
+        assert not any(claim.good for claim in origins[name])
+    pages = {row["page"]: row["evidence"] for row in given if row["label"] == "SUPPORTS"}
+    assert all(pages[claim.group] in claim.prompt for claim in origins["number"])
+
+
+def test_false_copies_differ_from_the_true_claim_in_just_that():
+    """Another number in the same words, other words of the row, or other evidence."""
+    given = facts(1200)
+    origins = by_origin(preferences.claims(given, random.Random(0)))
+    true = {row["claim"]: row["evidence"] for row in given if row["label"] == "SUPPORTS"}
+    patterns = {re.sub(r"\d+", "#", text) for text in true}
+    assert {re.sub(r"\d+", "#", c.completion) for c in origins["number"]} <= patterns
+    for name in ("number", "name", "garbled"):
+        assert not any(true.get(c.completion, "absent") in c.prompt for c in origins[name])
+    assert all(true[c.completion] not in c.prompt for c in origins["foreign"])
+
+
+def test_foreign_evidence_is_never_the_claims_own():
+    """With two rows every second choice of "foreign" evidence would be the claim's own, and a true
+    claim would be labelled false."""
+    given = [row for row in facts(6) if row["label"] == "SUPPORTS"]
+    own = {row["claim"]: row["evidence"] for row in given}
+    found = [
+        claim
+        for seed in range(300)
+        for claim in preferences.claims(given, random.Random(seed))
+        if claim.origin == "foreign" and claim.prompt in own.values()
+    ]
+    assert len(found) > 5
+    assert all(claim.prompt != own[claim.completion] for claim in found)
+
+
+def test_some_evidence_is_hidden_among_others():
+    """A fifth of the pairs (5 deviations) have longer evidence that still contains their own."""
+    given = facts(600)
+    made = preferences.claims(given, random.Random(1))[:600]
+    longer = [(c, r) for c, r in zip(made, given, strict=True) if c.prompt != r["evidence"]]
+    assert abs(len(longer) - 120) < 5 * math.sqrt(600 * 0.2 * 0.8)
+    assert all(r["evidence"] in c.prompt and c.completion == r["claim"] for c, r in longer)
+    assert {c.prompt.count("points.") for c, _ in longer} == {2, 3, 4}
 
 
 # -- reviews --------------------------------------------------------------------------------------
@@ -84,10 +164,10 @@ def test_halves_share_no_dialogue():
 def test_a_dialogue_keeps_its_last_turns():
     """Turns of 20 words: two fit into 50, one of 60 stays alone; line breaks within are spaces."""
     twenty = " ".join(["word"] * 20)
-    assert DIALOGUE_WORDS == 50
     assert preferences.dialogue([twenty] * 5) == f"{twenty}\n{twenty}"
     assert preferences.dialogue(["a b", " ".join(["x"] * 60)]) == " ".join(["x"] * 60)
     assert preferences.dialogue(["hello\n you", "yes"]) == "hello you\nyes"
+    assert preferences.dialogue(["yes", " "]) == ""
 
 
 def test_comparisons_reject_another_reply():
@@ -144,7 +224,7 @@ def test_the_nearest_foreign_reply_shares_words():
     ]
     rows += [{"dialogue": "x", "context": ["hi"], "reply": "topica is fine"}]
     worse = preferences._Worse(rows, random.Random(0))
-    found = [worse.of(rows[0], "similar words") == "topica is fine" for _ in range(200)]
+    found = [worse.than(rows[0], "similar words").rejected[:6] == "topica" for _ in range(200)]
     chance = 1 - 0.95**CANDIDATES
     assert sum(found) == pytest.approx(200 * chance, abs=5 * math.sqrt(200 * chance * (1 - chance)))
 
@@ -158,5 +238,5 @@ def test_no_reply_is_its_own_alternative():
     ]
     worse = preferences._Worse(rows, random.Random(0))
     assert [row["reply"] for row in worse.rows] == ["yes"]
-    assert worse.of(rows[0], "same dialogue") is None
-    assert worse.of(rows[0], "shuffled words") is None
+    assert worse.than(rows[0], "same dialogue") is None
+    assert worse.than(rows[0], "shuffled words") is None

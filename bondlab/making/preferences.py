@@ -1,30 +1,41 @@
-"""What the sentiment and chat scorers are trained and measured on, made from reviews and dialogues.
+"""What the rewards and judges are trained and measured on: texts that are good, and others.
 
-No corpus here holds people's preferences. For sentiment a label does; for chat a human reply stands
-against a reply that does not belong: a chat reward knows fit, not helpfulness.
+No corpus here holds people's preferences. For entailment and sentiment a label does; for chat a
+human reply stands against a reply that does not belong: a chat reward knows fit, not helpfulness.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bondlab.assets.corpora import digest
-from bondlab.tasks.entailment import has_word
+from bondlab.making.alterations import garble, swap_entities, swap_numbers
+from bondlab.tasks import chat, sentiment
+from bondlab.tasks.scorers import has_word
 
-PROMPT_WORDS = 8  # as many as the sentiment task's prompts have
+# Share of the true claims that get such a false copy. Not stated; chosen because names and numbers
+# are what summaries get wrong, and a few garbled claims suffice.
+ALTERATIONS = {
+    "number": (swap_numbers, 0.5),
+    "name": (swap_entities, 0.5),
+    "garbled": (garble, 0.1),
+}
+FOREIGN = 0.1  # of the true claims that get a copy with the evidence of another
+HIDDEN = 0.2  # of all claims whose evidence lies among others
+
 REVIEW_WORDS = (12, 40)  # not stated; chosen because prompt and completion together have as many
-DIALOGUE_WORDS = 50  # as many as the chat task's prompts have
 CANDIDATES = 20  # foreign replies among which the one nearest in words is taken
 DIFFERENT = ("other dialogue", "same dialogue", "similar words", "shuffled words")
-# The judge's, with their shares; the reward knows the first two of DIFFERENT. Not stated; chosen
-# because few shuffled replies teach fluency, and fit takes many: with a third of each the judge
+# Shares of the rejected replies. None is stated. The reward's: a quarter shares the topic. The
+# judge's: few shuffled replies teach fluency, and fit takes many: with a third of each the judge
 # preferred the human reply to one near in words in 64 of 100 pairs only.
+REWARDED = {"same dialogue": 0.25, "other dialogue": 0.75}
 JUDGED = {"same dialogue": 0.45, "similar words": 0.45, "shuffled words": 0.1}
-SAME_DIALOGUE = 0.25  # of the rejected replies; not stated; chosen because they share the topic
 
 _SENTENCE = re.compile(r"[.!?][\"')]*$")
 _PLACED_APART = re.compile(r"\s+(?=[,.;:!?)]|n't\b|'(?:s|re|ve|ll|d|m)\b)|(?<=\()\s+")
@@ -38,7 +49,7 @@ class Judged:
     completion: str
     good: bool
     origin: str
-    group: str  # what pairs are independent by: the review or the dialogue
+    group: str  # what pairs are independent by: the page, the review or the dialogue
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,50 @@ class Comparison:
     origin: str
     group: str
 
+    def judged(self) -> tuple[Judged, Judged]:
+        """Both completions by themselves."""
+        return (
+            Judged(self.prompt, self.chosen, True, "human", self.group),
+            Judged(self.prompt, self.rejected, False, self.origin, self.group),
+        )
+
+
+# -- claims ---------------------------------------------------------------------------------------
+
+
+def claims(rows: Sequence[Mapping], rng: random.Random) -> list[Judged]:
+    """VitaminC claims after their evidence: is it entailed? With altered, foreign and longer ones.
+
+    Of the true claims, one in two gets a copy with a changed number, one in two a copy with a
+    changed name (where there is one to change), one in ten a garbled copy and one in ten a copy
+    with foreign evidence. Of all pairs, 20 % have their evidence hidden among that of one to three
+    others, because the reward later reads documents many times longer than VitaminC's sentences.
+    """
+    rows = list(rows)
+    made = [
+        Judged(r["evidence"], r["claim"], r["label"] == "SUPPORTS", "vitaminc", r["page"])
+        for r in rows
+    ]
+    for true in [claim for claim in made if claim.good]:
+        for origin, (alter, share) in ALTERATIONS.items():
+            altered = alter(true.completion, true.prompt, rng) if rng.random() < share else None
+            if altered:
+                made.append(Judged(true.prompt, altered, False, origin, true.group))
+        if rng.random() < FOREIGN:
+            foreign = rng.choice(rows)["evidence"]
+            if foreign != true.prompt:
+                made.append(Judged(foreign, true.completion, False, "foreign", true.group))
+    return [_hidden(claim, rows, rng) if rng.random() < HIDDEN else claim for claim in made]
+
+
+def _hidden(claim: Judged, rows: Sequence[Mapping], rng: random.Random) -> Judged:
+    parts = [claim.prompt, *(rng.choice(rows)["evidence"] for _ in range(rng.randint(1, 3)))]
+    rng.shuffle(parts)
+    return dataclasses.replace(claim, prompt=" ".join(parts))
+
+
+# -- reviews --------------------------------------------------------------------------------------
+
 
 def reviews(rows: Sequence[Mapping], source: str, rng: random.Random) -> list[Judged]:
     """One extract of each review of a source ("imdb" or "rotten_tomatoes"): is it positive?
@@ -62,7 +117,7 @@ def reviews(rows: Sequence[Mapping], source: str, rng: random.Random) -> list[Ju
     for row in rows:
         if row["source"] == source:
             words = extract(tidied(row["text"]), rng)
-            cut = min(PROMPT_WORDS, len(words) // 2)
+            cut = min(sentiment.GIVEN_WORDS, len(words) // 2)
             prompt, completion = " ".join(words[:cut]), " ".join(words[cut:])
             made.append(Judged(prompt, completion, bool(row["label"]), source, digest(row["text"])))
     return [judged for judged in made if judged.prompt and has_word(judged.completion)]
@@ -83,57 +138,42 @@ def tidied(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+# -- dialogues ------------------------------------------------------------------------------------
+
+
 def halves(rows: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
     """Dialogue turns in two parts that share no dialogue; those of smaller digest come first."""
     names = sorted({row["dialogue"] for row in rows}, key=digest)
     first = set(names[: len(names) // 2])
-    return [r for r in rows if r["dialogue"] in first], [
-        r for r in rows if r["dialogue"] not in first
-    ]
+    parts = ([], [])
+    for row in rows:
+        parts[row["dialogue"] not in first].append(row)
+    return parts
 
 
 def dialogue(turns: Sequence[str]) -> str:
-    """The last turns, a line each, that have DIALOGUE_WORDS words at most; always the last one.
+    """The last turns, a line each, that fit into a chat prompt; always the last one.
 
-    The chat task's prompts (`chat.last_turns`) are cut a little otherwise: the user speaks first,
-    and a last turn that is too long makes no prompt. The rule here stays because the shipped
-    scorers were trained by it, and another would make other adapters of the same settings.
+    The task's own prompts (`chat.last_turns`) are stricter: the user speaks first, and a last turn
+    that is too long makes no prompt. The shipped scorers were trained by this rule.
     """
-    kept, words = [], 0
-    for turn in reversed(turns):
-        words += len(turn.split())
-        if kept and words > DIALOGUE_WORDS:
-            break
-        kept.append(" ".join(turn.split()))
-    return "\n".join(reversed(kept))
+    return "\n".join(chat.fitting(turns) or [chat.line(turns[-1])])
 
 
-def comparisons(rows: Sequence[Mapping], rng: random.Random) -> list[Comparison]:
-    """Human reply against a random reply, a quarter of them from the same dialogue."""
-    made, worse = [], _Worse(rows, rng)
-    for row in worse.rows:
-        origin = "same dialogue" if rng.random() < SAME_DIALOGUE else "other dialogue"
-        rejected = worse.of(row, origin)
-        if rejected:
-            prompt = dialogue(row["context"])
-            made.append(Comparison(prompt, row["reply"], rejected, origin, row["dialogue"]))
-    return made
+def comparisons(
+    rows: Sequence[Mapping], rng: random.Random, shares: Mapping[str, float] = REWARDED
+) -> list[Comparison]:
+    """Each human reply against one that does not fit, of a kind drawn by its share."""
+    worse = _Worse(rows, rng)
+    drawn = (
+        worse.than(row, *rng.choices(list(shares), list(shares.values()))) for row in worse.rows
+    )
+    return [made for made in drawn if made]
 
 
 def replies(rows: Sequence[Mapping], rng: random.Random) -> list[Judged]:
-    """Each human reply, and one that does not fit: of its dialogue, near in words, or shuffled.
-
-    In shares of JUDGED.
-    """
-    made, worse = [], _Worse(rows, rng)
-    for row in worse.rows:
-        (origin,) = rng.choices(list(JUDGED), list(JUDGED.values()))
-        rejected = worse.of(row, origin)
-        if rejected:
-            prompt, group = dialogue(row["context"]), row["dialogue"]
-            made.append(Judged(prompt, row["reply"], True, "human", group))
-            made.append(Judged(prompt, rejected, False, origin, group))
-    return made
+    """Each human reply, and one that does not fit: of its dialogue, near in words, or shuffled."""
+    return [reply for made in comparisons(rows, rng, JUDGED) for reply in made.judged()]
 
 
 def every_reply(rows: Sequence[Mapping], count: int, rng: random.Random) -> list[Judged]:
@@ -142,8 +182,8 @@ def every_reply(rows: Sequence[Mapping], count: int, rng: random.Random) -> list
     for row in rng.sample(worse.rows, min(count, len(worse.rows))):
         prompt, group = dialogue(row["context"]), row["dialogue"]
         made.append(Judged(prompt, row["reply"], True, "human", group))
-        others = ((origin, worse.of(row, origin)) for origin in DIFFERENT)
-        made += [Judged(prompt, text, False, origin, group) for origin, text in others if text]
+        drawn = (worse.than(row, origin) for origin in DIFFERENT)
+        made += [against.judged()[1] for against in drawn if against]
     return made
 
 
@@ -161,33 +201,28 @@ class _Worse:
         self.own: dict[str, list[str]] = defaultdict(list)
         for row in self.rows:
             self.own[row["dialogue"]].append(row["reply"])
-        self.makers: dict[str, Callable[[Mapping], str | None]] = {
-            "same dialogue": self._same,
-            "other dialogue": lambda row: self._foreign(row, 1)[0],
-            "similar words": self._similar,
-            "shuffled words": lambda row: shuffled(row["reply"], self.rng),
-        }
 
-    def of(self, row: Mapping, origin: str) -> str | None:
-        """Such a reply; None if there is none but the turn's own."""
-        found = self.makers[origin](row)
-        return None if found == row["reply"] else found
+    def than(self, row: Mapping, origin: str) -> Comparison | None:
+        """The turn's reply against one of a kind; None if there is none but the turn's own."""
+        prompt, reply, group = dialogue(row["context"]), row["reply"], row["dialogue"]
+        if origin == "same dialogue":
+            others = [text for text in self.own[group] if text != reply]
+            rejected = self.rng.choice(others) if others else reply
+        elif origin == "shuffled words":
+            rejected = shuffled(reply, self.rng)
+        elif origin == "other dialogue":
+            rejected = self._foreign(group)
+        else:
+            known = _content(prompt)
+            foreign = [self._foreign(group) for _ in range(CANDIDATES)]
+            rejected = max(foreign, key=lambda text: len(known & _content(text)))
+        return Comparison(prompt, reply, rejected, origin, group) if rejected != reply else None
 
-    def _same(self, row: Mapping) -> str | None:
-        others = [text for text in self.own[row["dialogue"]] if text != row["reply"]]
-        return self.rng.choice(others) if others else None
-
-    def _foreign(self, row: Mapping, count: int) -> list[str]:
-        found: list[str] = []
-        while len(found) < count:
+    def _foreign(self, dialogue: str) -> str:
+        while True:
             other = self.rng.choice(self.rows)
-            if other["dialogue"] != row["dialogue"]:
-                found.append(other["reply"])
-        return found
-
-    def _similar(self, row: Mapping) -> str:
-        known = _content(dialogue(row["context"]))
-        return max(self._foreign(row, CANDIDATES), key=lambda text: len(known & _content(text)))
+            if other["dialogue"] != dialogue:
+                return other["reply"]
 
 
 def _content(text: str) -> set[str]:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from bondlab import device
 from bondlab.lm.adapters import Trainable
-from bondlab.tasks import shipped
+from bondlab.tasks import models
 
 SMOOTHED = 20  # training steps of a drawn curve
 
@@ -32,7 +32,7 @@ class Supervised:
 
     steps: int
     batch: int
-    learning_rate: float
+    learning_rate: float = 1e-3
     rank: int = 16
     warmup: int = 30
     clip: float = 1.0
@@ -54,24 +54,24 @@ def fit(
     optimizer = torch.optim.AdamW(model.trainable(), lr=settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _ramp(s, settings))
     batches, curve, started = _batches(data, settings, length), [], time.perf_counter()
+    checks = {*range(0, settings.steps, settings.check_every), settings.steps}
     for step in tqdm(range(settings.steps + 1), desc="training", unit="step"):
-        if step % settings.check_every == 0 or step == settings.steps:
+        now = checked = math.nan
+        if step in checks:
             with torch.no_grad(), accelerator.autocast():
                 size = settings.batch
                 parts = [held_out[i : i + size] for i in range(0, len(held_out), size)]
-                checked = sum(loss(p).item() * len(p) for p in parts) / len(held_out)
-        if step == settings.steps:
-            curve.append((step, math.nan, checked, time.perf_counter() - started))
-            break
-        with accelerator.autocast():
-            value = loss(next(batches))
-        accelerator.backward(value)
-        accelerator.clip_grad_norm_(model.trainable(), settings.clip)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        at_check = checked if step % settings.check_every == 0 else math.nan
-        curve.append((step, value.item(), at_check, time.perf_counter() - started))
+                checked = sum(loss(part).item() * len(part) for part in parts) / len(held_out)
+        if step < settings.steps:
+            with accelerator.autocast():
+                value = loss(next(batches))
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(model.trainable(), settings.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            now = value.item()
+        curve.append((step, now, checked, time.perf_counter() - started))
     return pd.DataFrame(curve, columns=["step", "loss", "held_out_loss", "seconds"])
 
 
@@ -102,7 +102,7 @@ def save(
     curve: pd.DataFrame,
     settings: Supervised,
     data: Sequence[str],
-    base: str = shipped.BASE,
+    base: str,
 ) -> None:
     """Adapter in bfloat16 (half the size), its training curve and how it was made."""
     model.save_adapter(folder)
@@ -121,11 +121,11 @@ def curves(folders: Mapping[str, str]) -> pd.DataFrame:
     """Shipped training curves by panel, tidy: panel, series, step, mean; losses lack an interval.
 
     Args:
-        folders: of each panel, the name of the folder in `shipped.WEIGHTS`.
+        folders: of each panel, the name of the folder in `models.WEIGHTS`.
     """
     parts = []
     for panel, name in folders.items():
-        curve = pd.read_csv(shipped.WEIGHTS / name / "training.csv")
+        curve = pd.read_csv(models.WEIGHTS / name / "training.csv")
         smooth = curve["loss"].rolling(SMOOTHED, min_periods=1).mean()
         series = {f"training, mean of {SMOOTHED} steps": smooth, "held out": curve["held_out_loss"]}
         parts += [

@@ -1,1 +1,1 @@
-"""How anything measured is shown: intervals, plots, figures' files, notebooks' parameters and tables."""
+"""How measures are shown: intervals, plots, figures' files, notebooks' parameters and tables."""

@@ -1,82 +1,64 @@
 """Figures of lines and of bars: tidy table in, matplotlib Figure out, drawn by seaborn.objects.
 
-A table holds exactly what is drawn, so that its numbers can be saved beside the picture and tested
-in its place. Series are told apart by colour (Okabe and Ito's palette, safe for colour-blind
-readers) and by line, marker or hatch, in their order of appearance in the whole table, so that a
-grey copy still reads. Intervals are drawn wherever the columns low and high have numbers.
+A table holds what is drawn. Series differ in colour (Okabe and Ito's palette, safe for colour-blind
+readers) and in line, marker or hatch, by their order in the whole table, so that a grey copy still
+reads. Intervals are drawn wherever the columns low and high have numbers.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
-from pathlib import Path
-from typing import Any
+from itertools import chain, cycle, product
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn.objects as so
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so the same on every machine
-    "axes.titlesize": 11,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "hatch.linewidth": 0.6,
-    "svg.hashsalt": "bondlab",  # element ids depend on the content only
-}
+from bondlab.report.files import STYLE, save, show
+
+__all__ = ["Level", "Mark", "Panel", "bars", "lines", "save", "show"]
+
 SMALL = {"fontsize": 9, "color": "#444444"}
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = {"color": "#666666", "linewidth": 1.2, "zorder": 1.5}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--")
+HATCHES = dict(zip(COLOURS, ("", "//", "..", "xx", "\\\\", "++", "--"), strict=True))
+LOOKS = {"color": COLOURS, "linestyle": LINES, "marker": MARKERS}
 LEVEL_LINES = ((0, (4, 3)), (0, (1, 2)), (0, (8, 2, 1, 2)))
-# What each kind of row is drawn with: seaborn's marks, and the columns that they need besides.
-INTERVAL = {"ymin": "low", "ymax": "high"}
+# What each kind of row is drawn with: seaborn's marks and the columns that they need besides.
+LINE, DOT = (so.Line(), {}), (so.Dot(pointsize=5.5), {})
 WHISKER = so.Range({"capstyle": "butt"}, linestyle="-", linewidth=1.5)
-POINTS = ((WHISKER, INTERVAL), (so.Dot(pointsize=5.5), {}))
-NAMES = so.Text({"clip_on": False}, halign="right", valign="bottom", **SMALL)
+UP, ACROSS = {"ymin": "low", "ymax": "high"}, {"orient": "y", "xmin": "x_low", "xmax": "x_high"}
+NAME = so.Text({"clip_on": False}, halign="right", valign="bottom", **SMALL)
+BAR = (so.Bar(alpha=1, edgecolor="white", edgewidth=0.5), {})
+BLACK = so.Range({"capstyle": "butt"}, color="black", linestyle="-", linewidth=1.5)
+WRITTEN = so.Text(color="black", fontsize=9, valign="bottom", offset=2)
 KINDS = {
-    "curve": ((so.Band(alpha=0.18), INTERVAL), (so.Line(), {})),
+    "curve": ((so.Band(alpha=0.18), UP), LINE),
     "formula": ((so.Line(marker=""), {}),),
-    "points": POINTS,
-    "joined": ((WHISKER, INTERVAL), (so.Line(), {})),
-    "path": ((so.Path(), {}),),
-    "named": (*POINTS, (NAMES, {"text": "point"})),
+    "points": ((WHISKER, UP), DOT),
+    "joined": ((WHISKER, UP), LINE),
+    "named": ((WHISKER, UP), DOT, (NAME, {"text": "point"})),
+    "path": ((so.Path(), {}), (WHISKER, UP), (WHISKER, ACROSS)),
+    "bar": (BAR, (BLACK, UP), (WRITTEN, {"y": "top", "text": "point"})),
 }
+BESIDE = so.Dodge(by=["color"], gap=0.08)
+BARE = {"formula": {"marker": ""}} | dict.fromkeys(["points", "named"], {"linestyle": "none"})
 NEEDS = {"path": ("x_low", "x_high"), "named": ("point",)}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: its value in the column "panel", title and axes; xlabel is for the figure's own.
-
-    Titles and labels may hold formulas between dollar signs.
-    """
+    """One panel: its value in the column "panel", title and axes; xlabel, if its own."""
 
     name: str
-    title: str
+    title: str  # this and the labels may hold $formulas$
     ylabel: str
     xlabel: str = ""
 
@@ -117,7 +99,7 @@ def lines(
     title: str = "",
     note: str = "",
 ) -> Figure:
-    """Means and their intervals against x: training steps, N, a quantile or another measure.
+    """Means and their intervals against x: training steps, N, a quantile, another measure.
 
     Args:
         table: columns panel, series, `x`, mean, low, high and, with `rows`, row. The column kind
@@ -125,21 +107,29 @@ def lines(
             (a line alone), "points" (dots with whiskers), "joined" (these joined in order of x),
             "named" (these with the column point beside each) or "path" (joined in the table's
             order; at the last a cross of its interval and that of x, columns x_low and x_high).
-        panels: left to right; each row of the grid shows all of them.
-        rows: the rows of the grid, top to bottom, such as "N = 4"; none for a single row.
-        scale: the x axis: "" (linear), "log2" (ticks at the x of what is no formula) or "sqrt" (for
-            a KL, with whose root a policy gains near its reference; mirrored below 0).
-        note: small print under the figure: seeds, sample counts.
+        panels: left to right; each of `rows` (top to bottom, such as "N = 4") shows all of them.
+        scale: of x: "", "log2" (ticks at the x of what is no formula) or "sqrt" (for a KL, with
+            whose root a policy gains near its reference; mirrored below 0).
 
     Raises:
-        ValueError: the table is empty or lacks columns, a panel has no rows, or there are more
-            series than colours.
+        ValueError: an empty table, missing columns, a panel without rows, more than seven series.
     """
-    table = table if "kind" in table else table.assign(kind="curve")
-    needed = {name for kind in table["kind"].unique() for name in NEEDS.get(kind, ())}
-    _require(table, needed | {x} | ({"row"} if rows else set()))
-    draw = partial(_draw_lines, table, x, scale)
-    return _figure(table, panels, draw, rows, levels, marks, xlabel, title, note)
+    table = table.assign(kind=table["kind"].fillna("curve") if "kind" in table else "curve")
+    _require(table, [x, *(["row"] if rows else [])])
+    with mpl.rc_context(STYLE):
+        figure, grid = _sheet(len(rows) or 1, len(panels), note)
+        for axes, (row, panel) in zip(grid.flat, product(rows or [""], panels), strict=True):
+            part = table[(table["panel"] == panel.name) & (not row or table["row"] == row)]
+            if part.empty:
+                raise ValueError(f"The panel {panel.name!r} {row} has no rows in the table.")
+            _draw(axes, table, part, x)
+            _scale(axes, table, part, x, scale)
+            _compare(axes, panel.name, row, levels, marks)
+            axes.set(title=f"{row}: {panel.title}" if row else panel.title, ylabel=panel.ylabel)
+            axes.set_xlabel((panel.xlabel or xlabel) if axes in grid[-1] else "")
+            axes.tick_params(labelbottom=axes in grid[-1])
+        _add_legend(figure, table, title)
+        return _laid_out(figure)
 
 
 def bars(
@@ -161,202 +151,112 @@ def bars(
         decimals: digits of the written means; None writes none, where bars stand too close.
         ylim: the y axis of all panels, where they are to be compared.
         slanted: names of groups at an angle, for many of them.
-        logy: panels that reach beyond ten times this have a y axis that is linear up to it and
-            logarithmic from there.
-
-    Raises:
-        ValueError: as `lines`.
+        logy: where y turns from linear to logarithmic, in panels that reach ten times beyond it.
     """
-    _require(table, {"group"})
-    table = table.assign(kind="bar")
-
-    def draw(axes: Axes, part: pd.DataFrame) -> None:
-        _draw_bars(table, decimals, axes, part)
-        if slanted:
-            for label in axes.get_xticklabels():
+    _require(table, ["group"])
+    digits = "" if decimals is None else f"{{:z.{decimals}f}}"
+    text, top = table["mean"].map(digits.format), table["high"].fillna(table["mean"]).clip(lower=0)
+    table = table.assign(kind="bar", point=text, top=top)
+    figure = lines(table, panels, "group", "", levels=levels, title=title, note=note)
+    with mpl.rc_context(STYLE):
+        for axes in figure.axes:
+            if logy and np.abs(axes.dataLim.intervaly).max() > 10 * logy:
+                axes.set_yscale("symlog", linthresh=logy)
+                axes.yaxis.set_major_formatter("{x:g}")
+            axes.margins(y=0.1)  # room for the written mean
+            if ylim:
+                axes.set_ylim(*ylim)
+            for label in axes.get_xticklabels() if slanted else ():
                 label.set(rotation=40, horizontalalignment="right", rotation_mode="anchor")
-        if logy and part[["mean", "low", "high"]].abs().max(axis=None) > 10 * logy:
-            axes.set_yscale("symlog", linthresh=logy)
-            axes.yaxis.set_major_formatter("{x:g}")
-        if ylim:
-            axes.set_ylim(*ylim)
-
-    return _figure(table, panels, draw, levels=levels, title=title, note=note)
+        return _laid_out(figure)
 
 
-def save(
-    figure: Figure, folder: Path | str, stem: str, table: pd.DataFrame, provenance: dict[str, Any]
-) -> tuple[Path, ...]:
-    """Write stem.svg, .png, .csv (the plotted numbers) and .json (provenance); returns the paths.
-
-    The same content gives the same bytes: no date, no version, numbers of eight digits, sorted
-    keys. Each file is replaced as a whole, so that a reader or a kill never meets half a file.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        "svg": _render(figure, "svg", {"Date": None, "Creator": "bondlab"}),
-        "png": _render(figure, "png", {"Software": "bondlab"}),
-        "csv": table.to_csv(index=False, float_format="%.8g", lineterminator="\n").encode(),
-        "json": (json.dumps(provenance, indent=2, sort_keys=True) + "\n").encode(),
-    }
-    paths = tuple(folder / f"{stem}.{kind}" for kind in contents)
-    for path, content in zip(paths, contents.values(), strict=True):
-        partial_file = path.with_name(f".{path.name}.{os.getpid()}")
-        partial_file.write_bytes(content)
-        partial_file.replace(path)
-    return paths
-
-
-def show(figure: Figure | Path | str, text: str) -> None:
-    """Display a figure, or a saved PNG by its path, in a notebook; `text` describes it in words.
-
-    The text is the output's plain form: what a screen reader says and a notebook test compares.
-    """
-    from IPython.display import display  # notebooks only
-
-    drawn = isinstance(figure, Figure)
-    png = _render(figure, "png", {"Software": "bondlab"}) if drawn else Path(figure).read_bytes()
-    display({"image/png": base64.b64encode(png).decode(), "text/plain": text}, raw=True)
-
-
-def _render(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, metadata=metadata, dpi=144)
-    return buffer.getvalue()
-
-
-def _require(table: pd.DataFrame, columns: set[str]) -> None:
-    missing = sorted((columns | {"panel", "series", "mean", "low", "high"}) - set(table.columns))
-    if missing or table.empty:
+def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    kinds = set(table.get("kind", ()))
+    if unknown := sorted(kinds - set(KINDS)):
+        raise ValueError(f"The table to plot has the unknown kinds {unknown}; use {[*KINDS]}.")
+    needed = {name for kind in kinds for name in NEEDS.get(kind, ())}
+    needed |= {*columns, "panel", "series", "mean", "low", "high"}
+    if (missing := sorted(needed - set(table.columns))) or table.empty:
         raise ValueError(f"The table to plot is empty or lacks the columns {missing}.")
     if (count := table["series"].nunique()) > len(COLOURS):
         raise ValueError(f"{count} series in one figure; it can tell {len(COLOURS)} apart.")
 
 
-def _figure(
-    table: pd.DataFrame,
-    panels: Sequence[Panel],
-    draw: Callable[[Axes, pd.DataFrame], None],
-    rows: Sequence[str] = (),
-    levels: Sequence[Level] = (),
-    marks: Sequence[Mark] = (),
-    xlabel: str = "",
-    title: str = "",
-    note: str = "",
-) -> Figure:
-    """The grid of panels, 10 inches wide or 6 with one, each drawn from its part of the table."""
-    shape, width = (max(len(rows), 1), len(panels)), 6 if len(panels) == 1 else 10
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, 1.1 + 2.7 * shape[0]), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
-        note = textwrap.fill(note, int(width * 13.5))
-        if note:
-            figure.supxlabel(note, x=0.01, ha="left", **SMALL)
-        grid = figure.subplots(*shape, squeeze=False, sharex="col")
-        for axes, (row, panel) in zip(grid.flat, product(rows or [""], panels), strict=True):
-            part = table[(table["panel"] == panel.name) & (not row or table["row"] == row)]
-            if part.empty:
-                raise ValueError(f"The panel {panel.name!r} {row} has no rows in the table.")
-            draw(axes, part)
-            _compare(axes, panel.name, row, levels, marks)
-            bottom = axes in grid[-1]
-            axes.tick_params(labelbottom=bottom)
-            axes.set_xlabel((panel.xlabel or xlabel) if bottom else "")
-            axes.set(title=f"{row}: {panel.title}" if row else panel.title, ylabel=panel.ylabel)
-        _add_legend(figure, table, title)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # computed once: drawing again moves nothing
+def _sheet(rows: int, columns: int, note: str) -> tuple[Figure, np.ndarray]:
+    """An empty figure and its axes [rows, columns], 10 inches wide, or 6 with one column."""
+    figure = Figure(figsize=(6 if columns == 1 else 10, 1.1 + 2.7 * rows))
+    if note:
+        wrapped = textwrap.fill(note, int(figure.get_figwidth() * 13.5))
+        figure.supxlabel(wrapped, x=0.01, ha="left", **SMALL)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex="col")
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """The layout is computed once and kept: drawing again, at any resolution, moves nothing."""
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     return figure
 
 
-def _plot(
-    table: pd.DataFrame, axes: Axes, part: pd.DataFrame, x: str, **looks: Sequence[Any]
-) -> so.Plot:
-    """A plot of some rows on given axes, each series with its looks in the whole table."""
-    names = list(table["series"].unique())
-    shown = [name for name in names if name in set(part["series"])]
+def _draw(axes: Axes, table: pd.DataFrame, part: pd.DataFrame, x: str) -> None:
+    """A part of the table, each series with its looks in the whole of it."""
+    names = table["series"].unique()
+    here = [name for name in names if name in set(part["series"])]
     scales = {
-        look: so.Nominal({name: values[names.index(name)] for name in shown}, order=shown)
-        for look, values in looks.items()
+        k: so.Nominal(dict(zip(names, v, strict=False)), order=here) for k, v in LOOKS.items()
     }
-    theme = {key: matplotlib.rcParams[key] for key in so.Plot.config.theme}  # not seaborn's own
-    plot = so.Plot(part, x=x, y="mean", **dict.fromkeys(looks, "series"))
-    return plot.on(axes).theme(theme).scale(**scales)
-
-
-def _draw_lines(table: pd.DataFrame, x: str, scale: str, axes: Axes, part: pd.DataFrame) -> None:
+    theme = {key: mpl.rcParams[key] for key in so.Plot.config.theme}  # in place of seaborn's own
     for kind, some in part.groupby("kind"):
-        plot = _plot(table, axes, some, x, color=COLOURS, linestyle=LINES, marker=MARKERS)
+        if kind == "path":  # the cross is at the last point
+            passed = some["series"].duplicated(keep="last")
+            some = some.assign(low=some["low"].mask(passed), x_low=some["x_low"].mask(passed))
+        plot = so.Plot(some, x=x, y="mean", **dict.fromkeys(LOOKS, "series"))
         for mark, columns in KINDS[kind]:
-            plot = plot.add(mark, legend=False, **columns)
-        if kind == "path":
-            ends = some.groupby("series").tail(1)
-            across = {"orient": "y", "xmin": "x_low", "xmax": "x_high"}
-            plot = plot.add(WHISKER, data=ends, legend=False, **INTERVAL)
-            plot = plot.add(WHISKER, data=ends, legend=False, **across)
-        plot.plot()
+            plot = plot.add(mark, *([BESIDE] if kind == "bar" else []), legend=False, **columns)
+        plot.on(axes).theme(theme).scale(**scales).plot()
+    for bar in chain(*axes.containers):  # hatches and spaced markers are not among seaborn's looks
+        bar.set_hatch(HATCHES[mpl.colors.to_hex(bar.get_facecolor())])
     for line in axes.lines:
         line.set_markevery(max(1, len(line.get_xdata()) // 10))
-    # The scale is matplotlib's, for seaborn leaves an interval of x unscaled.
+
+
+def _scale(axes: Axes, table: pd.DataFrame, part: pd.DataFrame, x: str, scale: str) -> None:
+    """The x axis; by matplotlib, for seaborn leaves an interval of x unscaled."""
+    if x == "group":
+        axes.set_xlim(-0.45, part[x].nunique() - 0.55)
+        axes.xaxis.set_visible(part[x].any())
+        return
     whole = bool((part[x] % 1 == 0).all())
-    locator = MaxNLocator(7, steps=[1, 2, 5, 10], integer=whole and not scale)
+    locator = mpl.ticker.MaxNLocator(7, steps=[1, 2, 5, 10], integer=whole and not scale)
     axes.xaxis.set_major_locator(locator)
     if scale == "log2":
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(set(table.loc[table["kind"] != "formula", x])))
     elif scale == "sqrt":
-        axes.set_xscale("function", functions=(_root, lambda u: np.sign(u) * np.square(u)))
-        reach = max(table[x].max(), 0)
-        ticks = np.square(locator.tick_values(0, _root(reach)))  # evenly far apart
-        axes.set_xticks(ticks[ticks <= reach])
+        root, square = (lambda u, power=p: np.sign(u) * np.abs(u) ** power for p in (0.5, 2))
+        axes.set_xscale("function", functions=(root, square))
+        ticks = square(locator.tick_values(0, root(max(table[x].max(), 0))))  # evenly far apart
+        axes.set_xticks(ticks[ticks <= table[x].max()])
     if scale:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     axes.margins(x=0.12 if "named" in set(part["kind"]) else 0.05)  # room for the names
 
 
-def _root(x: np.ndarray) -> np.ndarray:
-    return np.sign(x) * np.sqrt(np.abs(x))
-
-
-def _draw_bars(table: pd.DataFrame, decimals: int | None, axes: Axes, part: pd.DataFrame) -> None:
-    part = part.assign(top=part["high"].fillna(part["mean"]).clip(lower=0))
-    bar = so.Bar(alpha=1, edgecolor="white", edgewidth=0.5)
-    whisker = so.Range({"capstyle": "butt"}, color="black", linestyle="-", linewidth=1.5)
-    beside = so.Dodge(by=["color"])
-    plot = _plot(table, axes, part, "group", color=COLOURS)
-    plot = plot.add(bar, so.Dodge(by=["color"], gap=0.08), legend=False)
-    plot = plot.add(whisker, beside, legend=False, **INTERVAL)
-    if decimals is not None:  # + 0.0 turns -0.0 into 0.0
-        text = [f"{round(mean, decimals) + 0.0:.{decimals}f}" for mean in part["mean"]]
-        above = so.Text(color="black", fontsize=SMALL["fontsize"], valign="bottom", offset=2)
-        plot = plot.add(above, beside, legend=False, y="top", text=text)
-    plot.plot()
-    hatches = dict(zip(map(to_rgb, COLOURS), HATCHES, strict=True))  # seaborn has no such look
-    for patch in axes.patches:
-        patch.set_hatch(hatches[to_rgb(patch.get_facecolor())])
-    axes.margins(y=0.1)  # room for the written mean
-    axes.set_xlim(-0.45, part["group"].nunique() - 0.55)
-    if not part["group"].any():
-        axes.set_xticks([])
-
-
 def _compare(
     axes: Axes, panel: str, row: str, levels: Sequence[Level], marks: Sequence[Mark]
 ) -> None:
-    labels = list(dict.fromkeys(level.label for level in levels))
+    labels = dict.fromkeys(level.label for level in levels)
+    dashes = dict(zip(labels, cycle(LEVEL_LINES), strict=False))
     for level in levels:
         if level.panel in ("", panel) and level.row in ("", row):
-            look = {"color": "#555555", "linewidth": 1.2, "zorder": 1.5, "label": level.label}
-            line = LEVEL_LINES[labels.index(level.label) % len(LEVEL_LINES)]
-            axes.axhline(level.value, linestyle=line, **look)
+            axes.axhline(level.value, linestyle=dashes[level.label], label=level.label, **GREY)
             if level.low is not None and level.high is not None:
-                axes.axhspan(level.low, level.high, color="#555555", alpha=0.12, linewidth=0)
+                axes.axhspan(level.low, level.high, color="#666666", alpha=0.14, linewidth=0)
     for mark in marks:
-        look = {"color": "#999999", "linewidth": 1.2, "zorder": 1.2, "label": mark.label}
-        axes.axvline(mark.x, linestyle=(0, (1, 1.5)), **look)
+        axes.axvline(mark.x, linestyle=(0, (3, 1, 1, 1)), label=mark.label, **GREY)
 
 
 def _add_legend(figure: Figure, table: pd.DataFrame, title: str) -> None:
@@ -364,22 +264,16 @@ def _add_legend(figure: Figure, table: pd.DataFrame, title: str) -> None:
     entries = {}
     for index, (name, part) in enumerate(table.groupby("series", sort=False)):
         kinds = sorted(part["kind"].unique())
+        look = {look: values[index] for look, values in LOOKS.items()}
         for kind in kinds:
-            line = "none" if kind in ("points", "named") else LINES[index]
-            marker = "" if kind == "formula" else MARKERS[index]
-            look = {"color": COLOURS[index], "linestyle": line, "marker": marker}
-            told = f"{name}, {'simulated' if kind == 'points' else kind}"
-            entries[name if len(kinds) == 1 else told] = Line2D([], [], **look)
-            if kind == "bar":
-                look = {"facecolor": COLOURS[index], "hatch": HATCHES[index]}
-                entries[name] = Patch(edgecolor="white", **look)
-    if [*table["kind"].unique()] == ["bar"] and len(entries) == 1:
-        entries = {}
+            told = f", {'simulated' if kind == 'points' else kind}" if len(kinds) > 1 else ""
+            entries[f"{name}{told}"] = mpl.lines.Line2D([], [], **look | BARE.get(kind, {}))
+    if set(table["kind"]) == {"bar"}:
+        colours = zip(entries, COLOURS, strict=False) if len(entries) > 1 else ()
+        entries = {n: mpl.patches.Patch(fc=c, ec="white", hatch=HATCHES[c]) for n, c in colours}
     for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    columns = int(figure.get_figwidth() * 11 / (max(map(len, entries), default=0) + 8))
-    place = {"loc": "outside upper center", "ncols": min(max(columns, 1), max(len(entries), 1))}
+        entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    columns = figure.get_figwidth() * 11 // (max(map(len, entries), default=0) + 8)
+    place = {"loc": "outside upper center", "ncols": int(max(1, min(columns, len(entries))))}
     look = {"frameon": False, "handlelength": 3, "title": title or None, "title_fontsize": 12}
-    if entries or title:
-        figure.legend([*entries.values()], [*entries], **place, **look)
+    figure.legend([*entries.values()], [*entries], **place, **look)

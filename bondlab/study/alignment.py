@@ -1,36 +1,56 @@
-"""The runs of Figures 5, 6 and 7 on causal models as data.
+"""What Figures 5, 6 and 7 share, on causal models: scales, runs, results, terms of their claims.
 
 Sections and figures are those of arXiv 2407.14622. The paper aligns Gemma 2B and 7B on private
 prompts and a private reward; here a small causal model continues movie reviews (the task sentiment)
-or answers in a dialogue (chat). What counts as reproduced stands in `alignment_claims`.
+or answers in a dialogue (chat). Rewards are compared in spreads: standard deviations of the
+reference's rewards within a prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from math import nan
+from typing import Literal
 
-from bondlab.algorithms import (
-    Algorithm,
-    bonbon,
-    j_bond,
-    online_dpo,
-    raft,
-    reinforce,
-    vbon,
-    warp,
-)
-from bondlab.anchors import MovingAverage, Periodic
+import numpy as np
+import pandas as pd
+
+from bondlab.algorithms import Algorithm, j_bond
+from bondlab.anchors import MovingAverage
 from bondlab.config import Config
-from bondlab.study import alignment_decisions as decisions
+from bondlab.report.intervals import Interval, mean_interval
+from bondlab.report.kept import Results, Tables
+from bondlab.report.plots import Panel
+from bondlab.rules import J_BOND_PENALTY
+from bondlab.study import frontier
+from bondlab.study.claims import Term, at
+from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect
+from bondlab.study.judge import judged
 from bondlab.study.sweep import Spec
 from bondlab.tasks import TaskSettings
 
 RUNS = "alignment"  # all tasks and both experiments share what they have in common
-ANCHOR_FIGURES = {"fig05_anchor": "5", "fig05_tradeoff": "5"}
-ANCHOR_FIGURES |= {"fig06_eta": "6", "fig06_gamma": "6", "fig06_tradeoff": "6"}
-J_BOND_FIGURES = {"fig07_training": "7", "fig07_tradeoff": "7"}
-J_BOND_FIGURES |= {"kl_growth": None, "other_baselines": None, "other_tradeoff": None}
-J_BOND_FIGURES |= {"benchmarks": None}
+REWARD = Panel("reward", "Reward", "mean reward of the task")
+JUDGE = Panel("judge", "Second judge, not trained on", "mean score of the judge")
+AREA = "Mean height between curves of reward against the root of the KL, over the KL both reach."
+SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N, as far as the evaluation bank goes
+Runs = dict[str, tuple[Algorithm, dict[str, float]]]  # by series, with labels of their own
+
+
+class AlignmentSettings(RunSettings):
+    """The parameters of notebook 06; `policy` is a model by name, "" the task's own."""
+
+    task: Literal["sentiment", "chat"]
+    policy: str
+
+
+class BaselineSettings(AlignmentSettings):
+    """The parameters of notebook 07."""
+
+    other_task: Literal["", "sentiment", "chat"]
+    other_baselines: bool
+
 
 # -- scales ----------------------------------------------------------------------------------------
 
@@ -58,15 +78,14 @@ PAPER = Config(
     steps=5000, prompts_per_step=128, evaluate_every=250, warmup=100, learning_rate=3e-6,
     lora_rank=None, fresh=True, checkpoint_every=100, micro_batch=4,
 )  # fmt: skip
-CONFIGS = {"smoke": SMOKE, "laptop": LAPTOP, "study": STUDY, "paper": PAPER}
-
-# Training prompts, held-out prompts and completion tokens; None is the task's own length.
-SIZES = {"smoke": (8, 4, None), "laptop": (32, 16, 16), "study": (256, 40, None)}
-SIZES["paper"] = (16_000, 128, 128)  # as many as the dialogues have, to the next thousand
-# The paper's references are private fine-tuned checkpoints; the public base models stand in, since
-# the public instruction models of the family have been through alignment already.
-GEMMA = {"anchor_ablations": "google/gemma-2b", "j_bond": "google/gemma-7b"}
-
+# Training prompts, held-out prompts and completion tokens (None: the task's own length). The paper
+# profile has as many prompts as the dialogues have, to the next thousand.
+SCALES = {
+    "smoke": (SMOKE, 8, 4, None),
+    "laptop": (LAPTOP, 32, 16, 16),
+    "study": (STUDY, 256, 40, None),
+    "paper": (PAPER, 16_000, 128, 128),
+}
 # How far an anchor goes: a step here stands for so many of the paper's, so a rate eta becomes
 # 1 - (1 - eta)^stride and a copy comes every 50 / stride steps. Not stated how many steps the
 # paper's runs have; the strides were chosen so that four copies or more fit into ours (smoke: two).
@@ -78,111 +97,109 @@ def rate(profile: str, eta: float) -> float:
     return round(1 - (1 - eta) ** STRIDES[profile], 6)
 
 
-def every(profile: str, period: int = 50) -> int:
-    """Steps between copies at this profile for the paper's period."""
-    return max(1, round(period / STRIDES[profile]))
-
-
-def settings(experiment: str, profile: str, task: str, policy: str | None = None) -> TaskSettings:
-    """The task of an experiment; the smoke profile has one that stands in for all."""
-    train, evaluate, tokens = SIZES[profile]
-    if profile == "smoke":
-        return TaskSettings(name="tiny_causal", train=train, evaluate=evaluate)
-    if profile == "paper":
-        policy = policy or GEMMA[experiment]
-    return TaskSettings(
-        name=task, train=train, evaluate=evaluate, policy=policy, completion_tokens=tokens
-    )
-
-
-def spec(
-    task: TaskSettings, profile: str, algorithm: Algorithm, seed: int, series: str, **labels: float
-) -> Spec:
-    """A run at a profile. Divergences in its tables are those to Best-of-2, J-BOND's n."""
-    config = CONFIGS[profile].model_copy(update={"seed": seed})
-    known = {"row": "", "series": series, "n": 2, "seed": seed, "warmup": config.warmup}
-    known |= {"rate": 0.0, "every": 0}  # of an anchor that stays
-    beta = algorithm.settings.get("beta", float("nan"))
-    return Spec(task, algorithm, config, {**known, "beta": beta, **labels})
-
-
-# -- anchor ablations (Figures 5 and 6) ------------------------------------------------------------
-
-
-def anchor_specs(
-    profile: str, seeds: Sequence[int], task: str = "sentiment", policy: str | None = None
-) -> list[Spec]:
-    """J-BOND with anchors that move at different speeds, and with more KL to a fast one."""
-
-    def moving(eta: float, gamma: float = 0.0) -> tuple[Algorithm, dict[str, float]]:
-        algorithm = j_bond(gamma=gamma, anchor=MovingAverage(rate(profile, eta)))
-        return algorithm, {"eta": eta, "gamma": gamma, "rate": rate(profile, eta)}
-
-    period = every(profile)
-    runs = {
-        decisions.MOVING: moving(0.02),  # section 6, Fig. 5
-        decisions.COPY: (j_bond(anchor=Periodic(period)), {"gamma": 0.0, "every": period}),
-        **{decisions.speed_name(eta): moving(eta) for eta in decisions.ETAS},
-        **{
-            decisions.speed_name(decisions.GAMMA_ETA, g): moving(decisions.GAMMA_ETA, g)
-            for g in decisions.GAMMAS[1:]
-        },
-    }
-    chosen = settings("anchor_ablations", profile, task, policy)
-    return [
-        spec(chosen, profile, algorithm, seed, series, **labels)
-        for seed in seeds for series, (algorithm, labels) in runs.items()
-    ]  # fmt: skip
-
-
-# -- J-BOND against REINFORCE (Figure 7), and against other baselines ------------------------------
-
-# Not stated; chosen: the best of as many completions as J-BOND samples (RAFT), the sizes and shares
-# of the methods' own papers (vBoN and BoNBoN at Best-of-8; WARP's rate and strength of the KL), and
-# DPO's usual strength of the KL.
-RAFT_N, BEST_OF, WARP_RATE, WARP_BETA, DPO_BETA = 3, 8, 0.01, 0.1, 0.1
-BASELINES = ("RAFT", "vBoN", "online DPO", "BoNBoN", "WARP, first stage")
-
-
-def j_bond_specs(
-    profile: str, seeds: Sequence[int], task: str = "sentiment", policy: str | None = None
-) -> list[Spec]:
-    """J-BOND with eta 0.02 (gamma is not stated: 0), REINFORCE for each beta_RL, and the others.
-
-    Not the others at profile laptop, whose runs are to take minutes.
-    """
-    anchor = MovingAverage(rate(profile, 0.02))  # section 6, Fig. 7
-    slow = rate(profile, WARP_RATE)
-    others = (
-        (raft(RAFT_N, anchor=anchor), {"rate": anchor.rate}),
-        (vbon(BEST_OF), {}),
-        (online_dpo(DPO_BETA), {}),
-        (bonbon(BEST_OF), {}),
-        (warp(WARP_BETA, slow), {"rate": slow}),
-    )
-    runs = {
-        decisions.J_BOND: (j_bond(anchor=anchor), {"eta": 0.02, "gamma": 0.0, "rate": anchor.rate}),
-        **{decisions.reinforce_name(b): (reinforce(b), {"beta_rl": b}) for b in decisions.BETAS_RL},
-    }
-    if profile != "laptop":
-        runs |= dict(zip(BASELINES, others, strict=True))
-    chosen = settings("j_bond", profile, task, policy)
-    return [
-        spec(chosen, profile, algorithm, seed, series, **labels)
-        for seed in seeds for series, (algorithm, labels) in runs.items()
-    ]  # fmt: skip
-
-
-SEEDS = {"smoke": (0,), "laptop": (0,), "study": (0,), "paper": (0, 1, 2)}
-PLANS = {"anchor_ablations": anchor_specs, "j_bond": j_bond_specs}
+def moving(profile: str, eta: float, gamma: float = 0.0) -> tuple[Algorithm, dict[str, float]]:
+    """J-BOND with a moving average, and its labels."""
+    anchor = MovingAverage(rate(profile, eta))
+    return j_bond(gamma=gamma, anchor=anchor), {"eta": eta, "gamma": gamma, "rate": anchor.rate}
 
 
 def specs(
-    experiment: str, profile: str, task: str = "sentiment", policy: str | None = None
+    runs: Callable[[str], Runs],
+    gemma: str,
+    profile: str,
+    task: str = "sentiment",
+    policy: str = "",
 ) -> list[Spec]:
-    """The runs of an experiment, "anchor_ablations" or "j_bond", at a profile.
+    """The runs of an experiment at a profile; the smoke profile's one task stands in for all.
+
+    Divergences in their tables are those to Best-of-2, J-BOND's n.
 
     Args:
-        task: "sentiment" or "chat"; policy: a model by name, None the task's own.
+        gemma: the paper's policy. Its references are private fine-tuned checkpoints; the public
+            base models stand in, since the public instruction models have been aligned already.
     """
-    return PLANS[experiment](profile, SEEDS[profile], task, policy)
+    config, train, evaluate, tokens = SCALES[profile]
+    size = {"train": train, "evaluate": evaluate}
+    if profile == "smoke":
+        named = TaskSettings(name="tiny_causal", **size)
+    else:
+        model = policy or (gemma if profile == "paper" else None)
+        named = TaskSettings(name=task, policy=model, completion_tokens=tokens, **size)
+    known = {"row": "", "n": 2, "warmup": config.warmup, "rate": 0.0, "every": 0}
+    found = []
+    for seed in (0, 1, 2) if profile == "paper" else (0,):
+        for series, (algorithm, own) in runs(profile).items():
+            beta = algorithm.settings.get("beta", nan)
+            labels = {**known, "series": series, "seed": seed, "beta": beta, **own}
+            found.append(Spec(named, algorithm, config.model_copy(update={"seed": seed}), labels))
+    return found
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+def chosen(
+    experiment: Experiment, settings: AlignmentSettings, series: Collection[str] | None = None
+) -> list[Spec]:
+    """The runs of some series (None: all) of an experiment with the notebook's task and policy."""
+    found = experiment.specs(settings.profile, settings.task, settings.policy)
+    return [spec for spec in found if series is None or spec.labels["series"] in series]
+
+
+def results(
+    experiment: Experiment, settings: AlignmentSettings, series: Collection[str] | None = None
+) -> Results:
+    """The tables of some series' runs with the second judge's columns: computed or shipped.
+
+    Those of another task or policy are a variant, named by both; "shipped" has what it has.
+
+    Raises:
+        FileNotFoundError: "shipped" was asked for and nothing is.
+    """
+    variant = "" if settings.task == "sentiment" else settings.task
+    if settings.policy:
+        variant = f"{settings.task}_{settings.policy.replace('/', '--')}"
+
+    def compute() -> Tables:
+        wanted = chosen(experiment, settings, series)
+        folders = experiment.sweep(wanted, settings.workers)
+        sizes = [n for n in SIZES if n <= wanted[0].config.evaluation_bank]
+        return judged(collect(wanted, folders, settings.profile, sizes), wanted, folders)
+
+    return Results(experiment.name, settings.profile, variant).load(TABLES, compute)
+
+
+def starts(found: Results) -> pd.DataFrame:
+    """J-BOND's reward before the first step beside its theory: penalised share, mean r_J."""
+    first, lines = found["evaluations"].query("step == 0").groupby("prompt")["penalised"].mean(), []
+    for name, scale in (("penalised share", 1), ("mean r_J", J_BOND_PENALTY)):
+        here = mean_interval(first * scale)
+        ends = {"measured": here.mean, "low": here.low, "high": here.high, "prompts": here.count}
+        lines.append({"measure": name, "theory": scale / 3, **ends})
+    return pd.DataFrame(lines)
+
+
+# -- what terms are made of ------------------------------------------------------------------------
+
+
+def trend(x: Collection[float], values: Sequence[np.ndarray]) -> np.ndarray:
+    """Slope of the least-squares line through n measures [S, B] over settings x [n]: [S, B]."""
+    centred = np.array([*x]) - np.mean([*x])
+    return np.tensordot(centred, np.stack(values), 1) / (centred @ centred)
+
+
+def fall(series: dict[str, float], column: str, table: pd.DataFrame) -> np.ndarray:
+    """By how much a measure after the last step falls per unit of each series' setting, [S, B]."""
+    return -trend(series.values(), [at(table, name, column) for name in series])
+
+
+def above(series: str, others: Collection[str]) -> list[Term]:
+    """A term for each other series, above whose curve of reward against KL one is to lie."""
+    return [
+        Term(f"{series} above {other} (spreads)", partial(_height, series, other), above=0)
+        for other in others
+    ]
+
+
+def _height(series: str, other: str, table: pd.DataFrame) -> Interval:
+    return frontier.area(table, series, other) * (1 / frontier.spread(table))

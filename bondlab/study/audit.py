@@ -25,7 +25,7 @@ from scipy.special import expit
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import assets, device, measures, tasks
+from bondlab import device, measures, tasks
 from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.making import prepare
@@ -33,7 +33,7 @@ from bondlab.report.intervals import Interval, accuracy_interval, mean_interval
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
 from bondlab.rewards import Reward, score
 from bondlab.study import summaries
-from bondlab.tasks import TaskSettings, scorers, shipped
+from bondlab.tasks import TaskSettings, models, scorers, xsum
 
 SIZES = (1, 2, 4, 8, 16)  # N of Best-of-N
 PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
@@ -57,7 +57,7 @@ class Settings(BaseModel):
     samples: Annotated[int, Field(ge=max(SIZES))]
     labelled: Count
     many: Count = 10_000
-    untrained: str = shipped.BASE
+    untrained: str = models.BASE
     seed: int = 0
 
 
@@ -81,7 +81,7 @@ class Audit:
     retrains: Sequence[str]
 
     def results(self, profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
-        """The tables texts and runs: measured at a profile, once, or those that are shipped.
+        """The tables texts and runs: measured at a profile, once, or those that are models.
 
         Args:
             seed: of the samples and of the texts chosen.
@@ -116,9 +116,7 @@ class Audit:
 
 
 def _digest(model: str) -> str:
-    if model in scorers.SCORERS:
-        return scorers.identity(model)
-    return assets.file_digest(shipped.folder(model) / "adapter_model.safetensors")
+    return (scorers if model in scorers.SCORERS else xsum).identity(model)
 
 
 # -- measuring -------------------------------------------------------------------------------------
@@ -255,11 +253,11 @@ def correlations(
 # -- trainings and examples ------------------------------------------------------------------------
 
 
-def training(models: Iterable[str]) -> pd.DataFrame:
+def training(names: Iterable[str]) -> pd.DataFrame:
     """Shipped training curves: panel (the model), series, step, mean; losses lack an interval."""
     parts, batches = [], f"training, mean of {SMOOTHED} steps"
-    for name in models:
-        curve = pd.read_csv(shipped.WEIGHTS / name / "training.csv")
+    for name in names:
+        curve = pd.read_csv(models.WEIGHTS / name / "training.csv")
         curve[batches] = curve["loss"].rolling(SMOOTHED, min_periods=1).mean()
         curve = curve.rename(columns={"held_out_loss": "held out"})
         long = curve.melt("step", [batches, "held out"], "series", "mean").dropna()

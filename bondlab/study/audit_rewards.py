@@ -19,7 +19,6 @@ from bondlab.making import preferences
 from bondlab.making.preferences import DIFFERENT, Judged
 from bondlab.report.intervals import accuracy_interval, auc_interval, mean_interval
 from bondlab.report.kept import Results
-from bondlab.study import judging
 from bondlab.study.audit import (
     SIZES,
     Audit,
@@ -31,6 +30,7 @@ from bondlab.study.audit import (
     sampled,
     scored,
 )
+from bondlab.study.judge import judge_of
 from bondlab.tasks import TaskSettings, scorers, tiny
 
 NAME = "alignment_rewards"
@@ -93,7 +93,7 @@ def measure(settings: Settings) -> pd.DataFrame:
     """Draw, score and describe every text of both tasks; further columns: task, origin, good."""
     parts = []
     for name, chosen in settings.tasks.items():
-        task, judge = tasks.build(chosen, device.resolve("auto")), judging.judge_of(chosen)
+        task, second = tasks.build(chosen, device.resolve("auto")), judge_of(chosen)
         if chosen.name in TASKS:
             known = labelled(name, settings.labelled, settings.seed)
         else:
@@ -102,7 +102,7 @@ def measure(settings: Settings) -> pd.DataFrame:
         stream = (settings.seed, NAME)
         drawn = sampled(task.model, task.eval_prompts, counts, *stream, at_once=PROMPTS_AT_ONCE)
         own = written(name, task.eval_prompts, drawn, task.eval_references)
-        judges = {"reward": task.reward, "judge": judge.score}
+        judges = {"reward": task.reward, "judge": second.score}
         texts = scored(pd.concat([known, own]), judges, labelled=LABELLED, written=["policy"])
         parts.append(texts.assign(task=name))
     return pd.concat(parts, ignore_index=True)

@@ -6,107 +6,108 @@ chosen because small models can be told apart by them without a person or a larg
   preferences    share of HHH comparisons whose preferred reply is the likelier, as BIG-bench scores
   margin         log-probability of the preferred reply less that of the other, nats
   bits_per_byte  of held-out text, given its first words: did alignment cost ability?
-A policy that summarises reads documents alone: of it, bits_per_byte of the human summaries.
 
-All tables are long, a row a value: measure, group (kind, subset or corpus), item (unique within a
-measure: what intervals resample) and value. Results are stored below `runs/benchmarks`.
+Tables are those of `items`: group is a kind, subset or corpus. Each policy is measured once.
 Legend: B prompts, K completions a prompt.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, device, measures, paths, results, training  # fmt: skip
+from bondlab import device, measures, paths
 from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.templates import chat_template
+from bondlab.report.kept import Results, Tables, once
 from bondlab.rewards import score
-from bondlab.study import benchmark_texts, instructions, likelihoods
-from bondlab.study.decisions import REFERENCE
+from bondlab.study import benchmark_texts
+from bondlab.study.alignment import RUNS, AlignmentSettings, chosen
+from bondlab.study.benchmark_texts import PROMPTS_AT_ONCE, rows
+from bondlab.study.claims import Claim, Term
 from bondlab.study.instructions import INSTRUCTIONS, followed
+from bondlab.study.items import COLUMNS, REFERENCE
+from bondlab.study.j_bond import EXPERIMENT, J_BOND
 from bondlab.study.sweep import Spec
-from bondlab.task import Task
+from bondlab.training import train
 
-VERSION = 1  # raise when a measure's numbers change: what is stored then no longer matches
-PROMPTS_AT_ONCE = 8
-COLUMNS = ["policy", "seed", "measure", "group", "item", "value"]
+VERSION = 1  # raise when a measure's numbers or an instruction's rule change: all is measured anew
 ASKED = [instruction.text for instruction in INSTRUCTIONS]
 LONGEST_PROMPT, LONGEST_TEXT = 512, 256  # tokens; a tenth of the HHH replies are longer than 118
-Count = Annotated[int, Field(ge=1)]
+COST = 0.02  # bits per byte of held-out text that alignment may cost and still be cheap
 
 
-class Suite(BaseModel):
+@dataclass(frozen=True)
+class Suite:
     """How much is measured; every instruction is, at any size.
 
     Args:
-        corpora: "embedded" for the study's data sets, "made" for texts made by code.
         samples: answers of a policy to each instruction.
         reference_samples: the same of the reference, from which Best-of-N is chosen.
-        answer_tokens: the longest answer.
-        best_of: sizes of sampled Best-of-N, none above `reference_samples`.
         pairs: HHH comparisons; texts: held-out texts of each corpus. Fewer, if there are fewer.
+        best_of: sizes of sampled Best-of-N, none above `reference_samples`.
+        answer_tokens: the longest answer.
+        corpora: "embedded" for the study's data sets, "made" for texts made by code.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    corpora: Literal["embedded", "made"] = "embedded"
-    samples: Count
-    reference_samples: Count
-    best_of: tuple[Count, ...] = (2, 8)
-    answer_tokens: Count = 64
-    pairs: Count
-    texts: Count
+    samples: int
+    reference_samples: int
+    pairs: int
+    texts: int
+    best_of: tuple[int, ...] = (2, 8)
+    answer_tokens: int = 64
+    corpora: str = "embedded"
     seed: int = 0
 
 
 SUITES = {
-    "smoke": Suite(
-        corpora="made", samples=1, reference_samples=4, best_of=(2, 4), answer_tokens=8, pairs=6,
-        texts=4,
-    ),
-    "laptop": Suite(samples=1, reference_samples=8, answer_tokens=32, pairs=32, texts=12),
-    "study": Suite(samples=4, reference_samples=16, pairs=221, texts=100),
-    "paper": Suite(samples=4, reference_samples=32, answer_tokens=256, pairs=221, texts=500),
-}  # fmt: skip
+    "smoke": Suite(1, 4, pairs=6, texts=4, best_of=(2, 4), answer_tokens=8, corpora="made"),
+    "laptop": Suite(1, 8, pairs=32, texts=12, answer_tokens=32),
+    "study": Suite(4, 16, pairs=221, texts=100),
+    "paper": Suite(4, 32, pairs=221, texts=500, answer_tokens=256),
+}
 
 
-def collect(specs: Sequence[Spec], parent: Path, suite: Suite) -> pd.DataFrame:
-    """The measures of finished runs of one task, of their reference and of Best-of-N of it.
+def results(found: Results, settings: AlignmentSettings, series: Collection[str]) -> Results:
+    """The results with the table benchmarks: items of the reference, Best-of-N and some series.
 
-    Args:
-        specs: the runs, with the labels series and seed; they lie below `parent`.
+    The series' runs are finished. Nothing is measured twice.
 
-    Returns:
-        Columns policy, seed, measure, group, item, value; the reference comes first.
+    Raises:
+        FileNotFoundError: "shipped" was asked for and nothing is.
     """
-    tables = [of_reference(specs[0], suite).assign(seed=0)]
-    for spec in tqdm(specs, "benchmarks", leave=False):
-        labels = {"policy": spec.labels["series"], "seed": spec.labels["seed"]}
-        tables.append(of_run(spec, parent, suite).assign(**labels))
-    return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+    def compute() -> Tables:
+        specs, suite = chosen(EXPERIMENT, settings, series), SUITES[settings.profile]
+        tables = [of_reference(specs[0], suite).assign(seed=0)]
+        for spec in tqdm(specs, "benchmarks", leave=False):
+            labels = {"policy": spec.labels["series"], "seed": spec.labels["seed"]}
+            tables.append(of_run(spec, suite).assign(**labels))
+        table = pd.concat(tables, ignore_index=True)[COLUMNS]
+        return {"benchmarks": table.assign(profile=settings.profile)}
+
+    return found.load(["benchmarks"], compute)
 
 
-def of_run(spec: Spec, parent: Path, suite: Suite) -> pd.DataFrame:
+def of_run(spec: Spec, suite: Suite) -> pd.DataFrame:
     """The measures of a finished run's policy."""
-    precision = spec.config.precision
+    precision, parent = spec.config.precision, paths.runs_folder() / RUNS
 
     def compute() -> pd.DataFrame:
-        policy = training.train(spec.build(), spec.algorithm, spec.config, parent).policy
-        answers = answer(policy, suite, suite.samples, precision)
-        return measure(policy, answers, suite, precision)
+        policy = train(spec.build(), spec.algorithm, spec.config, parent).policy
+        _, met = answer(policy, suite, suite.samples, precision)
+        return measure(policy, met, suite, precision)
 
-    return _stored({"run": spec.folder(parent).path.name}, suite, compute)
+    return _once({"run": spec.folder(parent).path.name}, suite, compute)
 
 
 def of_reference(spec: Spec, suite: Suite) -> pd.DataFrame:
@@ -118,56 +119,70 @@ def of_reference(spec: Spec, suite: Suite) -> pd.DataFrame:
     task, precision = spec.build(), device.resolve(spec.config.precision)
 
     def compute() -> pd.DataFrame:
-        answers = answer(task.model, suite, suite.reference_samples, precision)
-        found = measure(task.model, answers, suite, precision).assign(policy=REFERENCE)
-        chosen = [best_of_n(answers, task, n, precision) for n in suite.best_of if answers]
-        return pd.concat([found, *chosen], ignore_index=True)
+        texts, met = answer(task.model, suite, suite.reference_samples, precision)
+        found = measure(task.model, met, suite, precision).assign(policy=REFERENCE)
+        with device.accelerator(precision).autocast():
+            rewards = score(task.reward, ASKED, texts)
+        picked = [best_of_n(met, rewards, n) for n in suite.best_of]
+        return pd.concat([found, *picked], ignore_index=True)
 
-    return _stored({"task": task.identity, "precision": precision}, suite, compute)
+    return _once({"task": task.identity, "precision": precision}, suite, compute)
 
 
-def _stored(
+def _once(
     subject: Mapping[str, Any], suite: Suite, compute: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
-    """The table of a subject under a suite: read, or computed and kept."""
-    identity = {
-        "version": VERSION,
-        "instructions": inspect.getsource(instructions),  # texts and the rules that check them
-        "suite": suite.model_dump(),
-        **subject,
-    }
-    path = paths.runs_folder() / "benchmarks" / f"{results.digest(identity)}.parquet"
-    if not path.exists():
-        checkpoints.write_atomically(path, compute().to_parquet(index=False))
-    return pd.read_parquet(path)
+    asked = [[instruction.kind, instruction.text] for instruction in INSTRUCTIONS]
+    what = {"version": VERSION, "instructions": asked, "suite": asdict(suite)}
+    return once("benchmarks", {**what, **subject}, compute)[0]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Answers to the instructions, B lists of K texts, and which of them follow [B, K]."""
-
-    texts: list[list[str]]
-    followed: Tensor
+# -- measures --------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def measure(
-    policy: LanguageModel, answers: Answers | None, suite: Suite, precision: str
-) -> pd.DataFrame:
-    """Every measure that suits a policy with these `answers`; a summariser has none."""
+def measure(policy: LanguageModel, met: Tensor, suite: Suite, precision: str) -> pd.DataFrame:
+    """Every measure of a policy whose answers met [B, K] of the constraints."""
+    plain = _face(policy, "{prompt}", LONGEST_TEXT)
+    openings = benchmark_texts.openings(suite.corpora, suite.texts)
+    compared = benchmark_texts.comparisons(suite.corpora, suite.pairs)
     with device.accelerator(precision).autocast():
-        if answers is None:
-            pairs = benchmark_texts.summaries(suite.corpora, suite.texts)
-            return likelihoods.bits_per_byte(policy, pairs)
-        plain = _face(policy, "{prompt}", LONGEST_TEXT)
-        pairs = benchmark_texts.openings(suite.corpora, suite.texts)
-        compared = benchmark_texts.comparisons(suite.corpora, suite.pairs)
         tables = [
-            constraints(answers.followed.mean(-1)),
-            likelihoods.preferences(_chat(policy, LONGEST_TEXT), compared),
-            likelihoods.bits_per_byte(plain, pairs),
+            constraints(met.mean(-1)),
+            benchmark_texts.preferences(_chat(policy, LONGEST_TEXT), compared),
+            benchmark_texts.bits_per_byte(plain, openings),
         ]
     return pd.concat(tables, ignore_index=True)
+
+
+@torch.no_grad()
+def answer(
+    policy: LanguageModel, suite: Suite, samples: int, precision: str
+) -> tuple[list[list[str]], Tensor]:
+    """K answers to each of B instructions, and which of them follow it, 0 or 1 [B, K]."""
+    chat, texts = _chat(policy, suite.answer_tokens), []
+    for start in tqdm(range(0, len(ASKED), PROMPTS_AT_ONCE), "instructions", leave=False):
+        prompts = chat.encode(ASKED[start : start + PROMPTS_AT_ONCE])
+        generator = seeded(suite.seed, "instructions", start)
+        with device.accelerator(precision).autocast():
+            texts += chat.decode(chat.sample(prompts, samples, generator))
+    met = [
+        [followed(instruction, text) for text in answers]
+        for instruction, answers in zip(INSTRUCTIONS, texts, strict=True)
+    ]
+    return texts, torch.tensor(met, dtype=torch.float64)
+
+
+def best_of_n(met: Tensor, rewards: Tensor, n: int) -> pd.DataFrame:
+    """The constraints of Best-of-n by rewards [B, K]: the mean over all n-subsets of answers."""
+    return constraints(measures.best_of_n_value(met, rewards, n)).assign(
+        policy=f"sampled Best-of-{n}"
+    )
+
+
+def constraints(shares: Tensor) -> pd.DataFrame:
+    """Rows of the share of answers [B] that follow each instruction."""
+    return rows("constraints", [instruction.kind for instruction in INSTRUCTIONS], shares)
 
 
 def _chat(policy: LanguageModel, tokens: int) -> LanguageModel:
@@ -185,35 +200,30 @@ def _face(
     return face.to(policy.device)
 
 
-# -- constraints -----------------------------------------------------------------------------------
+# -- claims ----------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def answer(policy: LanguageModel, suite: Suite, samples: int, precision: str) -> Answers | None:
-    """Draw answers to every instruction and check them; None of an encoder-decoder."""
-    if policy.is_encoder_decoder:
-        return None
-    chat, texts = _chat(policy, suite.answer_tokens), []
-    for start in tqdm(range(0, len(ASKED), PROMPTS_AT_ONCE), "instructions", leave=False):
-        prompts = chat.encode(ASKED[start : start + PROMPTS_AT_ONCE])
-        generator = seeded(suite.seed, "instructions", start)
-        with device.accelerator(precision).autocast():
-            texts += chat.decode(chat.sample(prompts, samples, generator))
-    met = [
-        [followed(instruction, text) for text in answers]
-        for instruction, answers in zip(INSTRUCTIONS, texts, strict=True)
-    ]
-    return Answers(texts, torch.tensor(met, dtype=torch.float64))
+def _gain(measure: str, items: pd.DataFrame) -> np.ndarray:
+    """A measure of J-BOND's policy less the reference's, on the same items, [S, items]."""
+    values = items[items["measure"] == measure].set_index(["policy", "seed", "item"])["value"]
+    own, base = (values[policy].unstack("item") for policy in (J_BOND, REFERENCE))
+    return own.to_numpy() - base[own.columns].to_numpy()
 
 
-def constraints(shares: Tensor) -> pd.DataFrame:
-    """Rows of the share of answers [B] that follow each instruction."""
-    return likelihoods.rows("constraints", [i.kind for i in INSTRUCTIONS], shares)
-
-
-def best_of_n(answers: Answers, task: Task, n: int, precision: str) -> pd.DataFrame:
-    """The constraints of Best-of-n by the task's reward: the mean over all n-subsets of answers."""
-    with device.accelerator(precision).autocast():
-        rewards = score(task.reward, ASKED, answers.texts)
-    shares = measures.best_of_n_value(answers.followed, rewards, n)
-    return constraints(shares).assign(policy=f"sampled Best-of-{n}")
+CLAIMS = (
+    Claim(
+        "J-BOND improves several benchmarks.",
+        "abstract; the paper names and shows none",
+        [
+            Term("constraints, J-BOND - reference", partial(_gain, "constraints"), above=0),
+            Term("preferences, J-BOND - reference", partial(_gain, "preferences"), above=0),
+        ],
+        "Shares of the constraints met and of HHH's preferred replies found likelier.",
+    ),
+    Claim(
+        "J-BOND costs no ability.",
+        "ours",
+        [Term("bits per byte, J-BOND - reference", partial(_gain, "bits_per_byte"), below=COST)],
+        "Of held-out text.",
+    ),
+)

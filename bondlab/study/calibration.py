@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bondlab import measures
-from bondlab.measures import Interval
+from bondlab.report.intervals import TAIL, Interval, grouped, known, mean_interval, resampled, text
 
 MONTE_CARLO = 16  # section 4.2
 LEARNED, COUNTED, CONSTANT = "learned", f"Monte Carlo, {MONTE_CARLO} samples", "always 1/2"
-SOURCES = ("policy", "reference")
-RESAMPLES = 2000
+BINS = 10  # of equal width in predicted p
+NOTHING = Interval(*[math.nan] * 4, 0)
 
 
 def observed(evaluation: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -44,13 +42,7 @@ def observed(evaluation: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     if "predicted_quantile" not in evaluation or evaluation["predicted_quantile"].isna().any():
         raise ValueError("calibration needs a predicted_quantile of every row: a learned run's")
-    table = _against_bank(evaluation.reset_index(drop=True)).assign(seed=seed)
-    table = table.rename(columns={"predicted_quantile": "predicted"})
-    return table[["step", "seed", "source", "prompt", "sample", "predicted", "share", "draws"]]
-
-
-def _against_bank(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with share and draws."""
+    table = evaluation.reset_index(drop=True).rename(columns={"predicted_quantile": "predicted"})
     place = table.groupby(["step", "prompt"]).ngroup()
     own = (table["source"] == "reference").to_numpy()
     bank = table[own].assign(place=place).pivot(index="place", columns="sample", values="reward")
@@ -60,10 +52,8 @@ def _against_bank(table: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"calibration needs three reference samples a prompt, not {sizes.min()}")
     beaten = (bank[place] <= table["reward"].to_numpy()[:, None]).sum(1) - own
     draws = sizes[place] - own
-    return table.assign(share=beaten / draws, draws=draws)
-
-
-# -- squared errors --------------------------------------------------------------------------------
+    table = table.assign(share=beaten / draws, draws=draws, seed=seed)
+    return table[["step", "seed", "source", "prompt", "sample", "predicted", "share", "draws"]]
 
 
 def squared_errors(table: pd.DataFrame) -> pd.DataFrame:
@@ -87,66 +77,71 @@ def squared_errors(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def error_curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean squared error of p against steps: source, step, series, mean, low, high, count."""
-    by = ["source", "step", "series"]
-    return measures.grouped_intervals(squared_errors(table), "squared_error", by)
+def curve_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The plotted numbers: row (the source), panel, series, kind, x, mean, low, high, count.
 
-
-# -- reliability -----------------------------------------------------------------------------------
-
-
-def reliability(table: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
-    """Observed against predicted p in bins of equal width: source, step, x, mean, low, high, count.
-
-    x is a bin's mean prediction, mean the share of reference samples at or below its completions,
-    which is x where the model is calibrated; the interval resamples prompts (and seeds, if
-    several). Empty bins are left out.
+    Panel "reliability": observed against predicted p in bins at the first and last step; mean is
+    the share of reference samples at or below a bin's completions, which is x, the bin's mean
+    prediction, where the model is calibrated. Panel "error": mean squared error of p against steps.
     """
-    rows = []
-    for (source, step), part in table.groupby(["source", "step"]):
-        totals, again = _resampled(part, _in_bins(part, bins))
-        counts, predicted, shares = np.split(totals, 3)
+    ends = sorted({table["step"].min(), table["step"].max()})
+    bins = [
+        reliability(part).assign(row=source, series=f"learned, step {step}")
+        for (source, step), part in table[table["step"].isin(ends)].groupby(["source", "step"])
+    ]
+    line = [
+        {"row": source, "series": "calibrated", "kind": "formula", "x": x, "mean": x}
+        for source in table["source"].unique() for x in (0.0, 1.0)
+    ]  # fmt: skip
+    errors = grouped(squared_errors(table), "squared_error", ["source", "step", "series"])
+    errors = errors.rename(columns={"source": "row", "step": "x"})
+    parts = [
+        pd.concat(bins).assign(panel="reliability", kind="points"),
+        pd.DataFrame(line).assign(panel="reliability"),
+        errors.assign(panel="error", kind="curve"),
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def reliability(table: pd.DataFrame) -> pd.DataFrame:
+    """Observed against predicted p in bins, of one source and step: x, mean, low, high, count.
+
+    The interval resamples prompts (and seeds, if several). Empty bins are left out.
+    """
+    draws = _resampled(table, _in_bins(table))
+    counts, predicted, shares = np.split(draws[0], 3)
+    cells, rows = table["seed"].nunique() * table["prompt"].nunique(), []
+    for b in np.flatnonzero(counts):
         with np.errstate(invalid="ignore"):  # a bin may be empty in a resample
-            means = again[:, 2 * bins :] / again[:, :bins]
-        for b in np.flatnonzero(counts):
-            low, high = np.nanquantile(means[:, b], [0.025, 0.975])
-            count = int(round(counts[b] * _cells(part)))
-            ends = (shares[b] / counts[b], low, high, count)
-            rows.append((source, step, predicted[b] / counts[b], *ends))
-    return pd.DataFrame(rows, columns=["source", "step", "x", "mean", "low", "high", "count"])
+            means = draws[1:, 2 * BINS + b] / draws[1:, b]
+        low, high = np.nanquantile(means, [1 - TAIL, TAIL])
+        count = int(round(counts[b] * cells))
+        rows.append((predicted[b] / counts[b], shares[b] / counts[b], low, high, count))
+    return pd.DataFrame(rows, columns=["x", "mean", "low", "high", "count"])
 
 
-def calibration_error(table: pd.DataFrame, bins: int = 10) -> tuple[Interval, float]:
+def calibration_error(table: pd.DataFrame) -> tuple[Interval, float]:
     """Mean over completions of |observed - predicted| of their bin, and what chance alone gives.
 
     Noise in the bins makes the error of a perfectly calibrated model positive too: its expectation
     is the second number, the bins' bootstrap errors times sqrt(2 / pi). The interval is normal,
     with the bootstrap's error, and cut at 0: resampling would add that noise a second time, so
-    that a percentile interval would lie too high. `count` is the number of prompts times seeds.
+    that a percentile interval would lie too high.
 
     Args:
         table: `observed` of one source and step.
     """
-    totals, again = _resampled(table, _in_bins(table, bins))
-
-    def gaps(sums: np.ndarray) -> np.ndarray:
-        count, predicted, share = np.split(sums, 3, axis=-1)
-        return (share - predicted) / count.sum(-1, keepdims=True)
-
-    by_chance = math.sqrt(2 / math.pi) * gaps(again).std(axis=0, ddof=1).sum()
-    value, values = np.abs(gaps(totals)).sum(), np.abs(gaps(again)).sum(-1)
-    return _normal(value, values, _cells(table), least=0.0), float(by_chance)
+    count, predicted, share = np.split(_resampled(table, _in_bins(table)), 3, axis=1)
+    gaps = (share - predicted) / count.sum(1, keepdims=True)
+    by_chance = math.sqrt(2 / math.pi) * gaps[1:].std(axis=0, ddof=1).sum()
+    return _normal(np.abs(gaps).sum(1), least=0.0), float(by_chance)
 
 
-def _in_bins(table: pd.DataFrame, bins: int) -> np.ndarray:
+def _in_bins(table: pd.DataFrame) -> np.ndarray:
     """Count, prediction and share of each completion, each in its bin's column: [rows, 3 bins]."""
-    place = np.minimum((table["predicted"] * bins).astype(int), bins - 1).to_numpy()
+    place = np.minimum((table["predicted"] * BINS).astype(int), BINS - 1).to_numpy()
     values = np.stack([np.ones(len(table)), table["predicted"], table["share"]], 1)
-    return (values[:, :, None] * np.eye(bins)[place][:, None, :]).reshape(len(table), -1)
-
-
-# -- order -----------------------------------------------------------------------------------------
+    return (values[:, :, None] * np.eye(BINS)[place][:, None, :]).reshape(len(table), -1)
 
 
 def rank_correlations(table: pd.DataFrame) -> dict[str, Interval]:
@@ -160,19 +155,14 @@ def rank_correlations(table: pd.DataFrame) -> dict[str, Interval]:
     Args:
         table: `observed` of one source and step.
     """
-    return {"within prompts": _within(table), "across prompts": _across(table)}
-
-
-def _within(table: pd.DataFrame) -> Interval:
     values: dict[int, list[float]] = {}
     for (prompt, _), part in table.groupby(["prompt", "seed"]):
         if _varies(part):
             found = stats.spearmanr(part["predicted"], part["share"]).statistic
             values.setdefault(prompt, []).append(found)
-    if not values:
-        return _nothing(_cells(table))
-    found = measures.mean_interval([np.mean(own) for own in values.values()])
-    return dataclasses.replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
+    within = mean_interval([np.mean(own) for own in values.values()]) if values else NOTHING
+    within = dataclasses.replace(within, low=max(within.low, -1.0), high=min(within.high, 1.0))
+    return {"within prompts": within, "across prompts": _across(table)}
 
 
 def _varies(table: pd.DataFrame) -> bool:
@@ -181,72 +171,39 @@ def _varies(table: pd.DataFrame) -> bool:
 
 def _across(table: pd.DataFrame) -> Interval:
     if not _varies(table):
-        return _nothing(_cells(table))
+        return NOTHING
     x, y = (stats.zscore(stats.rankdata(table[name])) for name in ("predicted", "share"))
-    totals, again = _resampled(table, np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], 1))
-    return _normal(_correlation(totals), _correlation(again), _cells(table))
+    sums = _resampled(table, np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], 1))
+    count, x, y, xx, yy, xy = sums.T
+    return _normal((count * xy - x * y) / np.sqrt((count * xx - x * x) * (count * yy - y * y)))
 
 
-def _correlation(sums: np.ndarray) -> np.ndarray:
-    count, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
-    return (count * xy - x * y) / np.sqrt((count * xx - x * x) * (count * yy - y * y))
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Errors, calibration and order at the last step: a row a measure, a column a source, as text."""
+    columns = {}
+    for source, part in table[table["step"] == table["step"].max()].groupby("source"):
+        errors = grouped(squared_errors(part), "squared_error", ["series"])
+        found = {f"mean squared error of p, {row.series}": row for row in errors.itertuples()}
+        found["calibration error"], chance = calibration_error(part)
+        found["calibration error by chance"] = known(chance)
+        for name, interval in rank_correlations(part).items():
+            found[f"rank correlation {name}"] = interval
+        columns[source] = {what: text(i.mean, i.low, i.high) for what, i in found.items()}
+    return pd.DataFrame(columns).rename_axis("measure").reset_index()
 
 
-def summary(table: pd.DataFrame, steps: Sequence[int]) -> pd.DataFrame:
-    """Errors, calibration and order at some steps: a row a source, step and measure."""
-    errors = squared_errors(table)
-    rows = []
-    for source in SOURCES:
-        for step in steps:
-            part = table[(table["source"] == source) & (table["step"] == step)]
-            chosen = errors[(errors["source"] == source) & (errors["step"] == step)]
-            found = {
-                f"mean squared error of p, {row.series}": row
-                for row in measures.grouped_intervals(chosen, "squared_error", ["series"])
-                .itertuples()
-            }  # fmt: skip
-            found["calibration error"], chance = calibration_error(part)
-            found["calibration error by chance"] = Interval(chance, math.nan, math.nan, 0.0, 0)
-            for name, interval in rank_correlations(part).items():
-                found[f"rank correlation {name}"] = interval
-            rows += [
-                {"source": source, "step": step, "measure": name, "value": i.mean, "low": i.low,
-                 "high": i.high}
-                for name, i in found.items()
-            ]  # fmt: skip
-    return pd.DataFrame(rows)
+def _resampled(table: pd.DataFrame, values: np.ndarray) -> np.ndarray:
+    """Means over seeds and prompts of the totals of values [rows, F] in each: [1 + R, F].
 
-
-# -- resampling ------------------------------------------------------------------------------------
-
-
-def _cells(table: pd.DataFrame) -> int:
-    return table["seed"].nunique() * table["prompt"].nunique()
-
-
-def _resampled(table: pd.DataFrame, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over seeds and prompts of their totals: as they are [F], and resampled [R, F].
-
-    Args:
-        table: rows with seed and prompt.
-        values: [rows, F], added up within each seed and prompt.
+    The first as they are, the others resampled. An unbalanced table fails here.
     """
     frame = pd.DataFrame(values).groupby([table["seed"].to_numpy(), table["prompt"].to_numpy()])
     shape = (table["seed"].nunique(), table["prompt"].nunique(), values.shape[1])
-    sums = frame.sum().to_numpy().reshape(shape)  # an unbalanced table fails here
-    generator = np.random.default_rng(0)
-    seeds, prompts = (measures.resampling_shares(n, RESAMPLES, generator) for n in shape[:2])
-    again = np.einsum("rs,rb,sbf->rf", seeds, prompts, sums, optimize=True)
-    return sums.mean((0, 1)), again
+    return resampled(frame.sum().to_numpy().reshape(shape))
 
 
-def _normal(value: float, values: np.ndarray, count: int, least: float = -1.0) -> Interval:
-    """value +- 1.96 times the spread of its resamples, within [least, 1]."""
-    error = float(values.std(ddof=1))
-    reach = float(stats.norm.ppf(0.975)) * error
-    value = float(value)
-    return Interval(value, max(value - reach, least), min(value + reach, 1.0), error, count)
-
-
-def _nothing(count: int) -> Interval:
-    return Interval(math.nan, math.nan, math.nan, math.nan, count)
+def _normal(draws: np.ndarray, least: float = -1.0) -> Interval:
+    """The first draw +- 1.96 times the spread of the others, within [least, 1]."""
+    value, error = float(draws[0]), float(draws[1:].std(ddof=1))
+    reach = float(stats.norm.ppf(TAIL)) * error
+    return Interval(value, max(value - reach, least), min(value + reach, 1.0), error, 0)

@@ -55,9 +55,9 @@ class Term:
         return "not reproduced" if failed else "inconclusive"
 
     def __str__(self) -> str:
-        bounds = {f"above {self.above:g}": self.above, f"below {self.below:g}": self.below}
+        bounds = {f"above {self.above:.3g}": self.above, f"below {self.below:.3g}": self.below}
         if self.above == -self.below:
-            bounds = {f"within {self.below:g} of 0": self.below}
+            bounds = {f"within {self.below:.3g} of 0": self.below}
         kept = [words for words, bound in bounds.items() if np.isfinite(bound)]
         return f"{self.what} {' and '.join(kept) or '(shown alone)'}"
 

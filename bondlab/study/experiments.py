@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from bondlab.results import RunFolder
-from bondlab.study import divergences, iterative
+from bondlab.study import anchor_ablations, divergences, iterative, j_bond
 from bondlab.study.experiment import Experiment
 
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
-        Experiment(
-            "exact", "Best-of-N and BOND in exact numbers", "00_best_of_n_in_exact_numbers"
-        ),
+        Experiment("exact", "Best-of-N and BOND in exact numbers", "00_best_of_n_in_exact_numbers"),
         Experiment(
             "xsum_task",
             "The XSum task: reference policy and reward",
@@ -24,6 +22,8 @@ EXPERIMENTS = {
             "The chat and sentiment tasks: rewards and judges",
             "05_chat_and_sentiment_rewards",
         ),
+        anchor_ablations.EXPERIMENT,
+        j_bond.EXPERIMENT,
         Experiment("own_model", "Align a model of your own", "08_align_your_own_model"),
     )
 }

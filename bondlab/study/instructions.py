@@ -53,11 +53,6 @@ def between(least: int, most: int) -> Check:
     return lambda answer: least <= len(words(answer)) <= most
 
 
-def at_most(count: int) -> Check:
-    """No more than `count` words."""
-    return between(1, count)
-
-
 def sentences(count: int) -> Check:
     """Exactly `count` sentences, the last one ended; numbers of a list are no ends."""
 
@@ -69,33 +64,23 @@ def sentences(count: int) -> Check:
     return check
 
 
-def contains(*wanted: str) -> Check:
-    """Each of the words occurs, as a word of its own and in either case ("moon's" has "moon")."""
-    return lambda answer: all(_times(word, answer) for word in wanted)
+def contains(*wanted: str, times: int = 1) -> Check:
+    """Each word occurs so often, as a word of its own, in either case ("moon's" has "moon")."""
+    return lambda answer: all(_count(word, answer) >= times for word in wanted)
 
 
 def avoids(*unwanted: str) -> Check:
     """None of the words occurs."""
-    return lambda answer: not any(_times(word, answer) for word in unwanted)
+    return lambda answer: not any(_count(word, answer) for word in unwanted)
 
 
-def repeats(word: str, times: int) -> Check:
-    """The word occurs that many times or more."""
-    return lambda answer: _times(word, answer) >= times
-
-
-def _times(word: str, answer: str) -> int:
-    return len(re.findall(rf"\b{re.escape(word)}\b", answer.lower()))
+def _count(word: str, answer: str) -> int:
+    return len(re.findall(rf"\b{word}\b", answer.lower()))
 
 
 def opens_with(*first: str) -> Check:
     """The answer's first words are these."""
     return lambda answer: words(answer)[: len(first)] == list(first)
-
-
-def ends_with(*marks: str) -> Check:
-    """The answer's last character is one of `marks`."""
-    return lambda answer: answer.strip().endswith(marks)
 
 
 def items(count: int, marks: str) -> Check:
@@ -108,11 +93,6 @@ def numbered(count: int) -> Check:
     """A list whose lines open with the numbers 1 to `count`, in order."""
     numbers = [str(number) for number in range(1, count + 1)]
     return lambda answer: _NUMBER.findall(answer) == numbers
-
-
-def commas(count: int) -> Check:
-    """Exactly `count` commas."""
-    return lambda answer: answer.count(",") == count
 
 
 def without(pattern: str) -> Check:
@@ -135,15 +115,15 @@ def _of(kind: str, *rows: tuple[str, Check, str]) -> list[Instruction]:
 INSTRUCTIONS = (
     *_of(
         "length",
-        ("Name a fruit. Answer with one word.", at_most(1), "Apple."),
-        ("What is snow? Use at most ten words.", at_most(10), "Snow is frozen water."),
-        ("Describe a cat in at most five words.", at_most(5), "A small furry hunter."),
-        ("Say why people sleep, in at most fifteen words.", at_most(15), "To rest and recover."),
+        ("Name a fruit. Answer with one word.", between(1, 1), "Apple."),
+        ("What is snow? Use at most ten words.", between(1, 10), "Snow is frozen water."),
+        ("Describe a cat in at most five words.", between(1, 5), "A small furry hunter."),
+        ("Say why people sleep, in at most fifteen words.", between(1, 15), "To rest and recover."),
         ("What is a library? Answer in exactly one sentence.", sentences(1), "It lends books."),
         ("Describe the sea in exactly two sentences.", sentences(2), "It is wide. It is blue."),
         ("Tell me about trains in exactly three sentences.", sentences(3),
          "Trains are long. They run on rails. They carry people."),
-        ("Give me a name for a dog. Answer with one or two words.", at_most(2), "Rusty."),
+        ("Give me a name for a dog. Answer with one or two words.", between(1, 2), "Rusty."),
         ("Write a headline about rain with three to eight words.", between(3, 8),
          "Heavy rain floods the town"),
         ("Describe your favourite season with twenty words or more.", between(20, 10_000),
@@ -159,7 +139,7 @@ INSTRUCTIONS = (
         ("Describe a kitchen. Mention a spoon.", matches(r"(?i)\bspoons?\b"),
          "A spoon lies on the table."),
         ("What do you do when it rains? Use the word \"umbrella\" at least twice.",
-         repeats("umbrella", 2), "I take my umbrella, as an umbrella keeps me dry."),
+         contains("umbrella", times=2), "I take my umbrella, as an umbrella keeps me dry."),
         ("Tell me about the moon without using the word \"moon\".", avoids("moon", "moons"),
          "It circles the Earth."),
         ("Describe winter without the words \"cold\" and \"snow\".", avoids("cold", "snow"),
@@ -179,11 +159,11 @@ INSTRUCTIONS = (
         ("List two drinks as bullet points.", items(2, BULLETS), "* tea\n* milk"),
         ("Describe the sky. Use lower case letters only.", without("[A-Z]"), "it is blue today."),
         ("Say hello. Use capital letters only.", without("[a-z]"), "HELLO, MY FRIEND!"),
-        ("Ask me about my day. End with a question mark.", ends_with("?"), "How was your day?"),
-        ("Wish me luck. End with an exclamation mark.", ends_with("!"), "Good luck tomorrow!"),
+        ("Ask me about my day. End with a question mark.", matches(r"\?\s*$"), "How was your day?"),
+        ("Wish me luck. End with an exclamation mark.", matches(r"!\s*$"), "Good luck tomorrow!"),
         ("Name three cities, separated by commas, on one line.",
          matches(r"^\s*[^,\n]+(?:,[^,\n]+){2}\s*$"), "Rome, Paris, Oslo"),
-        ("Describe a house without using any commas.", commas(0), "It has a red door."),
+        ("Describe a house without using any commas.", without(","), "It has a red door."),
         ("Say what friendship is. Put the whole answer in double quotation marks.",
          matches(r"(?s)^\s*[\"“].+[\"”]\s*$"), '"A friend stays when others leave."'),
     ),

@@ -9,28 +9,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from bondlab import assets, measures, paths
-from bondlab.study import plots, provenance
-from bondlab.study.experiments import Profile
-from bondlab.study.plots import Panel
+from bondlab import assets, paths
+from bondlab.report.kept import Profile
 from bondlab.tasks import tiny
 from bondlab.training import Run
 
-NAME = "own_model"
 # Not stated for any task like this; chosen so that the laptop's run ends within four minutes on two
 # cores and the others' within an hour. "shipped" is the laptop's run.
 STEPS = {"smoke": 2, "shipped": 24, "laptop": 24, "study": 200, "paper": 200}
-PANELS = (
-    Panel("reward", "Reward", "mean reward of a completion"),
-    Panel("log_quantile", "Reward log quantile", "mean log quantile (nats)"),
-    Panel("kl", "Distance from the start", "KL to the reference (nats)"),
-)
 
 
 class Settings(BaseModel):
@@ -45,7 +34,7 @@ class Settings(BaseModel):
 
     profile: Profile
     model: str
-    steps: Annotated[int, Field(ge=0)]
+    steps: int = Field(ge=0)
     seed: int
 
     @property
@@ -63,24 +52,6 @@ class Settings(BaseModel):
         return folder
 
 
-def progress(run: Run) -> pd.DataFrame:
-    """Reward, log quantile and KL on the held-out prompts at every evaluation, with intervals.
-
-    Returns:
-        Columns panel, step, mean, low, high, count (prompts).
-    """
-    own = run.evaluation
-    own = own[own["source"] == "policy"]
-    own = own.assign(
-        kl=own["log_prob"] - own["reference_log_prob"], log_quantile=np.log(own["quantile"])
-    )
-    parts = [
-        measures.grouped_intervals(own, panel.name, ["step"]).assign(panel=panel.name)
-        for panel in PANELS
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
 def print_answers(run: Run, prompts: Sequence[str], count: int = 4) -> None:
     """Print an answer to each of the first held-out prompts, before and after training."""
     own = run.evaluation
@@ -91,24 +62,3 @@ def print_answers(run: Run, prompts: Sequence[str], count: int = 4) -> None:
         for row in rows.sort_values("step").itertuples():
             text = textwrap.fill(" ".join(row.text.split()), 92, subsequent_indent=" " * 27)
             print(f"  step {row.step:3d}, reward {row.reward:6.2f}: {text}")
-
-
-def publish(profile: Profile, run: Run) -> None:
-    """Draw the progress of a run, write the figure's files and show it."""
-    table = progress(run).assign(series="policy")
-    prompts = int(table["count"].iloc[0])
-    config = run.folder.config["config"]
-    note = (
-        f"{prompts} held-out prompts, {config['evaluation_samples']} completions each, seed "
-        f"{config['seed']}; 95 % intervals over prompts."
-    )
-    figure = plots.curves(table, PANELS, note=note)
-    if profile != "shipped":  # a reader's own trial leaves the committed figure alone
-        last = table[table["step"] == table["step"].max()]
-        headline = [
-            provenance.number(f"{r.panel} after training", r.mean, r.low, r.high, "", prompts, 1)
-            for r in last.itertuples()
-        ]
-        manifest = run.folder.manifest
-        provenance.write(NAME, NAME, profile, figure, table, headline, note=note, runs=[manifest])
-    plots.show(figure, "Reward, log quantile and KL against training steps")

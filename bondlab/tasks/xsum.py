@@ -6,18 +6,21 @@ from torch import nn
 
 from bondlab import assets, device
 from bondlab.lm.language_model import LanguageModel
-from bondlab.task import Task
-from bondlab.tasks import models, shipped
-from bondlab.tasks.entailment import EntailmentReward
-from bondlab.tasks.settings import DOCUMENT_TOKENS, SUMMARY_TOKENS, TaskSettings, first
+from bondlab.tasks import models
+from bondlab.tasks.scorers import NO_CLAIM, EntailmentReward, Question
+from bondlab.tasks.settings import LIMITS
 
+POLICY, REWARD = "xsum_reference", "xsum_reward"  # adapters that come with the package
 TEMPLATE = "summarize: {prompt}"
+HUB_QUESTION = Question(  # of the hub's T5 entailment models
+    "premise: {premise} hypothesis: {claim}", 448, answers=("1", "0"), wordless=NO_CLAIM
+)
 
 
-def summariser(model: nn.Module, tokenizer: object, **limits) -> LanguageModel:
+def summariser(model: nn.Module, tokenizer: object, **limits: int) -> LanguageModel:
     """A T5 as summariser, with the task's template and limits (each may be overridden)."""
-    settings = {"max_prompt_tokens": DOCUMENT_TOKENS, "max_new_tokens": SUMMARY_TOKENS} | limits
-    return LanguageModel(model, tokenizer, template=TEMPLATE, **settings)
+    usual = dict(zip(("max_prompt_tokens", "max_new_tokens"), LIMITS["xsum"], strict=True))
+    return LanguageModel(model, tokenizer, template=TEMPLATE, **(usual | limits))
 
 
 def documents(data: str | None = None) -> tuple[list[dict], list[dict]]:
@@ -33,57 +36,30 @@ def documents(data: str | None = None) -> tuple[list[dict], list[dict]]:
     return train, list(found["test"])
 
 
+def texts(data: str | None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Documents to train on, and held-out ones with their summaries."""
+    train, test = documents(data)
+    return [row["document"] for row in train], [(row["document"], row["summary"]) for row in test]
+
+
 def reference(
-    precision: device.Precision = "auto", policy: str | None = None, **limits
+    precision: device.Precision = "auto", name: str = POLICY, **limits: int
 ) -> LanguageModel:
-    """The summariser: the small T5 fine-tuned on XSum's training split and BBC News."""
-    if policy is None:
-        return _prepared("xsum_reference", precision, **limits)
-    return models.placed(summariser(*models.load(policy), **limits), precision)
+    """The summariser: the small T5 fine-tuned on XSum's training split and BBC News, or another."""
+    if name == POLICY:
+        return models.adapted(summariser(*models.load(models.BASE), **limits), name, precision)
+    return models.placed(summariser(*models.load(name), **limits), precision)
 
 
-def reward(precision: device.Precision = "auto", name: str | None = None) -> EntailmentReward:
-    """The entailment reward: the small T5 trained on VitaminC, or an entailment T5 by name.
-
-    T5 entailment models of the hub read "premise: ... hypothesis: ..." and answer 1 or 0.
-    """
-    if name is None:
-        reader = _prepared("xsum_reward", precision)
-        return EntailmentReward(reader.model, reader.tokenizer)
-    reader = models.placed(LanguageModel(*models.load(name)), precision)
-    return EntailmentReward(
-        reader.model, reader.tokenizer, question="premise: {premise} hypothesis: {claim}",
-        answers=("1", "0"), max_premise_tokens=448,
-    )  # fmt: skip
+def reward(precision: device.Precision = "auto", name: str = REWARD) -> EntailmentReward:
+    """The entailment reward: the small T5 trained on VitaminC, or an entailment T5 by name."""
+    if name == REWARD:
+        return models.adapted(EntailmentReward(*models.load(models.BASE)), name, precision)
+    return models.placed(EntailmentReward(*models.load(name), HUB_QUESTION), precision)
 
 
-def _prepared(name: str, precision: device.Precision, **limits) -> LanguageModel:
-    """The base model with a shipped adapter folded in, in float32, then stored as asked."""
-    folder = shipped.folder(name)
-    model = summariser(*models.load(shipped.BASE), **limits)
-    model.load_adapter(folder)
-    model.merge_adapter()
-    return models.placed(model, precision)
-
-
-def build(settings: TaskSettings, precision: str) -> Task:
-    train_rows, eval_rows = first(*documents(settings.data), settings)
-    model = reference(precision, settings.policy, **settings.limits)
-    return Task(
-        model=model,
-        reward=reward(precision, settings.reward),
-        train_prompts=[row["document"] for row in train_rows],
-        eval_prompts=[row["document"] for row in eval_rows],
-        eval_references=[row["summary"] for row in eval_rows],
-        identity={
-            "policy": _identity(settings.policy, "xsum_reference"),
-            "reward": _identity(settings.reward, "xsum_reward"),
-        },
-    )
-
-
-def _identity(name: str | None, adapter: str) -> str:
+def identity(name: str) -> str:
     """Digest of a shipped adapter, or what names another model."""
-    if name is not None:
+    if name not in (POLICY, REWARD):
         return models.identity(name)
-    return assets.file_digest(shipped.folder(adapter) / "adapter_model.safetensors")[:12]
+    return assets.file_digest(models.adapter(name) / "adapter_model.safetensors")[:12]

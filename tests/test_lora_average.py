@@ -10,7 +10,7 @@ from bondlab.algorithms import bond, j_bond
 from bondlab.anchors import MovingAverage
 from bondlab.bank import seeded
 from bondlab.config import Config
-from bondlab.study.adapter_average import WeightAverage, changed, follow, kl, plain_kl
+from bondlab.study.lora_average import changed, follow, kl, moved, relative_error
 from bondlab.tasks import TaskSettings, tiny
 from bondlab.trainer import Trainer
 
@@ -38,22 +38,21 @@ def factors(scale: float, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def error_of(scale: float, rate: float = 0.1, steps: int = 20) -> float:
     """The relative error after as many steps on a straight line."""
-    average, (mean_b, mean_a) = WeightAverage(rate), factors(scale, 0)
+    average, (mean_b, mean_a) = {}, factors(scale, 0)
     for step in range(1, steps + 1):
         b, a = factors(scale, step)
-        average.update({"layer": b @ a})
+        average = moved(average, {"layer": b @ a}, rate)
         mean_b, mean_a = mean_b.lerp(b, rate), mean_a.lerp(a, rate)
-    return average.relative_error({"layer": mean_b @ mean_a})
+    return relative_error({"layer": mean_b @ mean_a}, average)
 
 
 def test_the_error_is_the_covariance_of_the_factors():
     """Factors (B, A) = (0, a0), (b, a), weights 1/2 each: mean of products ba/2, product of means
     b (a0 + a)/4, so that the first exceeds the second by b (a - a0)/4, the covariance. With b = 1,
     a0 = 3, a = 1 the mean is 1/2 and the product 1: relative error 1."""
-    average = WeightAverage(0.5)
-    average.update({"layer": torch.tensor([[1.0]])})
-    assert average.changes["layer"].item() == 0.5
-    assert average.relative_error({"layer": torch.tensor([[1.0]])}) == 1
+    average = moved({}, {"layer": torch.tensor([[1.0]])}, 0.5)
+    assert average["layer"].item() == 0.5
+    assert relative_error({"layer": torch.tensor([[1.0]])}, average) == 1
 
 
 def test_it_falls_with_the_length_of_the_steps():
@@ -101,7 +100,7 @@ def test_the_kl_is_that_of_its_definition():
     with torch.no_grad():
         plain = one(prompts, drawn).sum(-1) - other(prompts, drawn).sum(-1)
     error = plain.std().item() / plain.numel() ** 0.5
-    found, simple = (estimate(one, other, prompts, drawn) for estimate in (kl, plain_kl))
+    found, simple = (kl(one, other, prompts, drawn, apart) for apart in (False, True))
     assert simple.mean == pytest.approx(plain.mean().item())
     assert found.mean == pytest.approx(simple.mean, abs=5 * error)
     assert found.mean > 10 * error and found.count == 3

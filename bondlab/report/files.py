@@ -1,0 +1,72 @@
+"""A figure's files, the same bytes for the same content, and its display in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the same on every machine
+    "axes.titlesize": 11,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "bondlab",  # element ids depend on the content only
+}
+
+
+def save(
+    figure: Figure, folder: Path | str, stem: str, table: pd.DataFrame, provenance: dict[str, Any]
+) -> tuple[Path, ...]:
+    """Write stem.svg, .png, .csv (the plotted numbers) and .json (provenance); returns the paths.
+
+    The same content gives the same bytes: no date, no version, numbers of eight digits, sorted
+    keys. Each file is replaced as a whole, so that a reader or a kill never meets half a file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "svg": _render(figure, "svg", {"Date": None, "Creator": "bondlab"}),
+        "png": _render(figure, "png", {"Software": "bondlab"}),
+        "csv": table.to_csv(index=False, float_format="%.8g", lineterminator="\n").encode(),
+        "json": (json.dumps(provenance, indent=2, sort_keys=True) + "\n").encode(),
+    }
+    for kind, content in contents.items():
+        partial = folder / f".{stem}.{kind}.{os.getpid()}"
+        partial.write_bytes(content)
+        partial.replace(folder / f"{stem}.{kind}")
+    return tuple(folder / f"{stem}.{kind}" for kind in contents)
+
+
+def show(figure: Figure | Path | str, text: str) -> None:
+    """Display a figure, or a saved PNG by its path, in a notebook; `text` describes it in words.
+
+    The text is the output's plain form: what a screen reader says and a notebook test compares.
+    """
+    from IPython.display import display  # notebooks only
+
+    drawn = isinstance(figure, Figure)
+    png = _render(figure, "png", {"Software": "bondlab"}) if drawn else Path(figure).read_bytes()
+    display({"image/png": base64.b64encode(png).decode(), "text/plain": text}, raw=True)
+
+
+def _render(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, metadata=metadata, dpi=144)
+    return buffer.getvalue()

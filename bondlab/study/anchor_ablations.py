@@ -1,0 +1,91 @@
+"""Anchors that move at different speeds, and more KL to them (Figures 5 and 6): runs and claims."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from bondlab.algorithms import j_bond
+from bondlab.anchors import Periodic
+from bondlab.report.intervals import grid
+from bondlab.study.alignment import AREA, RUNS, STRIDES, Runs, above, fall, moving, specs, trend
+from bondlab.study.claims import Claim, Term, lead
+from bondlab.study.experiment import Experiment
+from bondlab.study.frontier import KL, spread
+
+MOVING, COPY = "moving average, eta = 0.02", "copy every 50 steps"
+ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
+FAST = 0.05  # eta of section 6, Fig. 6 middle and right
+GAMMAS = {f"eta = {FAST}" + f", gamma = {g:g}" * (g > 0): g for g in (0.0, 0.5, 1.0, 2.0)}
+SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
+
+
+def runs(profile: str) -> Runs:
+    """J-BOND with anchors that move at different speeds, and with more KL to a fast one."""
+    period = max(1, round(50 / STRIDES[profile]))
+    return {
+        MOVING: moving(profile, 0.02),  # section 6, Fig. 5
+        COPY: (j_bond(anchor=Periodic(period)), {"gamma": 0.0, "every": period}),
+        **{name: moving(profile, eta) for name, eta in ETAS.items()},
+        **{name: moving(profile, FAST, gamma) for name, gamma in GAMMAS.items()},
+    }
+
+
+def _reward(table: pd.DataFrame, series: str) -> np.ndarray:
+    """Mean reward over the evaluations after the start, [S, B] in spreads."""
+    own = table[(table["series"] == series) & (table["step"] > 0)]
+    return grid(own, "reward") / spread(table)
+
+
+def _apart(table: pd.DataFrame) -> np.ndarray:
+    return _reward(table, MOVING) - _reward(table, COPY)
+
+
+def _per_doubling(table: pd.DataFrame) -> np.ndarray:
+    return trend(np.log2([*ETAS.values()]), [_reward(table, series) for series in ETAS])
+
+
+EXPERIMENT = Experiment(
+    "anchor_ablations",
+    "Anchors that move at different speeds, and more KL to them",
+    "06_anchor_ablations",
+    partial(specs, runs, "google/gemma-2b"),
+    runs=RUNS,
+    claims=(
+        Claim(
+            "A moving average earns the same reward over training as periodic copies.",
+            "section 6, Fig. 5 left",
+            [Term("reward, moving average - copies (spreads)", _apart, -SAME, SAME)],
+            "Mean over the evaluations after the start.",
+        ),
+        Claim(
+            "Its KL to the reference is markedly lower.",
+            "section 6, Fig. 5 middle",
+            [Term("KL, copies - moving average (nats)", lead(COPY, MOVING, KL), above=0)],
+            "After the last step.",
+        ),
+        Claim(
+            "So its trade-off is better.", "section 6, Fig. 5 right", above(MOVING, [COPY]), AREA
+        ),
+        Claim(
+            "A larger eta gives faster reward growth.",
+            "section 6, Fig. 6 left",
+            [Term("reward per doubling of eta (spreads)", _per_doubling, above=0)],
+            "Least squares of the mean over the evaluations after the start.",
+        ),
+        Claim(
+            "A larger gamma moves away from the reference more slowly.",
+            "section 6, Fig. 6 middle",
+            [Term("fall of KL per unit of gamma (nats)", partial(fall, GAMMAS, KL), above=0)],
+            "Least squares after the last step.",
+        ),
+        Claim(
+            "A larger gamma improves the trade-off.",
+            "section 6, Fig. 6 right",
+            [term for series in list(GAMMAS)[2:] for term in above(series, list(GAMMAS)[:1])],
+            AREA,
+        ),
+    ),
+)

@@ -1,0 +1,150 @@
+"""The data behind each figure: what is drawn is what the table says, and files are reproducible."""
+
+import base64
+import json
+
+import IPython.display
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color
+
+from bondlab.report import plots
+from bondlab.report.plots import Level, Mark, Panel
+
+PANELS = [Panel("kl", "backward KL", "nats"), Panel("reward", "reward", "p", xlabel="round")]
+
+
+def curve_table(rows=("",)):
+    """Each number distinct; steps out of order, as in a table put together from several runs."""
+    places = pd.MultiIndex.from_product([rows, ["kl", "reward"], ["a", "b"], [20, 0, 10]])
+    table = places.to_frame(index=False, name=["row", "panel", "series", "step"])
+    row, panel, series = (np.asarray(code) for code in places.codes[:3])
+    table["mean"] = 100 * row + 10 * panel + series + table["step"] / 100
+    return table.assign(low=table["mean"] - 0.5, high=table["mean"] + 0.25)
+
+
+def of_kind(kind, xs, means, **columns):
+    table = pd.DataFrame({"panel": "kl", "kind": kind, "series": "a", "x": xs, "mean": means})
+    return table.assign(**{"low": table["mean"] - 0.5, "high": table["mean"] + 0.25} | columns)
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def whiskers(axes):
+    found = [c.get_segments() for c in axes.collections if hasattr(c, "get_segments")]
+    return sorted(np.round(segment, 9).tolist() for drawn in found for segment in drawn)
+
+
+def test_curves_are_drawn_in_order_of_steps_each_series_with_one_look_in_all_panels():
+    first, second = plots.lines(curve_table().drop([6, 7, 8]), PANELS).axes
+    other, ours, theirs = *first.lines, second.lines[0]
+    assert [first.get_xlabel(), second.get_xlabel()] == ["training steps", "round"]
+    drawn = zip([0, 1, 11], [other, ours, theirs], [*first.patches, *second.patches], strict=True)
+    for level, line, band in drawn:
+        assert line.get_xdata().tolist() == [0, 10, 20]
+        assert line.get_ydata() == pytest.approx(level + np.array([0, 0.1, 0.2]))
+        assert {round(y, 9) for x, y in band.get_xy() if x == 10} == {level - 0.4, level + 0.35}
+    assert same_color(ours.get_color(), theirs.get_color())
+    assert ours.get_marker() == theirs.get_marker() != other.get_marker()
+
+
+def test_a_grid_has_a_row_for_each_value_with_its_own_levels_and_all_marks():
+    rows, marks = ("N = 4", "N = 8"), [Mark(5.0, "anchor")]
+    levels = [Level("kl", 1.6, "start", rows[0]), Level("", 12.2, "best", rows[1], 12.0, 12.5)]
+    figure = plots.lines(curve_table(rows), PANELS, rows=rows, levels=levels, marks=marks)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[1:3] == ["N = 4: reward", "N = 8: backward KL"]
+    drawn = [[line.get_ydata()[0] for line in axes.lines[:-1]] for axes in figure.axes]
+    assert drawn == [[0, 1, 1.6], [10, 11], [100, 101, 12.2], [110, 111, 12.2]]
+    assert [axes.lines[-1].get_xdata()[0] for axes in figure.axes] == [5] * 4
+    band = figure.axes[3].patches[-1]
+    assert (band.get_y(), band.get_height()) == pytest.approx((12.0, 0.5))
+    assert set(legend(figure)) == {"a", "b", "start", "best", "anchor"}
+
+
+def test_formula_and_points_share_a_colour_and_joined_points_have_known_whiskers():
+    formula = of_kind("formula", [1, 3, 4], [0.0, 0.2, 0.4])
+    joined = of_kind("joined", [4, 1], [0.3, 0.1], series="b", low=np.nan)
+    table = pd.concat([of_kind("points", [4, 1], [0.5, 0.1]), formula, joined], ignore_index=True)
+    figure = plots.lines(table, PANELS[:1], x="x", scale="log2")
+    (axes,), (line, join) = figure.axes, figure.axes[0].lines
+    dots = axes.collections[-1]
+    assert line.get_ydata().tolist() == [0, 0.2, 0.4] and join.get_ydata().tolist() == [0.1, 0.3]
+    assert sorted(dots.get_offsets().tolist()) == [[1, 0.1], [4, 0.5]]
+    assert same_color(line.get_color(), dots.get_facecolor()[0])
+    assert whiskers(axes) == [[[1, -0.4], [1, 0.35]], [[4, 0.0], [4, 0.75]]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4"]
+    assert legend(figure) == ["a, formula", "a, simulated", "b"]
+
+
+def test_paths_keep_their_order_and_end_in_a_cross_on_a_mirrored_square_root_axis():
+    run = of_kind("path", [-1, 110, 30], [0.1, 0.2, 0.4], x_low=[-2, 100, 25], x_high=[0, 120, 36])
+    best = of_kind("named", [0.25], [0.3], point="N = 2", series="b")
+    table = pd.concat([run, best], ignore_index=True)
+    (axes,) = plots.lines(table, PANELS[:1], x="x", scale="sqrt").axes
+    assert axes.lines[0].get_xdata().tolist() == [-1, 110, 30]
+    assert whiskers(axes)[1:] == [[[25, 0.4], [36, 0.4]], [[30, -0.1], [30, 0.65]]]
+    assert (axes.texts[0].get_text(), axes.texts[0].get_position()) == ("N = 2", (0.25, 0.3))
+    assert axes.get_xticks() == pytest.approx([0, 4, 16, 36, 64, 100])
+    places = axes.transData.transform([(x, 0) for x in (-4, *axes.get_xticks())])[:, 0]
+    assert np.diff(places) == pytest.approx([places[1] - places[0]] * 6)
+
+
+def test_bars_stand_beside_each_other_with_whiskers_and_written_means():
+    """Two series in a group at 0: centred at -0.2 and 0.2; the next group at 1."""
+    table = pd.DataFrame({"panel": "kl", "group": list("ggkk"), "series": list("abab")})
+    table = table.assign(mean=[0.1, -0.001, 0.2, 4.0], low=0.0, high=[0.2, 0.1, 0.3, np.nan])
+    figure = plots.bars(table, PANELS[:1], levels=[Level("", 0.5, "")], logy=0.1, slanted=True)
+    (axes,) = figure.axes
+    assert axes.texts[3].get_position() == pytest.approx((1.2, 4.0))
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+    assert centres == pytest.approx([-0.2, 0.2, 0.8, 1.2])
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx(table["mean"])
+    assert [text.get_text() for text in axes.texts] == ["0.10", "0.00", "0.20", "4.00"]
+    assert [low for low, _ in whiskers(axes)] == [[-0.2, 0.0], [0.2, 0.0], [0.8, 0.0]]
+    ticks = [(label.get_text(), label.get_rotation()) for label in axes.get_xticklabels()]
+    assert ticks == [("g", 40), ("k", 40)] and axes.get_yscale() == "symlog"
+    assert legend(figure) == ["a", "b"]
+    figure = plots.bars(table[:1].assign(group=""), PANELS[:1], None, logy=0.1, ylim=(0, 1.1))
+    axes = figure.axes[0]
+    assert not legend(figure) and not axes.xaxis.get_visible() and axes.get_ylim() == (0, 1.1)
+    assert axes.texts[0].get_text() == "" and axes.get_yscale() != "symlog"
+
+
+def test_impossible_tables_are_refused():
+    table = curve_table()
+    for draw, wrong, message in [
+        (plots.lines, table.drop(columns="low"), "lacks the columns .'low'"),
+        (plots.bars, table.iloc[:0], "empty or lacks the columns .'group'"),
+        (plots.lines, table.assign(kind="named"), "lacks the columns .'point'"),
+        (plots.lines, table.query("panel == 'kl'"), "'reward' .*no rows"),
+        (plots.lines, table.assign(kind="curves"), "unknown kinds .'curves'"),
+        (plots.lines, pd.concat([table.assign(series=f"s{i}") for i in range(8)]), "8 series"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            draw(wrong, PANELS)
+
+
+def test_the_same_content_gives_the_same_bytes_whatever_fails(tmp_path, monkeypatch):
+    shown, before, source = [], dict(matplotlib.rcParams), {"seeds": [0, 1]}
+    figure, afresh = (plots.lines(curve_table(), PANELS, note="note") for _ in range(2))
+    places = {"a": figure, "b": figure, "c": afresh}.items()
+    saved = [plots.save(f, tmp_path / name, "fig", curve_table(), source) for name, f in places]
+    assert [path.name for path in saved[0]] == ["fig.svg", "fig.png", "fig.csv", "fig.json"]
+    contents = [[path.read_bytes() for path in paths] for paths in saved]
+    assert contents[0] == contents[1] == contents[2] and b"<dc:date>" not in contents[0][0]
+    with pytest.raises(TypeError):
+        plots.save(figure, tmp_path / "a", "fig", curve_table() * 2, {"run": object()})
+    assert sorted((tmp_path / "a").iterdir()) == sorted(saved[0])
+    assert [path.read_bytes() for path in saved[0]] == contents[0]
+    assert pd.read_csv(saved[0][2], keep_default_na=False).round(9).equals(curve_table().round(9))
+    assert json.loads(contents[0][3]) == source
+    monkeypatch.setattr(IPython.display, "display", lambda data, raw: shown.append(data))
+    for drawn in (figure, saved[0][1]):
+        plots.show(drawn, "Figure 2")
+    assert base64.b64decode(shown[0]["image/png"]) == contents[0][1] and shown[0] == shown[1]
+    assert shown[0]["text/plain"] == "Figure 2" and dict(matplotlib.rcParams) == before
