@@ -6,26 +6,26 @@ so that the command line starts without waiting for torch.
 
 What is where, in reading order; a folder imports from those above it alone (`study` from all):
 
-    best_of_n     the exact distribution of Best-of-N, its quantiles and divergences
-    rules         each algorithm as a function from scores to one weight a completion
-    quantiles     p_<= counted from samples; quantile_model learns it
-    anchors       how the anchor follows the policy: never, by copies, as a moving average
-    algorithms    an algorithm: a plan of who is sampled, and a rule; one constructor each
-    measures      estimators of what a policy is worth, and their intervals
-    task, rewards what a run trains on: prompts, reference, reward
-    config, device  settings of a run; where and how precisely it is computed
-    training      the loop, from the outside: `train`, the banks, the run that it leaves
-    trainer       the loop, from the inside: one step of sampling, scoring, weighing, descending
-    bank, spread  samples of the reference, stored; the unit of their rewards
-    evaluation, monitor  what is measured of a policy, and of a step
-    results, checkpoints, paths  what a run leaves on the disk, and where
-    lm/           one face for transformers' models: sampling, scoring, adapters, templates
-    naming/       names of models, rewards and rules by what they compute: a run's id
-    toy/          a policy whose every completion is listed: the test bed
-    assets/       models and data: fetched, verified, converted
-    tasks/        XSum, sentiment, chat and tiny ones: prompts, reference and reward by name
-    making/       how the adapters in weights/ were trained
-    study/        the paper's experiments: runs, claims, tables, figures, notebooks
+    best_of_n   the exact distribution of Best-of-N, its quantiles and divergences
+    rules       each algorithm as a function from scores to one weight a completion
+    quantiles   p_<=, counted from samples or learned
+    anchors     how the anchor follows the policy: never, by copies, as a moving average
+    algorithms  an algorithm: a plan of who is sampled, and a rule; one constructor each
+    measures    estimators of what a policy is worth, and their intervals
+    task        what a run trains on: prompts, reference, reward; texts scored and checked
+    config      settings of a run; device: where and how precisely it is computed
+    bank        samples of the reference, stored; which prompts pass by; the unit of rewards
+    trainer     the loop, from the inside: one step of sampling, scoring, weighing, descending
+    evaluation  what is measured of a policy, and of a step
+    training    the loop, from the outside: `train`, and the run that it leaves
+    results     what a run leaves on the disk, and checkpoints; paths: where
+    lm/         one face for transformers' models: sampling, scoring, adapters, templates
+    naming/     names of models, rewards and rules by what they compute: a run's id
+    toy/        a policy whose every completion is listed: the test bed
+    assets/     models and data: fetched, verified, converted
+    tasks/      XSum, sentiment, chat and tiny ones: prompts, reference and reward by name
+    making/     how the adapters in weights/ were trained
+    study/      the paper's experiments: runs, claims, tables, figures, notebooks
 """
 
 from importlib import import_module

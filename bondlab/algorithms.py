@@ -12,9 +12,7 @@ from bondlab import rules
 from bondlab.anchors import FROZEN, Anchor, Frozen, MovingAverage
 from bondlab.naming.fingerprint import label
 from bondlab.quantiles import Learned
-from bondlab.rules import Scores
-
-SHARE = "beta is the share of the backward KL and lies in [0, 1]"
+from bondlab.rules import Scores, check
 
 
 @dataclass(frozen=True)
@@ -27,15 +25,13 @@ class Algorithm:
         anchor_draws: N, completions of the anchor the rule sees a prompt.
         policy_draws: K, completions of the policy a prompt.
         quantile_draws: M, further completions of the anchor that quantiles rest on.
-        trained_draws: how many of the N can have a weight other than 0; only they are passed
-            through the policy. None: all.
         anchor: how the anchor, whose samples these are, follows the policy; see `anchors`.
         quantile_model: a model that learns quantiles from the M completions; None counts them.
         scores_anchor_draws: whether the rule wants the policy's log-probabilities of the N, too.
-        scales_rewards: whether it wants rewards in units of their spread; see `spread`.
+        scales_rewards: whether it wants rewards in units of their spread; see `bank.spread`.
 
     Raises:
-        ValueError: a number of draws below 0, or more trained than drawn.
+        ValueError: a number of draws below 0.
     """
 
     rule: Callable[..., Tensor]
@@ -43,40 +39,26 @@ class Algorithm:
     anchor_draws: int = 0
     policy_draws: int = 0
     quantile_draws: int = 0
-    trained_draws: int | None = None
     anchor: Anchor = FROZEN
     quantile_model: Learned | None = None
     scores_anchor_draws: bool = False
     scales_rewards: bool = False
 
     def __post_init__(self) -> None:
-        if self.trained_draws is None:
-            object.__setattr__(self, "trained_draws", self.anchor_draws)
-        for name in ("anchor_draws", "policy_draws", "quantile_draws", "trained_draws"):
-            _check(f"{name} must not be negative", getattr(self, name) >= 0, getattr(self, name))
-        few = self.trained_draws <= self.anchor_draws
-        _check("trained_draws are some of the anchor_draws: take fewer", few, self.trained_draws)
+        for name in ("anchor_draws", "policy_draws", "quantile_draws"):
+            check(f"{name} must not be negative", getattr(self, name) >= 0, getattr(self, name))
 
     def weights(self, scores: Scores) -> Tensor:
         """Weights [B, N+K] of one batch, in the type of the log ratio.
 
         Raises:
-            ValueError: the rule returned another shape, or weighs more of a prompt's N than
-                `trained_draws`.
+            ValueError: the rule returned another shape.
         """
         weights = self.rule(scores, **self.settings)
-        n = scores.anchor_rewards.shape[1]
-        expected = (len(scores.anchor_rewards), n + scores.policy_rewards.shape[1])
-        if tuple(weights.shape) != expected:
+        (b, n), (_, k) = scores.anchor_rewards.shape, scores.policy_rewards.shape
+        if tuple(weights.shape) != (b, n + k):
             raise ValueError(
-                f"the rule returned weights {tuple(weights.shape)}, expected [B, N+K] = {expected}"
-            )
-        # No wait for a device: scores, and so the weights, are on the processor.
-        most = int((weights[:, :n].abs() > 0).sum(1).max()) if n else 0
-        if most > self.trained_draws:
-            raise ValueError(
-                f"the rule weighs {most} of a prompt's {n} anchor completions, but trained_draws "
-                f"is {self.trained_draws}, so some would be left out: set trained_draws={most}"
+                f"the rule returned weights {tuple(weights.shape)}, expected [B, N+K] = {b, n + k}"
             )
         return weights.to(scores.log_ratio.dtype)
 
@@ -99,7 +81,6 @@ class Algorithm:
                 for name, value in self.settings.items()
             },
             "draws": [self.anchor_draws, self.policy_draws, self.quantile_draws],
-            "trained_draws": self.trained_draws,
             "anchor": label(self.anchor, "anchor"),
             "quantiles": label(self.quantile_model, "quantile_model"),
             "scores_anchor_draws": self.scores_anchor_draws,
@@ -124,7 +105,7 @@ def bond(
         beta: share of the backward KL.
         policy_draws: completions of the policy a prompt; not stated, chosen because two are the
             fewest that give each prompt's return a neighbour.
-        quantile_draws: Monte-Carlo samples behind p_hat (section 4.2: 16).
+        quantile_draws: Monte Carlo samples behind p_hat (section 4.2: 16).
         anchor: the default keeps the reference; `anchors.Periodic(every)` makes it iterative
             BOND (Algorithm 1), with Best-of-n, quantiles and log-ratio all of the anchor.
         quantile_model: learn the quantiles instead of counting (appendix B.1), from one completion
@@ -133,19 +114,18 @@ def bond(
     Raises:
         ValueError: n is below 2, beta outside [0, 1], or there is nothing to draw.
     """
-    if n < 2:
-        raise ValueError(f"Best-of-{n} is the reference itself: take n of 2 or more")
-    _check(SHARE, 0 <= beta <= 1, beta)
+    check(f"Best-of-{n} is the reference itself: take n of 2 or more", n > 1, n)
+    rules.check_share(beta)
     forward, backward = beta < 1, beta > 0
-    if backward and min(policy_draws, quantile_draws) < 1:
-        raise ValueError("the backward KL needs policy_draws and quantile_draws of 1 or more")
+    fewest = min(policy_draws, quantile_draws)
+    demand = "the backward KL needs policy_draws and quantile_draws of 1 or more"
+    check(demand, fewest > 0 or not backward, fewest)
     return Algorithm(
         rules.jeffreys,
         {"n": n, "beta": beta},
         anchor_draws=n if forward else 0,
         policy_draws=policy_draws if backward else 0,
         quantile_draws=(1 if quantile_model else quantile_draws) if backward else 0,
-        trained_draws=1 if forward else 0,
         anchor=anchor,
         quantile_model=quantile_model if backward else None,
     )
@@ -168,15 +148,14 @@ def j_bond(
     Raises:
         ValueError: beta outside [0, 1], gamma below 0, or no policy draw.
     """
-    _check(SHARE, 0 <= beta <= 1, beta)
-    _check("gamma must not be negative", gamma >= 0, gamma)
-    _check("policy_draws must be 1 or more", policy_draws >= 1, policy_draws)
+    rules.check_share(beta)
+    check("gamma must not be negative", gamma >= 0, gamma)
+    check("policy_draws must be 1 or more", policy_draws >= 1, policy_draws)
     return Algorithm(
         rules.j_bond,
         {"beta": beta, "gamma": gamma},
         anchor_draws=2,
         policy_draws=policy_draws,
-        trained_draws=1 if beta < 1 else 0,
         anchor=anchor,
     )
 
@@ -195,8 +174,8 @@ def reinforce(beta_rl: float, policy_draws: int = 2, anchor: Anchor = FROZEN) ->
     Raises:
         ValueError: beta_rl below 0, or fewer than two draws.
     """
-    _check("beta_rl must not be negative", beta_rl >= 0, beta_rl)
-    _check("leaving one out needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
+    check("beta_rl must not be negative", beta_rl >= 0, beta_rl)
+    check("leaving one out needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
     return Algorithm(
         rules.reinforce,
         {"beta_rl": beta_rl},
@@ -243,8 +222,8 @@ def online_dpo(beta_dpo: float, policy_draws: int = 2) -> Algorithm:
     Raises:
         ValueError: beta_dpo not above 0, or fewer than two draws.
     """
-    _check("beta_dpo must be above 0", beta_dpo > 0, beta_dpo)
-    _check("a pair needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
+    check("beta_dpo must be above 0", beta_dpo > 0, beta_dpo)
+    check("a pair needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
     return Algorithm(rules.online_dpo, {"beta_dpo": beta_dpo}, policy_draws=policy_draws)
 
 
@@ -258,17 +237,6 @@ def bonbon(n: int, alpha: float = 0.005) -> Algorithm:
     Raises:
         ValueError: n below 2, or alpha outside [0, 1].
     """
-    _check("a best and a worst need n of 2 or more", n > 1, n)
-    _check("alpha is the share of the likelihood and lies in [0, 1]", 0 <= alpha <= 1, alpha)
-    return Algorithm(
-        rules.bonbon,
-        {"alpha": alpha},
-        anchor_draws=n,
-        trained_draws=2,
-        scores_anchor_draws=True,
-    )
-
-
-def _check(demand: str, met: bool, value: float) -> None:
-    if not met:
-        raise ValueError(f"{demand}, not {value!r}")
+    check("a best and a worst need n of 2 or more", n > 1, n)
+    check("alpha is the share of the likelihood and lies in [0, 1]", 0 <= alpha <= 1, alpha)
+    return Algorithm(rules.bonbon, {"alpha": alpha}, anchor_draws=n, scores_anchor_draws=True)

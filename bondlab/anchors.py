@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bondlab.rules import check
+
 
 class Anchor(Protocol):
     """What the training loop asks of an anchor.
@@ -26,7 +28,7 @@ class Frozen:
 
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Leave the anchor as it is."""
-        _check(anchor, policy, step)
+        _fit(anchor, policy, step)
 
 
 FROZEN = Frozen()
@@ -43,14 +45,14 @@ class Periodic:
     every: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.every, int) or self.every < 1:
-            raise ValueError(f"every must be a positive integer of steps, got {self.every!r}.")
+        whole = isinstance(self.every, int) and self.every > 0
+        check("every must be a positive integer of steps", whole, self.every)
 
     @torch.no_grad()
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Copy the policy into the anchor when `step` is a multiple of `every`."""
-        _check(anchor, policy, step)
-        if step % self.every == 0 and anchor:
+        _fit(anchor, policy, step)
+        if step % self.every == 0:
             torch._foreach_copy_(list(anchor), list(policy))
 
 
@@ -73,21 +75,16 @@ class MovingAverage:
     rate: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate must lie between 0 (keep) and 1 (copy), got {self.rate!r}.")
+        check("rate must lie between 0 (keep) and 1 (copy)", 0 <= self.rate <= 1, self.rate)
 
     @torch.no_grad()
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Move every anchor tensor by `rate` towards the policy."""
-        _check(anchor, policy, step)
-        if anchor:
-            torch._foreach_lerp_(list(anchor), list(policy), self.rate)
+        _fit(anchor, policy, step)
+        torch._foreach_lerp_(list(anchor), list(policy), self.rate)
 
 
-def _check(anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
-    if len(anchor) != len(policy):
-        raise ValueError(
-            f"anchor has {len(anchor)} tensors and policy {len(policy)}: give matching parameters."
-        )
-    if step < 1:
-        raise ValueError(f"step counts finished updates from 1, got {step}.")
+def _fit(anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
+    counts = len(anchor), len(policy)
+    check("anchor and policy must be matching parameters", counts[0] == counts[1], counts)
+    check("step counts finished updates from 1", step > 0, step)

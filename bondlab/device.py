@@ -30,25 +30,22 @@ def resolve(precision: Precision) -> str:
     return "bf16" if native() else "fp32"
 
 
-class Precise(Accelerator):
-    """An `Accelerator` whose precision is its own; accelerate keeps one for the whole process."""
-
+class _Precise(Accelerator):
     def __init__(self, precision: Precision) -> None:
         super().__init__()  # no precision given: what another caller chose for theirs stays
         self.bf16 = resolve(precision) == "bf16"
 
     def autocast(self, *_: object) -> torch.autocast:
-        """bfloat16 where this accelerator was made for it, whatever was made since."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
-def accelerator(precision: Precision) -> Precise:
-    """An `Accelerator` for this process.
+def accelerator(precision: Precision) -> Accelerator:
+    """An `Accelerator` whose precision is its own; accelerate keeps one for the whole process.
 
     torch's float32 matmul mode is left alone: in "medium" some processors multiply float32 in
     bfloat16, and the mode would outlive the run.
     """
-    return Precise(precision)
+    return _Precise(precision)
 
 
 def dtype(precision: Precision) -> torch.dtype:
@@ -67,18 +64,17 @@ def processor() -> dict[str, str]:
 
     On Linux from /proc/cpuinfo; elsewhere a name alone, as far as Python knows one.
     """
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []
-    found = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
+    path, found = Path("/proc/cpuinfo"), {}
+    for line in path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []:
+        key, _, value = line.partition(":")
+        found[key.strip()] = value.strip()
     return {"model name": platform.processor() or platform.machine()} | found
 
 
 def instructions() -> list[str]:
     """What torch computes with here, and which instructions round bfloat16 in their own way."""
     flags = processor().get("flags", "").split()
-    found = [flag for flag in ("amx_bf16", "avx512_bf16", "avx2") if flag in flags]
+    found = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
     return [torch.backends.cpu.get_cpu_capability(), *found]
 
 
@@ -91,17 +87,14 @@ def kind() -> str:
     if "vendor_id" in cpu:  # virtual machines give one processor several names
         name = f"{cpu['vendor_id']} family {cpu['cpu family']} model {cpu['model']}"
     where = "" if place().type == "cpu" else f"{place().type} of "
-    return f"{where}{name}: {', '.join(i for i in instructions() if i != 'avx2')}"
+    return f"{where}{name}: {', '.join(instructions())}"
 
 
 def describe() -> dict[str, object]:
     """What a manifest says of the machine."""
-    cuda = place().type == "cuda"
     return {
         "kind": kind(),
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
         "processor": processor()["model name"],
-        "instructions": instructions(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "matmul": torch.get_float32_matmul_precision(),

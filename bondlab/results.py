@@ -1,9 +1,10 @@
 """What a run leaves: a folder named by a hash of everything that determines its result.
 
-    config.json  record.jsonl (a line a step)  evaluation.parquet  checkpoints/  manifest.json
+    config.json  record.jsonl (a line a step)  evaluation.parquet  manifest.json  checkpoints/
 
 A finished run is never computed twice, an unfinished one continues, a changed setting is another
-run. Evaluations hold one row a completion, so every measure can be taken from them later.
+run. Evaluations hold one row a completion, so every measure can be taken from them later. Files are
+written whole under another name and then renamed: a kill or a full disk leaves the earlier ones.
 """
 
 from __future__ import annotations
@@ -14,28 +15,70 @@ import json
 import os
 import subprocess
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
+import torch
 from filelock import FileLock, Timeout
 
-from bondlab import checkpoints, device
+from bondlab import device
 from bondlab.paths import repository_root
 
-RESULTS_VERSION = 2  # raise when the code's numbers change: old runs then no longer match
+RESULTS_VERSION = 3  # raise when the code's numbers change: old runs then no longer match
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "pandas")
+KEPT = 2  # checkpoints
 
 
 def digest(identity: Any) -> str:
     """Twelve hex digits that name a JSON-able value."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file, of these bytes or by this function, so that it is either whole or absent.
+
+    Raises:
+        OSError: the disk is full or not writable; the message names the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(data) if isinstance(data, bytes) else data(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        reason = f"{error.strerror}; nothing earlier is lost"
+        raise OSError(f"could not write {path}: {reason}") from None
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values; equal ones give equal bytes."""
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def load_tensors(path: Path) -> dict[str, Any] | None:
+    """What `save_tensors` wrote, on the processor; None where it is damaged or gone.
+
+    torch writes zip archives, whose checksums tell.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file, suppress(Exception):  # whatever a damaged archive raises
+        if zipfile.ZipFile(file).testzip() is None:
+            file.seek(0)
+            return torch.load(file, map_location="cpu")
+    return None
 
 
 @dataclass(frozen=True)
@@ -53,7 +96,7 @@ class RunFolder:
         """The folder of the run with this identity, made and described if new."""
         whole = {"results_version": RESULTS_VERSION, **identity}
         folder = cls(parent / digest(whole))
-        if not cls.known(parent, identity):
+        if not (folder.path / "config.json").exists():
             folder._write("config.json", whole)
         return folder
 
@@ -68,23 +111,8 @@ class RunFolder:
         """Everything that determines the result."""
         return json.loads((self.path / "config.json").read_text())
 
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Run id, config, commit, versions, machine, seconds and status; {} before a start.
-
-        The status is "finished", or else "running": begun and not finished. A killed process cannot
-        take that back, so it does not say that one is at work now (`lock` does), but that the same
-        call goes on from the last checkpoint. `seconds` are those of all processes; a killed one's
-        are added when the next one starts.
-        """
-        path = self.path / "manifest.json"
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    @property
-    def finished(self) -> bool:
-        return self.manifest.get("status") == "finished"
-
-    def lock(self) -> FileLock:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Held while a process computes this run.
 
         Raises:
@@ -95,35 +123,52 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             raise RuntimeError(f"another process is computing {self.path}") from None
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
-    # -- the record -------------------------------------------------------------------------------
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep `state` as the checkpoint after `step` updates, beside the one before it."""
+        newest = self.path / "checkpoints" / f"step-{step:06d}.pt"
+        save_tensors(newest, state)
+        files = self._checkpoints()
+        kept = [path for path in files if path <= newest][:KEPT]
+        for path in {*files} - {*kept}:
+            path.unlink()
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest whole checkpoint as (step, state), or None when the run has none yet.
+
+        Raises:
+            ValueError: there are checkpoints and all are damaged.
+        """
+        files = self._checkpoints()
+        for path in files:
+            if (state := load_tensors(path)) is not None:
+                return int(path.stem.removeprefix("step-")), state
+        if files:  # to start again in silence would hide a dying disk
+            raise ValueError(
+                f"all checkpoints in {self.path} are damaged: delete it to start again"
+            )
+        return None
+
+    def _checkpoints(self) -> list[Path]:
+        """Newest first."""
+        return sorted((self.path / "checkpoints").glob("step-*.pt"), reverse=True)
+
+    # -- record and evaluations -------------------------------------------------------------------
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one step's line to the record."""
         with (self.path / "record.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-            file.flush()
 
     def record(self) -> pd.DataFrame:
         """The record as a table, one row a step; a line cut short by a kill is left out."""
-        rows = [row for line in self._lines() if (row := _parsed(line)) is not None]
-        return pd.DataFrame(rows)
-
-    def rewind(self, step: int) -> None:
-        """Forget record lines and evaluations past `step`, which the checkpoint has not seen."""
-        rows = [row for line in self._lines() if (row := _parsed(line)) and row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        checkpoints.write_atomically(self.path / "record.jsonl", text.encode())
-        evaluation = self.evaluation()
-        if len(evaluation) and evaluation["step"].max() > step:
-            self._write_evaluation(evaluation[evaluation["step"] <= step])
-
-    def _lines(self) -> list[str]:
-        path = self.path / "record.jsonl"
-        return path.read_text().splitlines() if path.exists() else []
-
-    # -- evaluations ------------------------------------------------------------------------------
+        return pd.DataFrame(self._rows())
 
     def evaluation(self) -> pd.DataFrame:
         """All evaluations, one row a (step, source, prompt, sample); empty before the first."""
@@ -139,12 +184,42 @@ class RunFolder:
         table = self.evaluation()
         return len(table) > 0 and bool((table["step"] == step).any())
 
+    def rewind(self, step: int) -> None:
+        """Forget record lines and evaluations past `step`, which the checkpoint has not seen."""
+        text = "".join(json.dumps(row) + "\n" for row in self._rows() if row["step"] <= step)
+        write_atomically(self.path / "record.jsonl", text.encode())
+        evaluation = self.evaluation()
+        if len(evaluation) and evaluation["step"].max() > step:
+            self._write_evaluation(evaluation[evaluation["step"] <= step])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        path, rows = self.path / "record.jsonl", []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            with suppress(json.JSONDecodeError):
+                rows.append(json.loads(line))
+        return rows
+
     def _write_evaluation(self, table: pd.DataFrame) -> None:
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
-        checkpoints.write_atomically(self.path / "evaluation.parquet", buffer.getvalue())
+        write_atomically(self.path / "evaluation.parquet", buffer.getvalue())
 
     # -- the manifest -----------------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Run id, config, commit, versions, machine, seconds and status; {} before a start.
+
+        The status is "finished", or else "running": begun and not finished. A killed process cannot
+        take that back, so it does not say that one is at work now (`lock` does), but that the same
+        call goes on from the last checkpoint. `seconds` are those of the processes that finished.
+        """
+        path = self.path / "manifest.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest.get("status") == "finished"
 
     def mark(self, status: str, seconds: float, banks: Iterable[str] = ()) -> None:
         """Write the manifest.
@@ -158,32 +233,29 @@ class RunFolder:
             seconds: of this process's work since its last mark; added to the earlier ones.
             banks: kinds of machine that the samples it read were drawn on.
         """
-        earlier = self.manifest
-        kinds, kind = earlier.get("kinds", []), device.kind()
+        earlier, kind = self.manifest, device.kind()
         if status == "running":
             self.warn_of_kind("goes on")
+        kinds = earlier.get("kinds", [])
         kinds = kinds if kinds[-1:] == [kind] else [*kinds, kind]
         others = dict.fromkeys([*earlier.get("bank_kinds", []), *banks])
-        before = earlier.get("seconds", 0.0) + self._unmarked_seconds() * (status == "running")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._write(
-            "manifest.json",
-            {
-                "status": status,
-                "run": self.path.name,
-                "config": self.config,
-                "started": earlier.get("started", now),
-                "written": now,
-                "seconds": round(before + seconds, 2),
-                "starts": earlier.get("starts", 0) + (status == "running"),
-                "process": os.getpid(),
-                "machine": device.describe(),
-                "kinds": kinds,
-                "bank_kinds": [other for other in others if other not in kinds],
-                "packages": _versions(),
-                **commit(),
-            },
-        )
+        manifest = {
+            "status": status,
+            "run": self.path.name,
+            "config": self.config,
+            "started": earlier.get("started", now),
+            "written": now,
+            "seconds": round(earlier.get("seconds", 0.0) + seconds, 2),
+            "starts": earlier.get("starts", 0) + (status == "running"),
+            "process": os.getpid(),
+            "machine": device.describe(),
+            "kinds": kinds,
+            "bank_kinds": [other for other in others if other not in kinds],
+            "packages": _versions(),
+            **commit(),
+        }
+        self._write("manifest.json", manifest)
 
     def warn_of_kind(self, what: str) -> None:
         """Say that a run was computed on another kind of machine than this, where it was."""
@@ -195,22 +267,9 @@ class RunFolder:
                 stacklevel=3,
             )
 
-    def _unmarked_seconds(self) -> float:
-        """How long a killed process worked: from its mark to the last file that it wrote.
-
-        The files' times tell, so that a step need not write anything for it. Files copied without
-        their times give next to nothing, never too much.
-        """
-        if self.manifest.get("status") != "running":
-            return 0.0
-        marked = (self.path / "manifest.json").stat().st_mtime
-        files = [self.path / name for name in ("record.jsonl", "evaluation.parquet")]
-        last = max((file.stat().st_mtime for file in files if file.exists()), default=marked)
-        return max(0.0, last - marked)
-
     def _write(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        checkpoints.write_atomically(self.path / name, text.encode())
+        write_atomically(self.path / name, text.encode())
 
 
 def _versions() -> dict[str, str]:
@@ -234,10 +293,3 @@ def commit() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None

@@ -48,24 +48,20 @@ class Scores:
     reward_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.reward_scale > 0:
-            raise ValueError(f"reward_scale must be above 0, got {self.reward_scale!r}.")
+        check("reward_scale must be above 0", self.reward_scale > 0, self.reward_scale)
         shape, anchor = self.policy_rewards.shape, self.anchor_rewards.shape
-        given = [x.shape for x in (self.quantiles, self.log_ratio) if x is not None]
-        if len(shape) != 2 or any(other != shape for other in given):
-            raise ValueError(
-                "policy_rewards, quantiles and log_ratio must share one shape [B, K], got "
-                f"{tuple(shape)}, {', '.join(str(tuple(other)) for other in given)}."
-            )
-        if len(anchor) != 2 or anchor[0] != shape[0]:
-            raise ValueError(
-                f"anchor_rewards must be [B, N] with B = {shape[0]}, got {tuple(anchor)}."
-            )
-        if self.anchor_log_ratio is not None and self.anchor_log_ratio.shape != anchor:
-            raise ValueError(
-                f"anchor_log_ratio must have the shape of anchor_rewards, {tuple(anchor)}, "
-                f"got {tuple(self.anchor_log_ratio.shape)}."
-            )
+        given = self.policy_rewards, self.quantiles, self.log_ratio
+        shapes = [x.shape for x in given if x is not None]
+        check(
+            "policy_rewards, quantiles and log_ratio must share one shape [B, K]",
+            len(shape) == 2 and len({*shapes}) == 1,
+            shapes,
+        )
+        fits = len(anchor) == 2 and anchor[0] == shape[0]
+        check(f"anchor_rewards must be [B, N] with B = {shape[0]}", fits, anchor)
+        if (ratio := self.anchor_log_ratio) is not None:
+            fits = ratio.shape == anchor
+            check("anchor_log_ratio must have the shape of anchor_rewards", fits, ratio.shape)
 
 
 @torch.no_grad()
@@ -91,7 +87,7 @@ def jeffreys(scores: Scores, n: int, beta: float) -> Tensor:
 
     A side whose share is 0 needs no completions: N may be 0 at beta = 1, K at beta = 0.
     """
-    _check_share(beta)
+    check_share(beta)
     best = _best(scores) if beta < 1 else _no_anchor(scores)
     return torch.cat([(1 - beta) * best, beta * _backward(scores, n)], dim=1)
 
@@ -104,9 +100,8 @@ def j_bond(scores: Scores, beta: float, gamma: float) -> Tensor:
     the policy's, with R = r_J - log(pi/pi_anchor). G_Reg carries a plus sign as a descent
     gradient: the minus that v1 prints would push the policy away from its anchor.
     """
-    _check_share(beta)
-    if gamma < 0:
-        raise ValueError(f"gamma must not be negative, got {gamma}.")
+    check_share(beta)
+    check("gamma must not be negative", gamma >= 0, gamma)
     returns = j_bond_reward(scores.policy_rewards, scores.anchor_rewards) - scores.log_ratio
     pull = beta * (returns - leave_one_out(returns)) - gamma * scores.log_ratio
     return torch.cat([(1 - beta) * _best(scores), pull / _policy_count(scores)], dim=1)
@@ -151,8 +146,8 @@ def bonbon(scores: Scores, alpha: float) -> Tensor:
         ValueError: fewer than 2 draws, or no `anchor_log_ratio`.
     """
     n = scores.anchor_rewards.shape[1]
-    if n < 2 or scores.anchor_log_ratio is None:
-        raise ValueError("BoNBoN needs 2 or more anchor completions and their anchor_log_ratio.")
+    enough = n > 1 and scores.anchor_log_ratio is not None
+    check("BoNBoN needs 2 or more anchor completions and their anchor_log_ratio", enough, n)
     pair = _best_and_worst(scores.anchor_rewards).to(scores.log_ratio.dtype)
     margin = (pair * scores.anchor_log_ratio).sum(dim=1, keepdim=True)
     pull = 2 * (bonbon_gap(n) - margin) * pair
@@ -180,10 +175,8 @@ def j_bond_reward(policy_rewards: Tensor, anchor_rewards: Tensor) -> Tensor:
     Returns:
         [B, K]. "Worse" is strict, as in eq. 17, so a tie is not penalised.
     """
-    if anchor_rewards.shape[-1] != 2:
-        raise ValueError(
-            f"J-BOND compares with 2 anchor completions, got {anchor_rewards.shape[-1]}."
-        )
+    n = anchor_rewards.shape[-1]
+    check("J-BOND compares with 2 anchor completions", n == 2, n)
     worst = anchor_rewards.amin(dim=-1, keepdim=True)
     dtype = torch.result_type(policy_rewards, 1.0)
     return (policy_rewards < worst).to(dtype) * J_BOND_PENALTY
@@ -238,6 +231,12 @@ def _policy_count(scores: Scores) -> int:
     return max(scores.log_ratio.shape[1], 1)
 
 
-def _check_share(beta: float) -> None:
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta is the share of the backward KL and lies in [0, 1], got {beta}.")
+def check_share(beta: float) -> None:
+    """Raise ValueError unless beta lies in [0, 1]."""
+    check("beta is the share of the backward KL and lies in [0, 1]", 0 <= beta <= 1, beta)
+
+
+def check(demand: str, met: bool, value: object) -> None:
+    """Raise ValueError, saying what was demanded and the value that does not meet it."""
+    if not met:
+        raise ValueError(f"{demand}, not {value!r}")

@@ -1,10 +1,14 @@
-"""One run's policy, anchor, optimiser and samples, and what a training step does with them."""
+"""One run's policy, anchor, optimiser and samples, and a training step: sample, score, descend.
+
+Legend: B prompts, N anchor completions, M anchor completions behind quantiles, K policy ones.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import pandas as pd
@@ -13,17 +17,38 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 from bondlab import bank as banks
-from bondlab import checkpoints, device, monitor, spread
+from bondlab import device
 from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank, BankFolder, passing, prompts_at, seeded
 from bondlab.config import Config
-from bondlab.evaluation import evaluate
+from bondlab.evaluation import evaluate, step_measures
 from bondlab.lm.completions import Completions, Prompts, concatenate
 from bondlab.lm.language_model import LanguageModel
-from bondlab.quantile_model import Counted, LearnedQuantiles, QuantileModel
+from bondlab.quantiles import Counted, LearnedQuantiles, QuantileModel
 from bondlab.results import RunFolder
 from bondlab.rules import Scores
 from bondlab.task import Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step samples; rewards are float64 on the processor.
+
+    Args:
+        texts, prompts: the B prompts, as they are and as tokens.
+        anchors, anchor_rewards: the N Best-of-N draws, their rewards [B, N]; None and [B, 0]
+            where the algorithm wants none.
+        quantile_rewards: of the M draws that quantiles rest on [B, M].
+        policy, policy_rewards: the policy's K completions, their rewards [B, K]; None and [B, 0].
+    """
+
+    texts: list[str]
+    prompts: Prompts
+    anchors: Completions | None
+    anchor_rewards: Tensor
+    quantile_rewards: Tensor
+    policy: Completions | None
+    policy_rewards: Tensor
 
 
 class Trainer:
@@ -61,9 +86,20 @@ class Trainer:
             self.anchor = self._copy()
             self.anchor_parameters = self.anchor.trainable()
             self.anchor.requires_grad_(False)
-        self.quantiles = self._estimator()
+        self.quantiles: Counted | LearnedQuantiles = Counted()
+        if (learned := algorithm.quantile_model) is not None:
+            model = QuantileModel(self.reference, config.lora_rank, config.seed)
+            self.quantiles = LearnedQuantiles(
+                model, learned, self.accelerator, config.clip, config.micro_batch
+            )
         self.step = 0
         self._resume()
+
+    def _copy(self) -> LanguageModel:
+        model = self.task.model.trainable_copy(self.config.lora_rank, self.config.seed)
+        return model.to(self.accelerator.device)
+
+    # -- what is stored of the reference -----------------------------------------------------------
 
     @cached_property
     def held_out(self) -> Bank:
@@ -77,160 +113,126 @@ class Trainer:
             return None
         return self.folders[0].filled(self.task, self.accelerator)
 
-    def _copy(self) -> LanguageModel:
-        model = self.task.model.trainable_copy(self.config.lora_rank, self.config.seed)
-        return model.to(self.accelerator.device)
-
-    def _estimator(self) -> Counted | LearnedQuantiles:
-        learned, config = self.algorithm.quantile_model, self.config
-        if learned is None:
-            return Counted()
-        model = QuantileModel(self.reference, config.lora_rank, config.seed)
-        model.to(self.accelerator.device)
-        return LearnedQuantiles(model, learned, self.accelerator, config.clip, config.micro_batch)
-
-    def evaluate(self) -> pd.DataFrame:
-        """Measure the policy on the held-out prompts; see `evaluation.evaluate`."""
-        generators = partial(seeded, self.config.seed, "evaluation", self.step)
-        with self.accelerator.autocast():
-            table = evaluate(
-                self.policy,
-                self.reference,
-                self.task,
-                self.held_out,
-                self.config.evaluation_samples,
-                banks.PROMPTS_A_PART,  # not micro_batch: the draws of a batch share a generator
-                generators,
-                self.quantiles.predict,
-            )
-        table.insert(0, "step", self.step)
-        return table
-
-    # -- one step ---------------------------------------------------------------------------------
-
-    def update(self) -> dict[str, float]:
-        """One optimiser step; returns its record."""
-        started = time.perf_counter()
-        index = self._prompts()
-        texts = [self.task.train_prompts[i] for i in index]
-        prompts = self.policy.encode(texts)
-        (anchors, anchor_rewards), (_, others) = self._anchor_draws(index, texts, prompts)
-        policy_draws, rewards, log_ratio = self._policy_draws(texts, prompts)
-        scores = Scores(
-            anchor_rewards,
-            rewards,
-            self._quantiles(prompts, policy_draws, rewards, others),
-            log_ratio,
-            self._anchor_log_ratio(prompts, anchors),
-            self.reward_scale,
-        )
-        trained, weights = self._trained(anchors, policy_draws, self.algorithm.weights(scores))
-        loss = self._backward(prompts, trained, weights)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        if self.algorithm.anchor_moves:
-            self.algorithm.anchor.update(self.anchor_parameters, self.parameters, self.step)
-        row = self._record(loss, norm, scores, policy_draws)
-        return row | {"seconds": round(time.perf_counter() - started, 3)}
-
-    def _prompts(self) -> list[int]:
-        """The step's prompts: shuffled passes over the training prompts, without a break."""
-        size = self.config.prompts_per_step
-        places = range(self.step * size, (self.step + 1) * size)
-        return prompts_at(places, len(self.task.train_prompts), self.config.seed)
-
-    def _generator(self, purpose: str) -> torch.Generator:
-        return seeded(self.config.seed, purpose, self.step)
-
-    def _anchor_draws(
-        self, index: list[int], texts: list[str], prompts: Prompts
-    ) -> list[tuple[Completions | None, Tensor]]:
-        """Best-of-N draws and quantile draws, disjoint: from the bank, or anew; none if none."""
-        sizes = [self.algorithm.anchor_draws, self.algorithm.quantile_draws]
-        if not any(sizes):
-            return [(None, torch.zeros(len(texts), 0))] * 2
-        if self.bank is not None:
-            source, rows = self.bank, torch.tensor([self._rows[i] for i in index])
-        else:
-            generator = self._generator("anchor")
-            with torch.no_grad(), self.accelerator.autocast():
-                drawn = banks.draw(
-                    self.anchor, self.task.reward, texts, sum(sizes), generator, prompts
-                )
-            source, rows = Bank(*drawn), torch.arange(len(texts))
-        return source.subset(rows, sizes, self._generator("subset"))
-
-    def _policy_draws(
-        self, texts: list[str], prompts: Prompts
-    ) -> tuple[Completions | None, Tensor, Tensor]:
-        """The policy's completions, their rewards and log(pi/pi_anchor), each [B, K]."""
-        k = self.algorithm.policy_draws
-        if not k:
-            nothing = torch.zeros(len(texts), 0)
-            return None, nothing, nothing
-        generator = self._generator("policy")
-        with torch.no_grad(), self.accelerator.autocast():
-            drawn, rewards = banks.draw(self.policy, self.task.reward, texts, k, generator, prompts)
-            log_ratio = drawn.log_prob - self.anchor(prompts, drawn).sum(-1)
-        return drawn, rewards, log_ratio.cpu()
-
-    def _quantiles(
-        self, prompts: Prompts, drawn: Completions | None, rewards: Tensor, others: Tensor
-    ) -> Tensor | None:
-        """p_<= of the policy's completions under the anchor, [B, K]; None where none are wanted."""
-        if drawn is None:
-            return torch.zeros_like(rewards)  # of no completions, [B, 0]
-        if not self.algorithm.quantile_draws:
-            return None
-        return self.quantiles(prompts, drawn, rewards, others)
-
-    def _anchor_log_ratio(self, prompts: Prompts, anchors: Completions | None) -> Tensor | None:
-        """log(pi/pi_anchor) of the anchor's completions, [B, N], where the rule asks for it."""
-        if not self.algorithm.scores_anchor_draws:
-            return None
-        drawn = anchors.to(self.policy.device)
-        with torch.no_grad(), self.accelerator.autocast():
-            log_prob = self.policy(prompts, drawn).sum(-1)
-        return (log_prob - drawn.log_prob).cpu()
-
     @cached_property
     def reward_scale(self) -> float:
         """The unit of rewards that the rule is given; 1 where it goes by ranks."""
         if not self.algorithm.scales_rewards:
             return 1.0
         precision = device.resolve(self.config.precision)
-        return spread.measure(self.task, precision, self.accelerator)
+        return banks.measured_spread(self.task, precision, self.accelerator)
 
-    def _trained(
-        self, anchors: Completions | None, policy_draws: Completions | None, weights: Tensor
+    # -- one step ----------------------------------------------------------------------------------
+
+    def update(self) -> dict[str, float]:
+        """One optimiser step; returns its record."""
+        started = time.perf_counter()
+        batch = self.sample(self.next_prompts())
+        scores = self.score(batch)
+        loss = self.backward(batch, self.algorithm.weights(scores))
+        norm = self._descend()
+        row = self._record(loss, norm, scores, batch.policy)
+        return row | {"seconds": round(time.perf_counter() - started, 3)}
+
+    def next_prompts(self) -> list[int]:
+        """Numbers of the step's prompts: shuffled passes over the training prompts, no break."""
+        size = self.config.prompts_per_step
+        places = range(self.step * size, (self.step + 1) * size)
+        return prompts_at(places, len(self.task.train_prompts), self.config.seed)
+
+    @torch.no_grad()
+    def sample(self, index: Sequence[int]) -> Batch:
+        """Completions of the training prompts with these numbers, as this step draws them."""
+        texts = [self.task.train_prompts[i] for i in index]
+        prompts = self.policy.encode(texts)
+        nothing = None, torch.zeros(len(texts), 0)
+        (anchors, anchor_rewards), (_, others) = nothing, nothing
+        sizes = [self.algorithm.anchor_draws, self.algorithm.quantile_draws]
+        if any(sizes):
+            if self.bank is None:
+                drawn = self._draw(self.anchor, "anchor", sum(sizes), texts, prompts)
+                source, rows = Bank(*drawn), range(len(texts))
+            else:
+                source, rows = self.bank, [self._rows[i] for i in index]
+            parts = source.subset(torch.tensor(rows), sizes, self._generator("subset"))
+            (anchors, anchor_rewards), (_, others) = parts
+        k = self.algorithm.policy_draws
+        own = self._draw(self.policy, "policy", k, texts, prompts) if k else nothing
+        return Batch(texts, prompts, anchors, anchor_rewards, others, *own)
+
+    def _draw(
+        self, model: LanguageModel, purpose: str, k: int, texts: list[str], prompts: Prompts
     ) -> tuple[Completions, Tensor]:
-        """The completions whose weight is not 0 by plan, and their weights [B, trained + K]."""
-        n, m = self.algorithm.anchor_draws, self.algorithm.trained_draws
-        weights = weights.to(self.policy.device)
-        top = weights[:, :n].abs().topk(m, dim=1).indices
-        parts = [anchors.to(self.policy.device).take(top)] if m else []
-        parts += [policy_draws] if policy_draws is not None else []
-        kept = torch.cat([weights[:, :n].gather(1, top), weights[:, n:]], 1)
-        return concatenate(parts, dim=1), kept
+        generator = self._generator(purpose)
+        with self.accelerator.autocast():
+            return banks.draw(model, self.task.reward, texts, k, generator, prompts)
 
-    def _backward(self, prompts: Prompts, trained: Completions, weights: Tensor) -> Tensor:
-        """Gradient of -(1/B) sum w log pi, in micro-batches; returns the loss."""
+    def _generator(self, purpose: str) -> torch.Generator:
+        return seeded(self.config.seed, purpose, self.step)
+
+    def score(self, batch: Batch) -> Scores:
+        """What the rule sees of a batch; a quantile model learns from it, once it has answered."""
+        drawn, quantiles, anchor_log_ratio = batch.policy, None, None
+        log_ratio = torch.zeros(batch.policy_rewards.shape)
+        with torch.no_grad(), self.accelerator.autocast():
+            if drawn is not None:
+                log_pi_anchor = self.anchor(batch.prompts, drawn).sum(-1)
+                log_ratio = (drawn.log_prob - log_pi_anchor).cpu()
+            if self.algorithm.scores_anchor_draws:
+                anchors = batch.anchors.to(self.policy.device)
+                log_pi = self.policy(batch.prompts, anchors).sum(-1)
+                anchor_log_ratio = (log_pi - anchors.log_prob).cpu()
+        if drawn is None:
+            quantiles = log_ratio  # of no completions, [B, 0]
+        elif self.algorithm.quantile_draws:
+            given = batch.policy_rewards, batch.quantile_rewards
+            quantiles = self.quantiles(batch.prompts, drawn, *given)
+        return Scores(
+            batch.anchor_rewards,
+            batch.policy_rewards,
+            quantiles,
+            log_ratio,
+            anchor_log_ratio,
+            self.reward_scale,
+        )
+
+    def backward(self, batch: Batch, weights: Tensor) -> Tensor:
+        """Add the gradient of the loss -(1/B) sum w log pi, weights [B, N+K]; returns the loss.
+
+        Of the anchor's completions only as many are passed through as have a weight, a prompt.
+        """
+        n, parts = self.algorithm.anchor_draws, []
+        if n:
+            # No wait for the device: scores, and so the weights, are on the processor.
+            most = max(int((weights[:, :n] != 0).sum(1).max()), batch.policy is None)
+            top = weights[:, :n].abs().topk(most, dim=1).indices
+            weights = torch.cat([weights[:, :n].gather(1, top), weights[:, n:]], 1)
+            where = batch.anchors.tokens.device
+            parts.append(batch.anchors.take(top.to(where)).to(self.policy.device))
+        if batch.policy is not None:
+            parts.append(batch.policy)
+        trained, weights = concatenate(parts, dim=1), weights.to(self.policy.device)
         total = weights.new_zeros(())
         for start in range(0, len(weights), self.config.micro_batch):
-            part = slice(start, start + self.config.micro_batch)
+            rows = slice(start, start + self.config.micro_batch)
             with self.accelerator.autocast():
-                log_probs = self.policy(prompts.rows(part), trained.rows(part)).sum(-1)
-            loss = -(weights[part] * log_probs).sum() / len(weights)
+                log_probs = self.policy(batch.prompts.rows(rows), trained.rows(rows)).sum(-1)
+            loss = -(weights[rows] * log_probs).sum() / len(weights)
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
-    def _learning_rate(self) -> float:
-        return self.config.learning_rate * min(1.0, (self.step + 1) / max(1, self.config.warmup))
+    def _descend(self) -> Tensor:
+        """Take the step that the gradient says; returns its norm before clipping."""
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip)
+        warmed = min(1.0, (self.step + 1) / max(1, self.config.warmup))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * warmed
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.algorithm.anchor_moves:
+            self.algorithm.anchor.update(self.anchor_parameters, self.parameters, self.step)
+        return norm
 
     def _record(
         self, loss: Tensor, norm: Tensor, scores: Scores, drawn: Completions | None
@@ -242,40 +244,51 @@ class Trainer:
         """
         clipped = (norm > self.config.clip).float()
         values = {"loss": loss, "gradient_norm": norm, "clipped": clipped, **self.quantiles.losses}
-        values |= monitor.measure(scores, drawn)
+        values |= step_measures(scores, drawn)
         if self.algorithm.scales_rewards:
             values["reward_scale"] = torch.tensor(self.reward_scale)
         numbers = torch.stack([v.detach().cpu().double() for v in values.values()]).tolist()
-        if not all(math.isfinite(number) for number in numbers):
+        row = dict(zip(values, numbers, strict=True))
+        if not all(map(math.isfinite, numbers)):
             raise ValueError(
-                f"step {self.step} gave {dict(zip(values, numbers, strict=True))}: lower "
-                f"learning_rate (now {self.config.learning_rate}); the checkpoint before is kept"
+                f"step {self.step} gave {row}: lower learning_rate (now "
+                f"{self.config.learning_rate}); the checkpoint before is kept"
             )
-        return {"step": self.step, **dict(zip(values, numbers, strict=True))}
+        return {"step": self.step, **row}
 
-    # -- state ------------------------------------------------------------------------------------
+    # -- evaluation and state ----------------------------------------------------------------------
+
+    def evaluate(self) -> pd.DataFrame:
+        """Measure the policy on the held-out prompts; see `evaluation.evaluate`."""
+        with self.accelerator.autocast():
+            table = evaluate(
+                self.policy,
+                self.reference,
+                self.task,
+                self.held_out,
+                self.config.evaluation_samples,
+                partial(seeded, self.config.seed, "evaluation", self.step),
+                self.quantiles.predict,
+            )
+        table.insert(0, "step", self.step)
+        return table
 
     def save(self) -> None:
         """Keep weights, anchor, quantile model, optimisers and step."""
         state = {
-            "parameters": [p.detach() for p in self.parameters],
-            "anchor": [p.detach() for p in self.anchor_parameters],
+            "parameters": [p.detach() for p in (*self.parameters, *self.anchor_parameters)],
             "optimizer": self.optimizer.state_dict(),
             "quantiles": self.quantiles.state(),
         }
-        state = send_to_device(state, "cpu")
-        checkpoints.save(self.run.path / "checkpoints", self.step, state)
+        self.run.save(self.step, send_to_device(state, "cpu"))
 
+    @torch.no_grad()
     def _resume(self) -> None:
-        found = checkpoints.load(self.run.path / "checkpoints")
-        if found is None:
+        if (found := self.run.load()) is None:
             return
         self.step, state = found
-        kept = [*state["parameters"], *state["anchor"]]
-        with torch.no_grad():
-            for parameter, value in zip(
-                [*self.parameters, *self.anchor_parameters], kept, strict=True
-            ):
-                parameter.copy_(value)
+        parameters = *self.parameters, *self.anchor_parameters
+        for parameter, value in zip(parameters, state["parameters"], strict=True):
+            parameter.copy_(value)
         self.quantiles.load(state["quantiles"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -16,28 +16,29 @@ It never knows which algorithm runs. What differs from the paper, or fills what 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from bondlab import checkpoints, device, paths
+from bondlab import device, paths
 from bondlab.algorithms import Algorithm
 from bondlab.bank import BankFolder, passing
 from bondlab.config import Config
 from bondlab.lm.language_model import LanguageModel
-from bondlab.results import RunFolder, digest
-from bondlab.rewards import score
-from bondlab.task import Task
+from bondlab.results import RunFolder, digest, write_atomically
+from bondlab.task import Task, score
 from bondlab.trainer import Trainer
 
 
+@dataclass(frozen=True)
 class Run:
     """A finished run: its tables and its policy."""
 
-    def __init__(self, folder: RunFolder, policy: LanguageModel) -> None:
-        self.folder, self.policy = folder, policy
+    folder: RunFolder
+    policy: LanguageModel
 
     @property
     def table(self) -> pd.DataFrame:
@@ -57,16 +58,12 @@ class Run:
 
 def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
     """Everything that determines a run's numbers, as its folder is named by it."""
-    settings = config.model_dump() | {"precision": device.resolve(config.precision)}
-    for free in ("checkpoint_every", "micro_batch"):
-        del settings[free]
-    folders = banks(task, algorithm, config)
-    # The name of a training bank says what its prompts are; without one they are named here.
-    prompts = {} if len(folders) > 1 else {"train_prompts": digest(list(task.train_prompts))}
+    settings = config.model_dump(exclude={"checkpoint_every", "micro_batch"})
+    settings["precision"] = device.resolve(config.precision)
     return {
         "task": task.identity,
-        "banks": [folder.path.name for folder in folders],
-        **prompts,
+        "banks": [folder.path.name for folder in banks(task, algorithm, config)],
+        "train_prompts": digest(list(task.train_prompts)),
         "algorithm": algorithm.identity,
         "config": settings,
     }
@@ -75,17 +72,16 @@ def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
 def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     """The reference's stored samples that a run reads: of training prompts, of held-out prompts.
 
-    No more training prompts have samples than pass by: a reward may cost money.
-
-    The held-out ones come from another stream of random numbers, and stand alone where the
-    training samples are drawn anew at each step or the algorithm wants none.
+    No more training prompts have samples than pass by: a reward may cost money. The held-out ones
+    come from another stream of random numbers, and stand alone where the training samples are drawn
+    anew at each step or the algorithm wants none.
 
     Raises:
         ValueError: the training bank is too small for the algorithm.
     """
-    parent, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
     read = [task.train_prompts[i] for i in passing(len(task.train_prompts), config)]
     kinds = [(read, config.bank_samples), (task.eval_prompts, config.evaluation_bank)]
+    parent, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
     training, held_out = (
         BankFolder.of(parent, task, prompts, samples, seed, precision)
         for seed, (prompts, samples) in enumerate(kinds)
@@ -126,41 +122,31 @@ def train(
     parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"
     name = identity(task, algorithm, config)
     if not RunFolder.known(parent, name):
-        _try(task)
+        # Ask a new run's reward about four short texts, before anything long is computed for it.
+        prompts = task.eval_prompts[:2]
+        score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])
     run = RunFolder.of(parent, name)
-    lock = run.lock()
-    try:
-        # Also where the caller has gradients turned off.
-        with torch.inference_mode(False), torch.enable_grad():
-            found = Trainer(task, algorithm, config, run, banks(task, algorithm, config))
-            if not run.finished or found.step < config.steps:  # its last checkpoint may be gone
-                _loop(found, run)
-            else:
-                run.warn_of_kind("is read")
-        return Run(run, found.policy)
-    finally:
-        lock.release()
+    # Also where the caller has gradients turned off.
+    with run.lock(), torch.inference_mode(False), torch.enable_grad():
+        found = trainer(task, algorithm, config, parent)
+        if not run.finished or found.step < config.steps:  # its last checkpoint may be gone
+            _loop(found)
+        else:
+            run.warn_of_kind("is read")
+    return Run(run, found.policy)
 
 
-def _try(task: Task) -> None:
-    """Ask a new run's reward about four short texts, before anything long is computed for it.
-
-    Raises as `rewards.score`.
-    """
-    prompts = task.eval_prompts[:2]
-    score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])
-
-
-def _loop(trainer: Trainer, run: RunFolder) -> None:
-    started, config = time.perf_counter(), trainer.config
+def _loop(trainer: Trainer) -> None:
+    started, config, run = time.perf_counter(), trainer.config, trainer.run
     run.mark("running", 0.0)
     run.rewind(trainer.step)
     bar = tqdm(total=config.steps, initial=trainer.step, desc="steps", unit="step", leave=False)
     while True:
-        due = trainer.step % config.evaluate_every == 0 or trainer.step == config.steps
+        last = trainer.step == config.steps
+        due = last or trainer.step % config.evaluate_every == 0
         if due and not run.evaluated(trainer.step):
             run.add_evaluation(trainer.evaluate() if trainer.step else _start(trainer))
-        if trainer.step == config.steps:
+        if last:
             break
         run.append(trainer.update())
         if trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps:
@@ -177,13 +163,12 @@ def _start(trainer: Trainer) -> pd.DataFrame:
     A quantile model adds its predictions, and a copy in float32 rounds in its own way: such runs
     measure for themselves.
     """
-    config = trainer.config
+    config, held_out = trainer.config, trainer.folders[-1]
     if trainer.algorithm.quantile_model or config.lora_rank is None:
         return trainer.evaluate()
-    held_out = trainer.folders[-1]
     path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
     if not path.exists():
         data = trainer.evaluate().to_parquet(index=False)
         held_out.note_kind()
-        checkpoints.write_atomically(path, data)
+        write_atomically(path, data)
     return pd.read_parquet(path)

@@ -12,12 +12,12 @@ import pytest
 import second_device
 import torch
 from accelerate import PartialState
+from lab import Killed, configured, kill, taste
 from safetensors.torch import load_file
 
 from bondlab import device, rules, tasks, training
 from bondlab.algorithms import bonbon, bond, j_bond, online_dpo, raft, reinforce, vbon, warp
 from bondlab.anchors import Periodic
-from bondlab.config import Config
 from bondlab.lm.language_model import LanguageModel
 from bondlab.quantiles import Learned
 from bondlab.tasks import Task, TaskSettings, tiny
@@ -39,10 +39,6 @@ ALGORITHMS = {
     "bonbon": bonbon(4),
 }
 README = ("j_bond", "bond", "reinforce")
-CONFIG = Config(
-    steps=1, prompts_per_step=2, learning_rate=1e-2, warmup=1, lora_rank=2, bank_samples=8,
-    evaluate_every=1, evaluation_samples=2, evaluation_bank=2, precision="fp32",
-)  # fmt: skip
 TRAIN, HELD_OUT = tiny.documents(4, seed=1), tiny.documents(2, seed=2)
 
 
@@ -50,11 +46,6 @@ TRAIN, HELD_OUT = tiny.documents(4, seed=1), tiny.documents(2, seed=2)
 def where(request):
     with second_device.in_use(request.param) as found:
         yield found
-
-
-def words(prompts, completions) -> torch.Tensor:
-    """The number of different words, and a little for every letter, so that hardly any tie."""
-    return torch.tensor([[len(set(t.split())) + len(t) / 97 for t in row] for row in completions])
 
 
 def language_model(family: str, moved: str = "never", where: object = "cpu") -> LanguageModel:
@@ -66,9 +57,10 @@ def language_model(family: str, moved: str = "never", where: object = "cpu") -> 
     return made.to(where) if moved == "after" else made
 
 
-def trained(model: LanguageModel, algorithm, folder, reward=words, **changed) -> training.Run:
+def trained(model: LanguageModel, algorithm, folder, reward=taste, **changed) -> training.Run:
     task = Task(model, reward, TRAIN, HELD_OUT)
-    return train(task, algorithm, CONFIG.model_copy(update=changed), folder)
+    config = configured(**({"steps": 1, "prompts_per_step": 2, "evaluate_every": 1} | changed))
+    return train(task, algorithm, config, folder)
 
 
 def assert_equal(run: training.Run, expected: training.Run) -> None:
@@ -148,16 +140,8 @@ def test_a_stopped_run_goes_on(family, where, tmp_path, monkeypatch):
     """Killed after the checkpoint of step 1, whose tensors lie on the processor: step 2 is that of
     a run that was not stopped."""
     whole = trained(language_model(family), j_bond(), tmp_path / "whole", steps=2)
-    append, calls = training.RunFolder.append, []
-
-    def killed(self, row):
-        calls.append(row)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        append(self, row)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(training.RunFolder, "append", killed)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill(patch, training.RunFolder, "append", 2, before=True)
         trained(language_model(family), j_bond(), tmp_path / "stopped", steps=2)
     assert_equal(trained(language_model(family), j_bond(), tmp_path / "stopped", steps=2), whole)
 
@@ -168,7 +152,7 @@ def test_a_reward_on_the_device(where, tmp_path):
 
     @torch.no_grad()
     def learned(prompts, completions) -> torch.Tensor:
-        return weight(words(prompts, completions)[..., None].to(where))[..., 0]
+        return weight(taste(prompts, completions)[..., None].to(where))[..., 0]
 
     run = trained(language_model("causal"), j_bond(), tmp_path, reward=learned)
     rows = run.evaluation[run.evaluation["source"] == "policy"]

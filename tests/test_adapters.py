@@ -9,13 +9,10 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
+from test_agreement import made
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
 )
 
 from bondlab.bank import seeded
@@ -37,24 +34,11 @@ class Stack(nn.Module):
         return self.net(x)
 
 
-def stacked() -> LlamaForCausalLM:
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=64,
-            num_hidden_layers=2, num_attention_heads=4, eos_token_id=1, pad_token_id=0,
-        )
-    )  # fmt: skip
+def stacked() -> nn.Module:
+    model = made("Llama")
     for layer in model.model.layers:
         layer.mlp = Stack()
     return model
-
-
-def gpt2() -> GPT2LMHeadModel:
-    config = GPT2Config(
-        vocab_size=len(tiny.tokenizer()), n_embd=32, n_layer=2, n_head=4, eos_token_id=1,
-        bos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config)
 
 
 def tuned(folder) -> PeftModel:
@@ -111,12 +95,14 @@ def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
         head = policy.model.get_output_embeddings().weight
         states = torch.ones(1, head.shape[1])
         torch.testing.assert_close(policy._logits(states), states @ head.T)
+    assert head is policy.model.get_input_embeddings().weight  # tied matrices stay one
+    assert {p.dtype for p in policy.trainable()} == {torch.float32}
 
 
 # -- which layers are trained ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "count"), [(gpt2, 2 * 4), (stacked, 2 * 6)])
+@pytest.mark.parametrize(("make", "count"), [(lambda: made("GPT2"), 2 * 4), (stacked, 2 * 6)])
 @torch.no_grad()
 def test_every_linear_layer_is_adapted(make, count, tmp_path):
     """GPT-2 writes its four linear layers as Conv1D; an nn.Sequential calls its own "0" and "2", as
@@ -124,7 +110,7 @@ def test_every_linear_layer_is_adapted(make, count, tmp_path):
     reference, moves when trained, and is saved and loaded as it was trained."""
     reference = LanguageModel(make(), tiny.tokenizer(), **LIMITS)
     policy = reference.trainable_copy(2)
-    assert len(policy._adapted()) == count and len(policy.trainable()) == 2 * count
+    assert len(policy.adapter_changes()) == count and len(policy.trainable()) == 2 * count
     prompts = reference.encode(tiny.documents(3))
     drawn = reference.sample(prompts, 2, seeded(0, "test"))
     assert torch.equal(policy(prompts, drawn), reference(prompts, drawn))

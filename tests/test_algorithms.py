@@ -39,26 +39,24 @@ ALL = {
 
 
 def draws(algorithm: Algorithm) -> list[int]:
-    """Anchor, policy, quantile and trained draws a prompt."""
-    names = ("anchor_draws", "policy_draws", "quantile_draws", "trained_draws")
-    return [getattr(algorithm, name) for name in names]
+    """Anchor, policy and quantile draws a prompt."""
+    return [algorithm.anchor_draws, algorithm.policy_draws, algorithm.quantile_draws]
 
 
 def test_j_bond_is_algorithm_2():
     """Two anchor completions and one of the policy a prompt, beta 0.5, no further KL, a moving
-    average of rate 0.02, no quantile draws; the better anchor completion alone is trained on, and
-    none at beta = 1."""
+    average of rate 0.02, no quantile draws."""
     found = j_bond()
     assert found.rule is rules.j_bond and found.settings == {"beta": 0.5, "gamma": 0.0}
-    assert draws(found) == [2, 1, 0, 1] and found.anchor == MovingAverage(0.02)
-    assert draws(j_bond(beta=1, policy_draws=3)) == [2, 3, 0, 0]
+    assert draws(found) == [2, 1, 0] and found.anchor == MovingAverage(0.02)
+    assert draws(j_bond(policy_draws=3)) == [2, 3, 0]
 
 
 def test_reinforce_draws_the_policy_alone():
     """Two completions of the policy, each the other's baseline, rewards in units of their spread,
     and the reference as the anchor; WARP's first stage differs by its anchor alone."""
     found = reinforce(0.1)
-    assert draws(found) == [0, 2, 0, 0] and found.scales_rewards
+    assert draws(found) == [0, 2, 0] and found.scales_rewards
     assert isinstance(found.anchor, Frozen) and found.settings == {"beta_rl": 0.1}
     stage = warp(0.1, 0.01)
     assert stage == reinforce(0.1, anchor=MovingAverage(0.01)) != found
@@ -68,35 +66,17 @@ def test_the_ends_of_bond_have_names_of_their_own():
     """RAFT is beta = 0 with an anchor that follows, vBoN beta = 1 with one that stays: the same
     plans, so that runs of equal meaning have one identity."""
     assert raft(8, Periodic(50)).identity == bond(8, 0.0, anchor=Periodic(50)).identity
-    assert draws(raft(8, Periodic(50))) == [8, 0, 0, 1]
-    assert vbon(8).identity == bond(8, 1.0).identity and draws(vbon(8)) == [0, 2, 16, 0]
+    assert draws(raft(8, Periodic(50))) == [8, 0, 0]
+    assert vbon(8).identity == bond(8, 1.0).identity and draws(vbon(8)) == [0, 2, 16]
 
 
 def test_pairs_are_drawn_where_their_paper_draws_them():
     """Online DPO ranks two of the policy's completions. BoNBoN takes the best and the worst of n of
-    the reference's, both trained on, and wants the policy's log-probabilities of them."""
-    assert draws(online_dpo(0.1)) == [0, 2, 0, 0]
-    assert draws(bonbon(8)) == [8, 0, 0, 2] and bonbon(8).scores_anchor_draws
+    the reference's, and wants the policy's log-probabilities of them."""
+    assert draws(online_dpo(0.1)) == [0, 2, 0]
+    assert draws(bonbon(8)) == [8, 0, 0] and bonbon(8).scores_anchor_draws
     assert bonbon(8).settings == {"alpha": 0.005}
     assert not any(ALL[name].scores_anchor_draws for name in ALL if name != "bonbon")
-
-
-def test_an_identity_names_what_changes_the_numbers():
-    """Eight plans, eight names; a changed hyper-parameter, anchor or number of draws is another."""
-    others = [
-        j_bond(beta=0.25),
-        j_bond(gamma=1.0),
-        j_bond(anchor=MovingAverage(0.05)),
-        j_bond(anchor=Periodic(50)),
-        j_bond(policy_draws=2),
-        reinforce(1.0),
-        reinforce(0.1, policy_draws=4),
-        warp(0.1, 0.02),
-        online_dpo(0.2),
-        bonbon(4, alpha=0.5),
-    ]
-    identities = [repr(a.identity) for a in (*ALL.values(), *others)]
-    assert len(set(identities)) == len(identities)
 
 
 def first(scores: Scores, share: float = 1.0) -> torch.Tensor:
@@ -134,7 +114,7 @@ def test_every_part_of_a_plan_is_in_its_identity():
         {"rule": functools.partial(first, share=0.5)}, {"rule": functools.partial(first, share=1)},
         {"settings": {"share": 0.5}}, {"settings": {"draws": 3}}, {"settings": {"rule": "x"}},
         {"settings": {"shares": torch.ones(2)}}, {"settings": {"shares": torch.zeros(2)}},
-        {"anchor_draws": 5}, {"policy_draws": 3}, {"quantile_draws": 4}, {"trained_draws": 2},
+        {"anchor_draws": 5}, {"policy_draws": 3}, {"quantile_draws": 4},
         {"anchor": MovingAverage(0.1)}, {"anchor": Every(1)}, {"anchor": Every(2)},
         {"quantile_model": Learned()}, {"quantile_model": Learned(floor=0.1)},
         {"scores_anchor_draws": True}, {"scales_rewards": True},
@@ -149,28 +129,6 @@ def test_every_part_of_a_plan_is_in_its_identity():
 def scores_of(prompts: int, anchors: int) -> Scores:
     nothing = torch.zeros(prompts, 1)
     return Scores(torch.arange(float(prompts * anchors)).view(prompts, -1), *[nothing] * 3)
-
-
-def test_a_plan_trains_on_all_that_it_draws_unless_told():
-    """A rule of one's own that weighs all four anchor completions needs no further word; where
-    fewer are trained on, a weight that would be lost is an error, and one prompt is enough."""
-
-    def mean(scores: Scores) -> torch.Tensor:
-        weights = torch.full(scores.anchor_rewards.shape, 0.25)
-        weights[0, 2:] = 0
-        return torch.cat([weights, scores.log_ratio], 1)
-
-    plan = Algorithm(mean, anchor_draws=4, policy_draws=1)
-    assert plan.trained_draws == 4
-    assert plan.weights(scores_of(2, 4)).sum() == 1.5
-    few = dataclasses.replace(plan, trained_draws=2)
-    assert few.weights(scores_of(1, 4)).sum() == 0.5
-    with pytest.raises(ValueError, match="weighs 4 of a prompt's 4 .*set trained_draws=4"):
-        few.weights(scores_of(2, 4))
-    with pytest.raises(ValueError, match="trained_draws are some of the anchor_draws"):
-        Algorithm(mean, anchor_draws=1, trained_draws=2)
-    with pytest.raises(ValueError, match="policy_draws must not be negative"):
-        Algorithm(mean, policy_draws=-1)
 
 
 def test_weights_of_another_shape_are_refused():
@@ -195,6 +153,12 @@ def test_weights_have_the_type_of_the_log_ratio(name):
 @pytest.mark.parametrize(
     ("make", "wrong", "named"),
     [
+        (Algorithm, {"rule": first, "policy_draws": -1}, "policy_draws must not be negative"),
+        (bond, {"n": 1, "beta": 0.5}, "Best-of-1"),
+        (bond, {"n": 8, "beta": 1.5}, "beta is the share"),
+        (bond, {"n": 8, "beta": -0.1}, "beta is the share"),
+        (bond, {"n": 8, "beta": 0.5, "policy_draws": 0}, "policy_draws"),
+        (bond, {"n": 8, "beta": 0.5, "quantile_draws": 0}, "quantile_draws"),
         (j_bond, {"beta": 1.5}, "beta is the share"),
         (j_bond, {"gamma": -0.1}, "gamma must not be negative"),
         (j_bond, {"policy_draws": 0}, "policy_draws"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import lab
 import pytest
 import torch
 from scipy import stats
 
-from bondlab import bank, device, tasks
+from bondlab import bank, device
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder, seeded
 from bondlab.lm.completions import Completions
-from bondlab.tasks import Task, TaskSettings, tiny
+from bondlab.tasks import Task, tiny
 
 SAMPLES = 3
 
@@ -19,7 +20,7 @@ SAMPLES = 3
 @pytest.fixture
 def task() -> Task:
     """20 prompts: three parts of 8, 8 and 4."""
-    return tasks.build(TaskSettings(name="tiny", train=20, evaluate=4), "fp32")
+    return lab.task_of(train=20)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_bank_holds_scored_samples_of_the_reference(task, folder):
     assert loaded.completions.tokens.shape == (20, SAMPLES, task.model.max_new_tokens)
     assert loaded.completions.tokens.dtype == torch.int64
     texts = task.model.decode(loaded.completions)
-    assert torch.equal(loaded.rewards, tiny.reward(task.train_prompts, texts).double())
+    assert torch.equal(loaded.rewards, lab.taste([], texts).double())
     with torch.no_grad():
         scored = task.model(task.model.encode(task.train_prompts), loaded.completions)
     torch.testing.assert_close(loaded.completions.log_probs, scored, atol=1e-4, rtol=0)
@@ -65,7 +66,7 @@ def test_parts_may_be_filled_in_any_order(task, folder, tmp_path):
     """Each part has random numbers of its own, so backwards gives the same bytes as forwards."""
     other = BankFolder.of(tmp_path / "other", task, task.train_prompts, SAMPLES, 0, "fp32")
     assert files(fill(folder, task, [0, 1, 2])) == files(fill(other, task, [2, 0, 1]))
-    assert len(files(folder)) == 7  # two of each part, and the kinds of machine
+    assert len(files(folder)) == 4  # of each part, and the kinds of machine
 
 
 def test_parts_have_random_numbers_of_their_own(task, tmp_path):
@@ -87,28 +88,16 @@ def test_only_missing_parts_are_left(task, folder):
     assert folder.missing() == [] and len(folder.load().rewards) == 20
 
 
-def test_a_part_without_its_digest_counts_as_missing(task, folder):
-    """The digest is written last: a kill between both leaves a part that is drawn again."""
-    fill(folder, task, [0, 1, 2])
-    before = files(folder)
-    (folder.path / "part-0001.sha256").unlink()
-    assert folder.missing() == [1]
-    assert files(fill(folder, task, [1])) == before
-
-
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
 def test_a_damaged_part_is_found_and_drawn_again(damage, task, folder):
-    """One bit, a lost tail or a lost file: loading fails once, names the part, and leaves it to be
+    """One bit of a reward, or a lost tail: loading fails once, names the part, and leaves it to be
     drawn again, to the same bytes."""
     before = files(fill(folder, task, folder.parts))
-    path = folder.path / "part-0001.safetensors"
+    path, number = folder.path / "part-0001.pt", folder.load().rewards[8].numpy().tobytes()
     data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    if damage == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(data if damage == "flipped" else data[:-5])
-    with pytest.raises(ValueError, match="part-0001.safetensors was damaged"):
+    data[data.index(number)] ^= 1
+    path.write_bytes(data if damage == "flipped" else data[:-5])
+    with pytest.raises(ValueError, match="part-0001.pt was damaged"):
         folder.load()
     assert folder.missing() == [1]
     assert files(fill(folder, task, folder.missing())) == before
@@ -135,7 +124,7 @@ def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
         name(prompts=prompts[:-1]),
         name(prompts=prompts[::-1]),
         name(task=dataclasses.replace(task, identity={"policy": "another"})),
-        name(temperature=0.9),
+        name(temperature=1.0),
         name(max_prompt_tokens=23),
         name(max_new_tokens=7),
         name(max_new_tokens=9),
@@ -146,7 +135,7 @@ def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
         name(precision="bf16"),
     ]
     assert len(set(names)) == len(names)
-    assert name() == name(temperature=1.0) == names[0]
+    assert name() == name(temperature=2.0) == names[0]
     assert name(template=lambda prompt: f"read {prompt}") == names[11]
     assert name(max_new_tokens=9) == names[9]
     model = tiny.language_model("t5").bfloat16()
@@ -199,6 +188,35 @@ def test_seeds_give_other_samples(task, tmp_path):
     )
     first, second = (fill(folder, task, [0, 1, 2]).load() for folder in folders)
     assert not torch.equal(first.completions.tokens, second.completions.tokens)
+
+
+# -- the spread -----------------------------------------------------------------------------------
+
+
+def test_the_spread_is_within_prompts():
+    """(1, 3) and (10, 12) each have the variance 2; how far prompts lie apart does not count."""
+    assert bank.spread(torch.tensor([[1.0, 3.0], [10.0, 12.0]])) == pytest.approx(2**0.5)
+    with pytest.raises(ValueError, match="same value"):
+        bank.spread(torch.tensor([[1.0, 1.0], [5.0, 5.0]]))
+
+
+def test_the_unit_is_the_spread_of_the_first_prompts_completions(runs):
+    """A reward that numbers a prompt's 8 completions 0..7, plus 100 a prompt: the unbiased standard
+    deviation of 0..7 is sqrt(6). 32 of the 40 prompts are scored, 8 completions each, and once for
+    every run of the task."""
+    seen = []
+
+    def numbered(prompts, completions) -> torch.Tensor:
+        seen.append((prompts, len(completions[0])))
+        places = torch.arange(len(completions[0])).expand(len(prompts), -1)
+        return places + 100.0 * torch.arange(len(prompts))[:, None]
+
+    many = lab.task_of(train=40, reward=numbered)
+    for _ in range(2):
+        found = bank.measured_spread(many, "fp32", device.accelerator("fp32"))
+        assert found == pytest.approx(6**0.5)
+    assert sum((prompts for prompts, _ in seen), []) == many.train_prompts[:32]
+    assert {k for _, k in seen} == {8}
 
 
 # -- subsets --------------------------------------------------------------------------------------

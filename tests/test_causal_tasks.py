@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from datasets import Dataset, DatasetDict
+from lab import configured
 from transformers import AutoTokenizer
 
 from bondlab import assets, tasks
 from bondlab.algorithms import bond
 from bondlab.assets.corpora import digest
-from bondlab.config import Config
 from bondlab.tasks import chat, models, scorers, sentiment, tiny
 from bondlab.tasks.settings import LIMITS, TaskSettings
 from bondlab.training import train
@@ -135,12 +135,8 @@ def test_too_many_prompts_are_refused(name, folders):
 @pytest.mark.parametrize("name", ["sentiment", "chat"])
 def test_two_steps_on_a_task(name, folders):
     """Bank, training, evaluation and the saved record, on a causal model from a folder."""
-    config = Config(
-        steps=2, prompts_per_step=2, warmup=1, lora_rank=2, bank_samples=6, evaluate_every=1,
-        evaluation_samples=2, evaluation_bank=4, precision="fp32",
-    )  # fmt: skip
     task = build(name, folders, completion_tokens=5)
-    run = train(task, bond(2, 0.5, quantile_draws=3), config)
+    run = train(task, bond(2, 0.5, quantile_draws=3), configured(steps=2, prompts_per_step=2))
     assert len(run.table) == 2 and run.folder.finished
     assert run.table["gradient_norm"].min() > 0
 

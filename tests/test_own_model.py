@@ -119,4 +119,3 @@ def test_answers_are_printed_before_and_after(trained, capsys):
     assert len(rows) == 4
     for row in rows.itertuples():
         assert f"step {row.step:3d}, reward {row.reward:6.2f}: {row.text.split()[0]}" in printed
-

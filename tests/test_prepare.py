@@ -239,16 +239,3 @@ def test_prepare_makes_every_model_once(toy, capsys):
     assert isinstance(xsum.reward("fp32"), EntailmentReward)
     with pytest.raises(assets.AssetError, match="no adapter is called 'x': choose .*_reference, x"):
         prepare.prepare(only="x")
-
-
-def test_curves_of_shipped_trainings_are_smoothed_and_named(toy):
-    """The mean of the losses so far (fewer than 20 steps), and the held-out losses as they are."""
-    folder = prepare.train("chat_reward", toy["chat_reward"])
-    drawn = supervised.curves({"chat": "chat_reward"})
-    curve = pd.read_csv(folder / "training.csv")
-    smooth = drawn[drawn["series"] != "held out"]["mean"]
-    assert smooth.tolist() == pytest.approx(curve["loss"].expanding().mean().tolist())
-    held_out = drawn[drawn["series"] == "held out"]
-    assert held_out["step"].tolist() == [0, 3] and drawn["panel"].unique().tolist() == ["chat"]
-    first, last = supervised.before_and_after(drawn, {"chat": "nats"})
-    assert [first["value"], last["value"]] == held_out["mean"].tolist()

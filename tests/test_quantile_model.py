@@ -12,8 +12,7 @@ from bondlab import device, tasks, training
 from bondlab.algorithms import bond
 from bondlab.bank import draw, seeded
 from bondlab.config import Config
-from bondlab.quantile_model import Counted, LearnedQuantiles, QuantileModel
-from bondlab.quantiles import Learned
+from bondlab.quantiles import Counted, Learned, LearnedQuantiles, QuantileModel
 from bondlab.tasks import TaskSettings, tiny
 from bondlab.trainer import Trainer
 

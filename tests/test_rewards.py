@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bondlab.rewards import score
+from bondlab.task import score
 from bondlab.tasks import tiny
 from bondlab.tasks.scorers import NO_CLAIM, EntailmentReward, Question
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from encoders import tiny_encoder
 
-from bondlab.rewards import score
+from bondlab.task import score
 from bondlab.tasks import models, scorers, tiny
 from bondlab.tasks.scorers import SCORERS, WORDLESS, Encoder, EncoderReward, Question
 

@@ -117,7 +117,7 @@ def test_two_workers_give_the_numbers_of_one(runs, capfd):
     assert "training:" in bars and "evaluation:" not in bars and "steps:" not in bars
     assert_same(found, expected)
     parts = [sorted(folder.glob("*/part-*")) for folder in (runs / "first", runs / "banks")]
-    assert len(parts[0]) == len(parts[1]) == 6
+    assert len(parts[0]) == len(parts[1]) == 3
     assert [p.read_bytes() for p in parts[0]] == [p.read_bytes() for p in parts[1]]
     processes = {folder.manifest["process"] for folder in found}
     assert os.getpid() not in processes

@@ -16,10 +16,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from bondlab.bank import BankFolder
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.templates import ChatTemplate, PlainDialogue, chat_template, turns
-from bondlab.task import Task
+from bondlab.naming import fingerprint
 from bondlab.tasks import tiny
 
 # The user says, the model told: words of the tiny vocabulary, so that tokens can be read.
@@ -73,22 +72,12 @@ def test_a_prompt_is_one_turn_unless_a_dialogue_is_asked_for():
         assert model(tiny.tokenizer(), template).filled(text) == f"A: {text}\nB:"
 
 
-def test_a_tokenizer_without_a_format_gets_plain_lines_and_says_so():
-    """The format is the tokenizer's where it has one; the warning names what happens without."""
-    own = chatting()
-    assert chat_template(own, dialogue=True) == ChatTemplate(own, dialogue=True)
-    with pytest.warns(UserWarning, match="no chat template: .* plain lines"):
-        assert chat_template(tiny.tokenizer(), dialogue=True) == PlainDialogue()
-
-
 def test_a_format_is_named_by_its_text():
-    """The same text in another tokenizer object has the same name, another text another; a
-    template's address in memory is in neither."""
-    name = repr(ChatTemplate(chatting(), dialogue=True))
-    assert name == model().template == repr(ChatTemplate(chatting(), dialogue=True))
-    assert name != repr(ChatTemplate(chatting(FORMAT + "!"), dialogue=True))
-    assert name != repr(ChatTemplate(chatting()))  # one turn is another text
-    assert "0x" not in name
+    """The same text in another tokenizer object has the same name, another text another."""
+    name = fingerprint.of(ChatTemplate(chatting(), dialogue=True))
+    assert name == fingerprint.of(ChatTemplate(chatting(), dialogue=True))
+    assert name != fingerprint.of(ChatTemplate(chatting(FORMAT + "!"), dialogue=True))
+    assert name != fingerprint.of(ChatTemplate(chatting()))  # one turn is another text
 
 
 # -- templates that hide the prompt ---------------------------------------------------------------
@@ -135,7 +124,7 @@ def test_only_the_prompt_s_place_is_filled(template, text):
 def test_a_function_may_want_prompts_of_its_own_form():
     """One that reads JSON fails on any other text: that is no reason to refuse it."""
     made = model(tiny.tokenizer(), lambda prompt: json.loads(prompt)["q"])
-    assert read(made, '{"q": "rain"}') == "rain"
+    assert read(made, '{"q": "rain fire"}') == "rain fire"
 
 
 # -- the tokenizer's own settings -----------------------------------------------------------------
@@ -169,13 +158,6 @@ def test_what_a_tokenizer_appends_is_for_encoders(kept):
         read(LanguageModel(tiny.t5(), tokenizer, **settings | {"max_prompt_tokens": 3}), text)
 
 
-def test_a_mask_does_not_depend_on_what_the_tokenizer_returns():
-    """`model_input_names` without attention_mask, as some tokenizers have it."""
-    tokenizer = tiny.tokenizer()
-    tokenizer.model_input_names = ["input_ids"]
-    assert read(model(tokenizer, "{prompt}"), "rain fire") == "rain fire"
-
-
 @pytest.mark.parametrize(
     ("template", "cut"), [("x: {prompt}", "x: rainrain"), ("{prompt} TL;DR:", "rain TL;DR:")]
 )
@@ -203,11 +185,6 @@ def test_a_prompt_without_tokens_is_named():
 # -- in a language model --------------------------------------------------------------------------
 
 
-def test_what_the_model_reads_is_the_format():
-    """Tokens of the filled format, and nothing else."""
-    assert read(model(), "rain\nfire\nlaw") == "said rain told fire said law told"
-
-
 def test_a_long_dialogue_loses_its_oldest_words():
     """The whole has 11 tokens: 7 words, a marker a turn, one for the opened turn. Cut to 10, the
     oldest word goes; cut to 5, the whole first turn and the reply to it. From 5 on the last turn
@@ -228,20 +205,6 @@ def test_a_long_dialogue_loses_its_oldest_words():
         read(model(max_prompt_tokens=1), text)
 
 
-def test_any_function_is_a_template():
-    """A function from prompt to text; what its repr says names it in the law."""
-
-    class Shout:
-        def __call__(self, prompt: str) -> str:
-            return f"city {prompt} river"
-
-        def __repr__(self) -> str:
-            return "Shout()"
-
-    shouting = model(tiny.tokenizer(), Shout())
-    assert (read(shouting, "rain"), shouting.template) == ("city rain river", "Shout()")
-
-
 @pytest.mark.parametrize("adds", [True, False])
 def test_a_start_token_stands_once(adds):
     """Formats of Gemma's kind write the start token; a tokenizer that adds one itself would double
@@ -256,16 +219,6 @@ def test_a_start_token_stands_once(adds):
     ids = made.encode(["rain"]).ids[0].tolist()
     assert tokenizer.convert_ids_to_tokens(ids) == ["fire", "said", "rain", "told"]
     assert tokenizer(made.filled("rain"))["input_ids"] == ids  # as a reader would do it
-
-
-def test_the_bank_is_named_by_the_format(tmp_path):
-    """Samples under another chat format are other samples; under the same one, the same folder."""
-
-    def path(format: str) -> str:
-        task = Task(model(chatting(format)), tiny.reward, ["rain"], ["law"], identity={"a": 1})
-        return BankFolder.of(tmp_path, task, ["rain"], 2, 0, "fp32").path.name
-
-    assert path(FORMAT) == path(FORMAT) != path(FORMAT + " told")
 
 
 @pytest.mark.parametrize("rank", [2, None])
@@ -289,4 +242,3 @@ def test_the_format_is_saved_with_the_policy(tmp_path):
     model().trainable_copy(2).save_pretrained(tmp_path)
     saved = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     assert saved.chat_template == FORMAT
-    assert repr(ChatTemplate(saved)) == repr(ChatTemplate(chatting()))

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Self
 
 import torch
-import transformers
 from torch import Tensor, nn
+from transformers import logging
 from transformers.pytorch_utils import Conv1D
 
 from bondlab.lm.model_settings import sampling
 
 ADAPTER = "policy"
-PREFIX = "base_model.model."
 
 
 class Trainable(nn.Module):
@@ -51,24 +50,25 @@ class Trainable(nn.Module):
         """
         from peft import LoraConfig
 
+        transposed = any(isinstance(layer, Conv1D) for layer in self.model.modules())
+        config = LoraConfig(
+            r=rank, lora_alpha=rank, target_modules="all-linear", fan_in_fan_out=transposed
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            layers = self._linear_layers()
-            config = LoraConfig(
-                r=rank,
-                lora_alpha=rank,
-                target_modules=list(layers),
-                fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
-            )
             self.model.add_adapter(config, adapter_name=ADAPTER)
-        self._float32_adapter()
+        self._train_in_float32()
 
     def load_adapter(self, folder: str | Path) -> None:
         """Load a LoRA adapter saved in peft's format and make it active and trainable."""
         with quiet():
             path = str(Path(folder).expanduser())
             self.model.load_adapter(path, adapter_name=ADAPTER, is_trainable=True)
-        self._float32_adapter()
+        self._train_in_float32()
+
+    def _train_in_float32(self) -> None:
+        for parameter in self.trainable():  # Adam's small updates would be lost in bfloat16
+            parameter.data = parameter.data.float()
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter in peft's format, in bfloat16: half the size, below training noise.
@@ -77,63 +77,35 @@ class Trainable(nn.Module):
 
         Raises:
             ValueError: there is none, since all weights were trained.
-            OSError: as `made`.
+            OSError: the folder cannot be made, or has a whole policy.
         """
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        if not self._adapted():
+        if not adapted(self.model):
             raise ValueError(
                 "the policy has no adapter, all its weights were trained (lora_rank=None): save it "
                 "with save_pretrained"
             )
+        folder = _made(folder, "config.json")
         state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
-        folder = made(folder, "config.json")
-        save_file(
-            # peft's own prefix: without it PeftModel finds no weight, and only warns.
-            {f"{PREFIX}{name}": x.cpu().bfloat16().contiguous() for name, x in state.items()},
-            folder / "adapter_model.safetensors",
-            metadata={"format": "pt"},
-        )
+        # peft's own prefix: without it PeftModel finds no weight, and only warns.
+        state = {f"base_model.model.{k}": x.cpu().bfloat16().contiguous() for k, x in state.items()}
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         self.model.peft_config[ADAPTER].save_pretrained(folder)
 
     def merge_adapter(self) -> None:
         """Fold the adapter, if there is one, into the weights for good."""
-        for path, module in self._adapted():
-            module.merge()
-            parent, _, name = path.rpartition(".")
-            setattr(self.model.get_submodule(parent), name, module.get_base_layer())
+        for path, layer in adapted(self.model):
+            layer.merge()
+            self.model.set_submodule(path, layer.get_base_layer())
         self.model.__dict__.pop("peft_config", None)
         self.model._hf_peft_config_loaded = False
 
     @torch.no_grad()
     def adapter_changes(self) -> dict[str, Tensor]:
         """What the adapter adds to each weight, the product of its factors, by the layer's path."""
-        return {path: module.get_delta_weight(ADAPTER) for path, module in self._adapted()}
-
-    def _adapted(self) -> list[tuple[str, nn.Module]]:
-        """Paths and layers that carry an adapter."""
-        return adapted(self.model)
-
-    def _linear_layers(self) -> dict[str, nn.Module]:
-        """Linear layers but the head, by their whole paths: a last part alone, as the 0 of an
-        nn.Sequential, may be that of other modules too."""
-        head = self.model.get_output_embeddings()
-        linear = {
-            name: module
-            for name, module in self.model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D) and module is not head
-        }
-        if not linear:
-            raise ValueError(
-                "the model has no linear layers to adapt: train all weights (lora_rank=None)"
-            )
-        return linear
-
-    def _float32_adapter(self) -> None:
-        # Adam's small updates would be rounded away in bfloat16.
-        for parameter in self.trainable():
-            parameter.data = parameter.data.float()
+        return {path: layer.get_delta_weight(ADAPTER) for path, layer in adapted(self.model)}
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that training changes, in a fixed order."""
@@ -149,9 +121,9 @@ class Trainable(nn.Module):
         samples the distribution that was trained. The template itself is not in it.
 
         Raises:
-            OSError: as `made`.
+            OSError: the folder cannot be made, or has an adapter.
         """
-        folder = made(folder, "adapter_config.json")
+        folder = _made(folder, "adapter_config.json")
         whole = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer}).to("cpu").float()
         whole.merge_adapter()
         whole.model.generation_config = sampling(self)
@@ -163,7 +135,7 @@ def adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Paths and layers of a model that carry an adapter of peft's."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = model.named_modules()
+    layers = model.named_modules() if isinstance(model, nn.Module) else ()
     return [(path, layer) for path, layer in layers if isinstance(layer, BaseTunerLayer)]
 
 
@@ -174,7 +146,7 @@ def refuse_adapters(model: nn.Module, but: str | None = None) -> None:
         ValueError: there are some.
     """
     names = set(getattr(model, "peft_config", ["unnamed"])) - {but}
-    if adapted(model) and names:
+    if names and adapted(model):
         raise ValueError(
             f"the model carries an adapter ({', '.join(sorted(names))}) that training would "
             "replace: fold it in first, "
@@ -182,13 +154,9 @@ def refuse_adapters(model: nn.Module, but: str | None = None) -> None:
         )
 
 
-def made(folder: str | Path, other: str) -> Path:
-    """The folder, created where it is missing; `~` is the user's own.
-
-    Raises:
-        OSError: it cannot be made, or has the file `other`: of a folder with both an adapter and a
-            whole policy, transformers would add the one to the other.
-    """
+def _made(folder: str | Path, other: str) -> Path:
+    """The folder, created where it is missing; of one with the file `other` as well, transformers
+    would add an adapter to a whole policy."""
     path = Path(folder).expanduser()
     path.mkdir(parents=True, exist_ok=True)
     if (path / other).exists():
@@ -201,15 +169,12 @@ def made(folder: str | Path, other: str) -> Path:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No bars of transformers' own and no advice on tied weights, which are as they should be."""
-    level, bars = (
-        transformers.logging.get_verbosity(),
-        transformers.logging.is_progress_bar_enabled(),
-    )
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(level)
+        logging.set_verbosity(level)
         if bars:
-            transformers.logging.enable_progress_bar()
+            logging.enable_progress_bar()

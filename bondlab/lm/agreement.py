@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bondlab.lm.attention import use_shared_prompts
+from bondlab.lm import attention
 from bondlab.lm.completions import Prompts
 
 if TYPE_CHECKING:
@@ -36,77 +36,71 @@ def settle(model: LanguageModel) -> None:
         ValueError: its own forward fails or gives NaN; or neither way agrees with it, as where the
             prompt is kept in a state that cannot be repeated for its completions.
     """
+    name, found = type(model.model).__name__, []
     prompts, tokens = _probes(model)
-    before = model.model.config._attn_implementation
+    own_attention = model.model.config._attn_implementation
     with torch.autocast(model.device.type, enabled=False):
-        expected, found = _expected(model, prompts, tokens), []
+        expected = _own(model, prompts, tokens, name)
         for model.plain in (False, True):
+            if model.is_encoder_decoder:
+                chosen = own_attention if model.plain else attention.NAME
+                model.model.set_attn_implementation(chosen)
             try:
                 gap = _gap(model, prompts, tokens, expected)
             except Exception as error:  # whatever an architecture does not support
                 found.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            else:
-                if gap <= _tolerance(model):
-                    return
-                found.append(f"{gap:.2g} nat a token from the model's own forward")
-            if model.is_encoder_decoder:
-                model.model.set_attn_implementation(before)
+                continue
+            if gap <= _tolerance(model):
+                return
+            found.append(f"{gap:.2g} nat a token from the model's own forward")
     raise ValueError(
-        f"{_name(model)} cannot be sampled here: its prompt must be read once and kept in a cache "
-        f"that its completions share. Tried with the decoder ({found[0]}) and with the model's own "
-        f"forward ({found[1]})"
+        f"{name} cannot be sampled here: its prompt must be read once and kept in a cache that its "
+        f"completions share. Tried with the decoder ({found[0]}) and with the model's own forward "
+        f"({found[1]})"
     )
 
 
 def _gap(model: LanguageModel, prompts: Prompts, tokens: Tensor, expected: Tensor) -> float:
-    """Largest distance, nats, over all places between what is read and what is expected."""
-    if model.is_encoder_decoder and not model.plain:
-        use_shared_prompts(model.model)
-    scored = model._follow(prompts, tokens[..., :-1])
-    ways = [model._logits(scored), _step_by_step(model, prompts, tokens)]
-    return max(_distance(way.log_softmax(-1), expected) for way in ways)
-
-
-def _step_by_step(model: LanguageModel, prompts: Prompts, tokens: Tensor) -> Tensor:
-    """Logits [B, K, T, V] as sampling sees them, one token after the other."""
-    prefix = model._prefix(prompts).repeat(K, shared=not model.plain)
+    """Mean |log p - log q| under the mean of p and q, the largest over all places: of what is read
+    at once, as in scoring, and one token after the other, as in sampling."""
+    prefix = model._prefix(prompts, K)
     steps = [prefix.last]
-    for done, column in enumerate(tokens[..., :-1].flatten(0, 1).split(1, dim=1)):
-        steps.append(model._extend(prefix, column, done)[:, -1])
-    return model._logits(torch.stack(steps, 1)).unflatten(0, tokens.shape[:2])
+    for column in tokens[..., :-1].flatten(0, 1).split(1, dim=1):
+        steps.append(model._extend(prefix, column)[:, -1])
+    ways = (
+        torch.stack(steps, 1).unflatten(0, tokens.shape[:2]),
+        model._follow(prompts, tokens[..., :-1]),
+    )
+    log_p = torch.stack([model._logits(way).log_softmax(-1) for way in ways])
+    # Both -inf: the same; one alone: infinitely far.
+    gap = (log_p - expected).abs().masked_fill(log_p == expected, 0.0)
+    gap = gap * (log_p.exp() + expected.exp()) / 2
+    return gap.nan_to_num(posinf=torch.inf).sum(-1).max().item()
 
 
-def _expected(model: LanguageModel, prompts: Prompts, tokens: Tensor) -> Tensor:
-    """`_own`, with errors that say whose they are."""
-    try:
-        found = _own(model, prompts, tokens)
-    except Exception as error:  # whatever its code raises
-        raise ValueError(
-            f"{_name(model)} fails on a short text: {type(error).__name__}: {error}; bondlab needs "
-            "a causal or encoder-decoder model that works on token ids alone"
-        ) from error
+def _own(model: LanguageModel, prompts: Prompts, tokens: Tensor, name: str) -> Tensor:
+    """Log-probabilities [B, K, T, V] by the model's own forward over whole, unpadded rows."""
+    rows = []
+    for ids, mask, completions in zip(prompts.ids, prompts.mask, tokens[..., :-1], strict=True):
+        prompt = ids[mask.bool()].expand(K, -1)
+        named = {"input_ids": torch.cat([prompt, completions], 1)}
+        if model.is_encoder_decoder:
+            start = prompt.new_full((K, 1), model.model.config.decoder_start_token_id)
+            named = {"input_ids": prompt, "decoder_input_ids": torch.cat([start, completions], 1)}
+        try:
+            rows.append(model.model(**named, use_cache=False, return_dict=True).logits[:, -T:])
+        except Exception as error:  # whatever its code raises
+            raise ValueError(
+                f"{name} fails on a short text: {type(error).__name__}: {error}; bondlab needs a "
+                "causal or encoder-decoder model that works on token ids alone"
+            ) from error
+    found = (torch.stack(rows).float() / model.temperature).log_softmax(-1)
     if found.isnan().any():
-        dtype = str(next(model.model.parameters()).dtype).removeprefix("torch.")
         raise ValueError(
-            f"{_name(model)} gives NaN before any training, in {dtype}: load it in bfloat16 or "
+            f"{name} gives NaN before any training, in {model.model.dtype}: load it in bfloat16 or "
             "float32, or look for broken weights"
         )
     return found
-
-
-def _own(model: LanguageModel, prompts: Prompts, tokens: Tensor) -> Tensor:
-    """Log-probabilities [B, K, T, V] by the model's own forward over whole, unpadded rows."""
-    rows = []
-    for ids, mask, completions in zip(prompts.ids, prompts.mask, tokens, strict=True):
-        prompt = ids[mask.bool()].expand(K, -1)
-        if model.is_encoder_decoder:
-            start = prompt.new_full((K, 1), model.model.config.decoder_start_token_id)
-            decoded = torch.cat([start, completions[:, :-1]], 1)
-            named = {"input_ids": prompt, "decoder_input_ids": decoded}
-        else:
-            named = {"input_ids": torch.cat([prompt, completions[:, :-1]], 1)}
-        rows.append(model.model(**named, use_cache=False, return_dict=True).logits[:, -T:])
-    return (torch.stack(rows).float() / model.temperature).log_softmax(-1)
 
 
 def _probes(model: LanguageModel) -> tuple[Prompts, Tensor]:
@@ -114,22 +108,12 @@ def _probes(model: LanguageModel) -> tuple[Prompts, Tensor]:
     size = model.model.get_input_embeddings().weight.shape[0]
     special = set(model.tokenizer.all_special_ids)
     words = torch.tensor([i for i in range(min(size, len(model.tokenizer))) if i not in special])
-    count = len(LENGTHS) * (max(LENGTHS) + K * T)
-    chosen = words[torch.arange(count) * 7919 % len(words)].to(model.device)
-    ids, tokens = chosen.split([len(LENGTHS) * max(LENGTHS), len(LENGTHS) * K * T])
-    ids, places = ids.view(len(LENGTHS), -1), torch.arange(max(LENGTHS))
-    mask = places < torch.tensor(LENGTHS)[:, None]
+    b, p = len(LENGTHS), max(LENGTHS)
+    chosen = words[torch.arange(b * (p + K * T)) * 7919 % len(words)].to(model.device)
+    ids, tokens = chosen[: b * p].view(b, p), chosen[b * p :].view(b, K, T)
+    mask = torch.arange(p) < torch.tensor(LENGTHS)[:, None]
     mask = (mask if model.is_encoder_decoder else mask.flip(1)).long().to(model.device)
-    ids = ids.masked_fill(mask == 0, model.pad_token)
-    return Prompts(ids, mask), tokens.view(len(LENGTHS), K, T)
-
-
-def _distance(log_p: Tensor, log_q: Tensor) -> float:
-    """Mean |log p - log q| under the mean of p and q, the largest over all places."""
-    weight = (log_p.exp() + log_q.exp()) / 2
-    # Both -inf: the same; one alone: infinitely far.
-    gap = (log_p - log_q).abs().masked_fill(log_p == log_q, 0.0)
-    return (weight * gap).nan_to_num(posinf=torch.inf).sum(-1).max().item()
+    return Prompts(ids.masked_fill(mask == 0, model.pad_token), mask), tokens
 
 
 def _tolerance(model: LanguageModel) -> float:
@@ -137,7 +121,3 @@ def _tolerance(model: LanguageModel) -> float:
     exact = torch.get_float32_matmul_precision() == "highest"
     whole = next(model.model.parameters()).dtype == torch.float32
     return NATS if exact and whole else ROUNDED_NATS
-
-
-def _name(model: LanguageModel) -> str:
-    return type(model.model).__name__

@@ -32,8 +32,8 @@ class LanguageModel(Trainable, Network):
     Args:
         model: a transformers encoder-decoder or causal model.
         tokenizer: its tokenizer.
-        template: string in which `{prompt}` is replaced, or a function from prompt to text, whose
-            repr names it (chat formats: `templates`). The attribute holds the string or the repr.
+        template: string in which `{prompt}` is replaced, or a function from prompt to text (chat
+            formats: `templates`).
         max_prompt_tokens: most tokens of the filled template. A longer prompt is cut, at its end in
             a string, at its start by a function: the last turns of a dialogue stay. None: 512, or
             what the model's positions leave room for.
@@ -56,17 +56,17 @@ class LanguageModel(Trainable, Network):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        model_settings.check(model, tokenizer)
         refuse_adapters(model, but=ADAPTER)
+        model_settings.check(model, tokenizer)
         templates.check(template)
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
         limit = model_settings.prompt_limit(model.config, max_prompt_tokens, max_new_tokens)
         model_settings.warn_of_unused(model, tokenizer, temperature)
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.template = template if isinstance(template, str) else repr(template)
+        self.template = template
         self.max_prompt_tokens, self.max_new_tokens = limit, max_new_tokens
-        self.temperature = temperature
+        self.temperature = float(temperature)
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
         self.reader = templates.Reader(template, tokenizer, limit, closed=self.is_encoder_decoder)
         agreement.settle(self)
@@ -85,10 +85,10 @@ class LanguageModel(Trainable, Network):
 
     @property
     def pad_token(self) -> int:
-        """What stands in masked places, which nobody reads: without a pad token of its own 0."""
-        pad = self.tokenizer.pad_token_id
-        known = pad is not None and pad < self.model.config.get_text_config().vocab_size
-        return pad if known else 0
+        """What stands in masked places, which nobody reads: an end token, if the model has none."""
+        pad, size = self.tokenizer.pad_token_id, self.model.config.get_text_config().vocab_size
+        ends = model_settings.end_tokens(self.model, self.tokenizer)
+        return ends[0] if pad is None or pad >= size else pad
 
     def encode(self, prompts: Sequence[str]) -> Prompts:
         """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
@@ -104,11 +104,9 @@ class LanguageModel(Trainable, Network):
         for position, prompt in enumerate(prompts):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
-        rows = [torch.tensor(self.reader.tokens(prompt)) for prompt in prompts]
         side = "right" if self.is_encoder_decoder else "left"
-        ids = pad_sequence(rows, True, self.pad_token, side)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
-        return Prompts(ids.to(self.device), mask.to(self.device))
+        ids, mask = self._padded([self.reader.tokens(prompt) for prompt in prompts], side)
+        return Prompts(ids, mask)
 
     def filled(self, prompt: str) -> str:
         """What the model reads: the template with as much of the prompt as fits.
@@ -119,14 +117,17 @@ class LanguageModel(Trainable, Network):
 
     def encode_completions(self, texts: Sequence[str]) -> Completions:
         """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""
-        limit, end = self.max_new_tokens, int(self.end_tokens[0])
-        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        ids = [(row + [end])[:limit] for row in ids]
-        width = max(map(len, ids))
-        tokens = torch.tensor([row + [self.pad_token] * (width - len(row)) for row in ids])
-        mask = torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]
-        tokens, mask = tokens[:, None].to(self.device), mask[:, None].to(self.device)
-        return Completions(tokens, mask, torch.zeros(tokens.shape, device=self.device))
+        end = [int(self.end_tokens[0])]
+        rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ids, mask = self._padded([(row + end)[: self.max_new_tokens] for row in rows], "right")
+        mask = mask.bool()[:, None]
+        return Completions(ids[:, None], mask, torch.zeros_like(mask, dtype=torch.float32))
+
+    def _padded(self, rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
+        """Token ids in rows of one length, and their mask."""
+        ids = pad_sequence([torch.tensor(row) for row in rows], True, self.pad_token, side)
+        mask = pad_sequence([torch.ones(len(row)).long() for row in rows], True, 0, side)
+        return ids.to(self.device), mask.to(self.device)
 
     def decode(self, completions: Completions) -> list[list[str]]:
         """Texts, B lists of K, special tokens left out."""
@@ -145,20 +146,20 @@ class LanguageModel(Trainable, Network):
         The uniform numbers come from the generator beforehand, wherever it lives: with one of the
         processor a seed means the same numbers on every device.
         """
-        prefix = self._prefix(prompts).repeat(k, shared=not self.plain)
-        last, rows, ends, pad = prefix.last, len(prefix.last), self.end_tokens, self.pad_token
+        ends, pad, rows = self.end_tokens, self.pad_token, len(prompts.ids) * k
         shape = (self.max_new_tokens, rows, 1)
         uniforms = torch.rand(shape, generator=generator, device=generator.device).to(self.device)
-        running = torch.ones(rows, dtype=torch.bool, device=self.device)
+        prefix = self._prefix(prompts, k)
+        last, running = prefix.last, torch.ones(rows, dtype=torch.bool, device=self.device)
         tokens, masks, log_probs = [], [], []
-        for step in range(self.max_new_tokens):
-            token, log_prob = draw(self._logits(last), uniforms[step])
+        for uniform in uniforms:
+            if tokens:
+                last = self._extend(prefix, tokens[-1][:, None])[:, -1]
+            token, log_prob = draw(self._logits(last), uniform)
             tokens.append(token.masked_fill(~running, pad))
             masks.append(running)
             log_probs.append(log_prob.masked_fill(~running, 0.0))
             running = running & ~torch.isin(token, ends)
-            if step + 1 < self.max_new_tokens:
-                last = self._extend(prefix, tokens[-1][:, None], step)[:, -1]
         shape = (len(prompts.ids), k, self.max_new_tokens)
         return Completions(*(torch.stack(x, 1).view(shape) for x in (tokens, masks, log_probs)))
 

@@ -20,27 +20,17 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bondlab.lm.completions import Prompts
 
-OPTIONAL = ("position_ids", "logits_to_keep")  # inputs of a forward
+OPTIONAL = ("position_ids", "logits_to_keep")  # inputs that an architecture can do without
 
 
 @dataclass
-class _Prefix:
-    """What all completions of a prompt share: what follows it, cache, key-word inputs."""
+class Prefix:
+    """R rows of tokens that were read, and what reading on needs of them."""
 
-    last: Tensor  # [R, D], or logits [R, V]: what `Network._read` gives of the last token
-    cache: object
-    inputs: dict[str, Tensor]
-    lengths: Tensor  # [R] tokens of the decoder's prefix, for positions
-
-    def repeat(self, k: int, shared: bool) -> _Prefix:
-        """For k completions a prompt; `shared` leaves the cross-attention cache as it is."""
-        if k > 1:
-            # One row a prompt is enough for an encoder-decoder's cross-attention: see `attention`.
-            own = getattr(self.cache, "self_attention_cache", self.cache)
-            (own if shared else self.cache).batch_repeat_interleave(k)
-        inputs = {name: x.repeat_interleave(k, 0) for name, x in self.inputs.items()}
-        lengths = self.lengths.repeat_interleave(k)
-        return _Prefix(self.last.repeat_interleave(k, 0), self.cache, inputs, lengths)
+    mask: Tensor  # [R, P] of the prompts; in a causal model, of all tokens read so far
+    encoded: Tensor | None  # [R, P, D], the encoder's states
+    cache: Any = None
+    last: Tensor | None = None  # [R, ...] what `Network._read` gave of the last token
 
 
 class Network(nn.Module):
@@ -59,71 +49,65 @@ class Network(nn.Module):
     def _follow(self, prompts: Prompts, tokens: Tensor, states: bool = False) -> Tensor:
         """`_read` of the prompt's end and of each of the tokens [B, K, t]: t+1 places."""
         b, k, t = tokens.shape
-        prefix = self._prefix(prompts, states).repeat(k, shared=not self.plain)
+        prefix = self._prefix(prompts, k, states)
         read = prefix.last[:, None]
         if t:
-            more = self._extend(prefix, tokens.reshape(b * k, t), 0, states)
-            read = torch.cat([read, more], 1)
-        return read.view(b, k, t + 1, -1)
+            read = torch.cat([read, self._extend(prefix, tokens.flatten(0, 1), states)], 1)
+        return read.unflatten(0, (b, k))
 
-    def _prefix(self, prompts: Prompts, states: bool = False) -> _Prefix:
+    def _prefix(self, prompts: Prompts, k: int, states: bool = False) -> Prefix:
+        """Each prompt read once, for k completions of it."""
+        ids, mask, encoded = prompts.ids, prompts.mask, None
         if self.is_encoder_decoder:
-            encoder, b = self.model.get_encoder(), len(prompts.ids)
-            out = encoder(input_ids=prompts.ids, attention_mask=prompts.mask, return_dict=True)
-            inputs = {
-                "encoder_hidden_states": out.last_hidden_state,
-                "encoder_attention_mask": prompts.mask,
-            }
-            ids = prompts.ids.new_full((b, 1), self.model.config.decoder_start_token_id)
-            lengths = torch.ones_like(prompts.mask[:, 0])
-            read, cache = self._read(ids, None, inputs, states)
-        else:
-            inputs, ids = {"attention_mask": prompts.mask}, prompts.ids
-            lengths = prompts.mask.sum(1)
-            positions = (prompts.mask.cumsum(1) - 1).clamp(min=0)
-            now = inputs | {"position_ids": positions, "logits_to_keep": 1}
-            read, cache = self._read(ids, None, now, states)
-        return _Prefix(read[:, -1], cache, inputs, lengths)
+            encoder, start = self.model.get_encoder(), self.model.config.decoder_start_token_id
+            encoded = encoder(input_ids=ids, attention_mask=mask, return_dict=True)[0]
+            ids = ids.new_full((len(ids), 1), start)
+        prefix = Prefix(mask, encoded)
+        prefix.last = self._read(prefix, ids, states, logits_to_keep=1)[:, -1]
+        if k > 1:
+            # One row a prompt is enough for an encoder-decoder's cross-attention: see `attention`.
+            own = getattr(prefix.cache, "self_attention_cache", prefix.cache)
+            (prefix.cache if self.plain else own).batch_repeat_interleave(k)
+            for name in ("mask", "last", "encoded"):
+                if (held := getattr(prefix, name)) is not None:
+                    setattr(prefix, name, held.repeat_interleave(k, 0))
+        return prefix
 
-    def _extend(self, prefix: _Prefix, tokens: Tensor, done: int, states: bool = False) -> Tensor:
-        """`_read` of t more tokens [R, t] after the prefix and `done` earlier ones."""
-        inputs = dict(prefix.inputs)
+    def _extend(self, prefix: Prefix, tokens: Tensor, states: bool = False) -> Tensor:
+        """`_read` of t more tokens [R, t]; the prefix then ends with them."""
         if not self.is_encoder_decoder:
             # Tokens after an end are masked from the loss and cannot be seen by earlier ones.
-            past, (rows, t) = inputs["attention_mask"], tokens.shape
-            inputs["attention_mask"] = torch.cat([past, past.new_ones(rows, done + t)], 1)
-            steps = torch.arange(done, done + t, device=tokens.device)
-            inputs["position_ids"] = prefix.lengths[:, None] + steps
-        return self._read(tokens, prefix.cache, inputs, states)[0]
+            prefix.mask = torch.cat([prefix.mask, torch.ones_like(tokens)], 1)
+        return self._read(prefix, tokens, states)
 
-    def _read(
-        self, ids: Tensor, cache: object, inputs: dict[str, Any], states: bool
-    ) -> tuple[Tensor, object]:
-        """What follows tokens [R, t], [R, t, ...], and the cache with them in it.
+    def _read(self, prefix: Prefix, ids: Tensor, states: bool, **options: Any) -> Tensor:
+        """What follows tokens [R, t], the prefix's last, as [R, t, ...].
 
         Hidden states [D] of the decoder; logits [V] where the model's own forward is asked
         (`plain`), unless `states` are wanted.
         """
-        named = inputs | {"past_key_values": cache, "use_cache": True, "return_dict": True}
-        if self.plain:
-            return self._own(ids, named, states)
-        decoder = self.model.get_decoder()
-        out = decoder(input_ids=ids, **_known(decoder, named))
-        return out.last_hidden_state, out.past_key_values
-
-    def _own(self, ids: Tensor, named: dict[str, Any], states: bool) -> tuple[Tensor, object]:
-        """`_read` by the model's own forward."""
-        if self.is_encoder_decoder:
-            named["decoder_input_ids"] = ids
-            named["encoder_outputs"] = BaseModelOutput(named.pop("encoder_hidden_states"))
-            named["attention_mask"] = named.pop("encoder_attention_mask")
+        inputs = {"input_ids": ids, "past_key_values": prefix.cache, "use_cache": True, **options}
+        if not self.is_encoder_decoder:
+            positions = (prefix.mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            inputs |= {"attention_mask": prefix.mask, "position_ids": positions}
+        elif self.plain:
+            inputs |= {"attention_mask": prefix.mask, "decoder_input_ids": inputs.pop("input_ids")}
+            inputs["encoder_outputs"] = BaseModelOutput(prefix.encoded)
         else:
-            named["input_ids"] = ids
-        out = self.model(output_hidden_states=states, **_known(self.model, named))
+            inputs["encoder_hidden_states"] = prefix.encoded
+            inputs["encoder_attention_mask"] = prefix.mask
+        network = self.model if self.plain else self.model.get_decoder()
+        if self.plain:
+            inputs["output_hidden_states"] = states
+        taken = inspect.signature(network.forward).parameters
+        inputs = {name: x for name, x in inputs.items() if name in taken or name not in OPTIONAL}
+        out = network(**inputs, return_dict=True)
+        prefix.cache = out.past_key_values
+        if not self.plain:
+            return out.last_hidden_state
         if not states:
-            return out.logits, out.past_key_values
-        layers = out.decoder_hidden_states if self.is_encoder_decoder else out.hidden_states
-        return layers[-1], out.past_key_values
+            return out.logits
+        return (out.decoder_hidden_states if self.is_encoder_decoder else out.hidden_states)[-1]
 
     def _logits(self, read: Tensor) -> Tensor:
         """Float32 logits [..., V] over the temperature, of what `_read` gave.
@@ -153,9 +137,3 @@ class Network(nn.Module):
         if not same or held[2].device != weight.device:
             self._head_copy = held = (weight, weight._version, weight.float())
         return held[2]
-
-
-def _known(module: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
-    """The inputs without those that this architecture does not take and can do without."""
-    known = inspect.signature(module.forward).parameters
-    return {name: x for name, x in named.items() if name in known or name not in OPTIONAL}

@@ -9,7 +9,6 @@ It begins with the user, as many formats demand: of an even number of turns the 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from bisect import bisect_left
@@ -26,12 +25,11 @@ _UNFILLED = re.compile(r"\{\{[^{}]*\}{0,2}|(?<![\w\\}])\{(?!prompt\})\w*\}")
 Template = str | Callable[[str], str]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ChatTemplate:
     """The format that a tokenizer brings along, its default system message included.
 
-    The prompt is the user's one turn, or, if `dialogue`, the turns of both. The repr names the
-    format by a digest and so stands for it where a distribution is named.
+    The prompt is the user's one turn, or, if `dialogue`, the turns of both.
     """
 
     tokenizer: Any
@@ -45,10 +43,6 @@ class ChatTemplate:
         return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-
-    def __repr__(self) -> str:
-        digest = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
-        return f"ChatTemplate({digest[:12]}{'' if self.dialogue else ', one turn'})"
 
 
 @dataclass(frozen=True)
@@ -106,13 +100,9 @@ def check(template: Template) -> None:
             )
         if template.count(FIELD) != 1:
             raise ValueError(f"the template must contain {FIELD} once; got {template!r}")
-    elif not callable(template):
+        return
+    if not callable(template):
         raise TypeError(f"template must be a string with {FIELD} or a function; got {template!r}")
-    else:
-        _check_function(template)
-
-
-def _check_function(template: Callable[[str], str]) -> None:
     try:
         texts = [template(prompt) for prompt in ("rain", "fire")]
     except (ValueError, LookupError):
@@ -140,17 +130,6 @@ class Reader:
     limit: int
     closed: bool
 
-    def fill(self, prompt: str) -> str:
-        """The whole text, uncut; without a start token where the tokenizer adds it: never two."""
-        if isinstance(self.template, str):
-            text = self.template.replace(FIELD, prompt)
-        else:
-            text = self.template(prompt)
-        start, token = self.tokenizer.bos_token, self.tokenizer.bos_token_id
-        if start and text.startswith(start) and self._parts(text)[0][:1] == [token]:
-            return text.removeprefix(start)
-        return text
-
     def filled(self, prompt: str) -> str:
         """The text with as much of the prompt as fits, where text follows it; else the whole.
 
@@ -159,14 +138,15 @@ class Reader:
         Raises:
             ValueError: not even one token of the prompt fits.
         """
-        whole = self.fill(prompt)
-        if self._open or self._fits(whole):
+        fixed = isinstance(self.template, str)
+        whole = self._fill(prompt)
+        if fixed and self.template.endswith(FIELD) or self._fits(whole):
             return whole
         spans = self._spans(prompt)
 
         def text(cut: int) -> str:
-            kept = spans[: len(spans) - cut] if isinstance(self.template, str) else spans[cut:]
-            return self.fill(prompt[kept[0][0] : kept[-1][1]])
+            kept = spans[: len(spans) - cut] if fixed else spans[cut:]
+            return self._fill(prompt[kept[0][0] : kept[-1][1]])
 
         # A turn that goes takes its markers along, so the excess is not the number to cut.
         counts = range(len(spans))
@@ -181,23 +161,25 @@ class Reader:
         Raises:
             ValueError: there are none, or as `filled`.
         """
-        before, own, after = self._parts(self.filled(prompt))
+        (before, after), own = self._around(), self._ids(self.filled(prompt))
         room = self.limit - len(before) - len(after)
         if len(own) > room:  # the prompt stands at the end of a string, which is cut
-            head = self.template.removesuffix(FIELD).rstrip()
-            if room <= len(self._parts(head)[1] if head else []):
+            if room <= len(self._ids(self.template.removesuffix(FIELD).rstrip())):
                 raise self._too_long()
             own = own[:room]
         if not own:
             raise ValueError(f"the tokenizer finds no token in the prompt {prompt!r}")
         return before + own + after
 
-    @property
-    def _open(self) -> bool:
-        return isinstance(self.template, str) and self.template.endswith(FIELD)
+    def _fill(self, prompt: str) -> str:
+        """The whole text, uncut; without a start token where the tokenizer adds it: never two."""
+        template, start = self.template, self.tokenizer.bos_token
+        text = template.replace(FIELD, prompt) if isinstance(template, str) else template(prompt)
+        added = start and self._around()[0][:1] == [self.tokenizer.bos_token_id]
+        return text.removeprefix(start) if added else text
 
     def _fits(self, text: str) -> bool:
-        return sum(map(len, self._parts(text))) <= self.limit
+        return len(self._ids(text)) + sum(map(len, self._around())) <= self.limit
 
     def _too_long(self) -> ValueError:
         return ValueError(f"the template alone takes more than max_prompt_tokens = {self.limit}")
@@ -212,13 +194,13 @@ class Reader:
         options = {"add_special_tokens": False, "truncation": False, "verbose": False}
         return self.tokenizer(prompt, return_offsets_mapping=True, **options)["offset_mapping"]
 
-    def _parts(self, text: str) -> tuple[list[int], list[int], list[int]]:
-        """Token ids of a text: what the tokenizer puts before it, its own, and what goes behind."""
+    def _ids(self, text: str, special: bool = False) -> list[int]:
         options = {"truncation": False, "padding": False, "verbose": False}
-        own = self.tokenizer(text, add_special_tokens=False, **options)["input_ids"]
-        whole = self.tokenizer(text, **options)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=special, **options)["input_ids"]
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before every text, and behind it."""
+        own, whole = self._ids("a"), self._ids("a", special=True)
         places = range(len(whole) - len(own) + 1)
-        start = next((i for i in places if whole[i : i + len(own)] == own), None)
-        if start is None:  # the tokenizer reads text beside special tokens in another way
-            return [], whole, []
-        return whole[:start], own, whole[start + len(own) :] if self.closed else []
+        start = next((i for i in places if whole[i : i + len(own)] == own), 0)
+        return whole[:start], whole[start + len(own) :] if self.closed else []

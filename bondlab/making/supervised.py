@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,6 @@ from tqdm.auto import tqdm
 
 from bondlab import device
 from bondlab.lm.adapters import Trainable
-from bondlab.tasks import models
-
-SMOOTHED = 20  # training steps of a drawn curve
 
 
 @dataclass(frozen=True)
@@ -115,32 +112,3 @@ def save(
         "seconds": round(float(curve["seconds"].iloc[-1])),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def curves(folders: Mapping[str, str]) -> pd.DataFrame:
-    """Shipped training curves by panel, tidy: panel, series, step, mean; losses lack an interval.
-
-    Args:
-        folders: of each panel, the name of the folder in `models.WEIGHTS`.
-    """
-    parts = []
-    for panel, name in folders.items():
-        curve = pd.read_csv(models.WEIGHTS / name / "training.csv")
-        smooth = curve["loss"].rolling(SMOOTHED, min_periods=1).mean()
-        series = {f"training, mean of {SMOOTHED} steps": smooth, "held out": curve["held_out_loss"]}
-        parts += [
-            pd.DataFrame({"panel": panel, "series": label, "step": curve["step"], "mean": mean})
-            for label, mean in series.items()
-        ]
-    return pd.concat(parts).dropna().assign(low=math.nan, high=math.nan)
-
-
-def before_and_after(table: pd.DataFrame, units: Mapping[str, str]) -> list[dict]:
-    """The held-out losses of `curves` as headline numbers: first and last of each panel."""
-    held_out = table[table["series"] == "held out"].groupby("panel")["mean"]
-    return [
-        {"what": f"{panel}: held-out loss {when} training", "value": value, "unit": unit,
-         "seeds": 1}
-        for panel, unit in units.items()
-        for when, value in (("before", held_out.first()[panel]), ("after", held_out.last()[panel]))
-    ]  # fmt: skip

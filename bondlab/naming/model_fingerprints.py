@@ -10,125 +10,72 @@ from __future__ import annotations
 import json
 
 import pandas as pd
-import torch
 from torch import nn
-from transformers import (
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from bondlab.lm.language_model import LanguageModel
-from bondlab.naming.fingerprint import Parts, named, parts
+from bondlab.naming.fingerprint import parts
 
-STATE = frozenset(vars(nn.Module()))  # parameters, hooks, training flag: not attributes
-_VOLATILE = frozenset((  # of a configuration: where it came from and how it is computed
-    "_name_or_path", "name_or_path", "transformers_version", "architectures", "use_cache",
-    "dtype", "torch_dtype", "_attn_implementation", "attn_implementation",
-    "_experts_implementation", "experts_implementation",
-))  # fmt: skip
+# Parameters, hooks, training flag; where a model came from.
+_NO_SETTING = {*vars(nn.Module()), "_is_hf_initialized", "name_or_path"}
+_VOLATILE = {"transformers_version", "architectures", "use_cache", "dtype"}  # of a configuration
+_LANGUAGE_MODEL = (
+    "model", "tokenizer", "template", "max_prompt_tokens", "max_new_tokens", "temperature",
+)  # fmt: skip
 _TOKENIZER = (
     "special_tokens_map", "padding_side", "truncation_side", "model_max_length", "chat_template",
     "clean_up_tokenization_spaces", "split_special_tokens",
 )  # fmt: skip
-_TOKENIZER_STATE = frozenset((  # of a tokenizer in Python: its origin, and what calls leave behind
+_TOKENIZER_STATE = (  # of a tokenizer in Python: its origin, and what calls leave behind
     "init_kwargs", "init_inputs", "name_or_path", "deprecation_warnings", "verbose", "files_loaded",
-    "backend", "cache", "_in_target_context_manager", "_processor_class",
-))  # fmt: skip
+    "backend", "cache",
+)  # fmt: skip
 
 
 @parts.register(pd.DataFrame)
 @parts.register(pd.Series)
 @parts.register(pd.Index)
-def _(value: pd.DataFrame | pd.Series | pd.Index, path: str) -> Parts:
+def _(value: pd.DataFrame | pd.Series | pd.Index) -> dict[str, object]:
     frame = value if isinstance(value, pd.DataFrame) else value.to_frame()
-    yield [str(kind) for kind in frame.dtypes], path
-    yield frame.to_dict("split"), path
+    return {"its types": [str(kind) for kind in frame.dtypes], "its cells": frame.to_dict("split")}
 
 
 @parts.register
-def _(value: LanguageModel, path: str) -> Parts:
-    """The distribution that it samples from; a copy of the head in float32 is working memory."""
-    known = {
-        "model": value.model,
-        "tokenizer": value.tokenizer,
-        "template": value.reader.template,
-        "max_prompt_tokens": value.max_prompt_tokens,
-        "max_new_tokens": value.max_new_tokens,
-        "temperature": float(value.temperature),
-        "end_tokens": value.end_tokens,
-        "pad_token": value.pad_token,
-    }
-    yield from named(known, path)
-    if type(value) is not LanguageModel:  # a user's own kind
-        yield type(value), path
-        own = {k: v for k, v in vars(value).items() if k not in STATE and not k.startswith("_")}
-        yield from named({k: v for k, v in own.items() if k not in known}, path)
+def _(value: LanguageModel) -> dict[str, object]:
+    """The distribution that it samples from; of a user's own kind also whatever that adds."""
+    known = {name: getattr(value, name) for name in _LANGUAGE_MODEL}
+    if type(value) is LanguageModel:
+        return known
+    return parts.dispatch(nn.Module)(value) | known | {"_head_copy": None}  # working memory
 
 
 @parts.register
-def _(value: nn.Module, path: str) -> Parts:
-    yield type(value), path
-    yield from named({k: v for k, v in vars(value).items() if k not in STATE}, path)
-    for held in (value._parameters, value._buffers, value._modules):
-        yield from named(held, path)
-
-
-@parts.register
-def _(value: PreTrainedModel, path: str) -> Parts:
-    """The configuration stands for the attributes of transformers' and torch's own layers."""
-    yield type(value), path
-    settings = ("config", "generation_config")
-    yield from named({name: getattr(value, name, None) for name in settings}, path)
-    for name, module in value.named_modules():
-        yield name
-        yield type(module), f"{path}.{name}"
-        if not type(module).__module__.startswith(("torch.", "transformers.")):  # adapters
-            kept = {k: v for k, v in vars(module).items() if k not in STATE}
-            yield from named(kept, f"{path}.{name}")
-    yield from named(dict(value.named_parameters()), path)
-    yield from named(dict(value.named_buffers()), path)
+def _(value: nn.Module) -> dict[str, object]:
+    """The configuration stands for the attributes of transformers' own layers."""
+    own = {name: held for name, held in vars(value).items() if name not in _NO_SETTING}
+    if type(value).__module__.startswith("transformers."):
+        own = {name: own.get(name) for name in ("config", "generation_config")}
+    held = {**value._parameters, **value._buffers, **value._modules}
+    return {"its class": type(value)} | own | held
 
 
 @parts.register(PreTrainedConfig)
 @parts.register(GenerationConfig)
-def _(value: PreTrainedConfig | GenerationConfig, path: str) -> Parts:
-    yield type(value), path
-    yield _lasting(value.to_dict()), path
-
-
-def _lasting(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    return {str(k): _lasting(value[k]) for k in sorted(value, key=str) if k not in _VOLATILE}
+def _(value: PreTrainedConfig | GenerationConfig) -> dict[str, object]:
+    """Without where it came from and how it is computed, which are its private attributes."""
+    named = {k: v for k, v in vars(value).items() if k not in _VOLATILE and not k.startswith("_")}
+    return {"its class": type(value)} | named
 
 
 @parts.register
-def _(value: PreTrainedTokenizerBase, path: str) -> Parts:
+def _(value: PreTrainedTokenizerBase) -> dict[str, object]:
     """Without the truncation and padding that the last call left set."""
-    yield type(value), path
-    yield from named({name: getattr(value, name, None) for name in _TOKENIZER}, path)
+    found = {name: getattr(value, name, None) for name in _TOKENIZER}
     if value.is_fast:
-        rules = json.loads(value.backend_tokenizer.to_str())
-        yield json.dumps({k: v for k, v in rules.items() if k not in ("truncation", "padding")})
+        rules = json.loads(value.backend_tokenizer.to_str()) | {"truncation": 0, "padding": 0}
+        found["its rules"] = json.dumps(rules)
     else:
         own = {k: v for k, v in vars(value).items() if k not in _TOKENIZER_STATE}
-        yield from named(own, path)
-
-
-# -- tensors of other kinds -----------------------------------------------------------------------
-
-
-@parts.register(torch.TypedStorage)
-@parts.register(torch.UntypedStorage)
-def _(value: torch.TypedStorage | torch.UntypedStorage, path: str) -> Parts:
-    raw = getattr(value, "_untyped_storage", value)
-    yield str(getattr(value, "dtype", None))
-    yield torch.empty(0, dtype=torch.uint8, device=raw.device).set_(raw), path
-
-
-@parts.register(torch.layout)
-@parts.register(torch.memory_format)
-def _(value: torch.layout | torch.memory_format, path: str) -> Parts:
-    yield str(value)
+        found |= {k: v for k, v in own.items() if not k.startswith("_")}
+        found["its vocabulary"] = value.get_vocab()
+    return found | {"its class": type(value)}

@@ -21,11 +21,11 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bondlab import checkpoints, paths
+from bondlab import paths
 from bondlab.report import plots
 from bondlab.report.intervals import Interval
 from bondlab.report.plots import Panel
-from bondlab.results import RunFolder
+from bondlab.results import RunFolder, write_atomically
 
 Profile = Literal["shipped", "smoke", "laptop", "study", "paper"]
 Tables = dict[str, pd.DataFrame]
@@ -165,7 +165,7 @@ def _covers(table: pd.DataFrame, path: Path) -> bool:
 def _write(path: Path, table: pd.DataFrame) -> None:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
-    checkpoints.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def _ends(table: pd.DataFrame, panels: Sequence[Panel]) -> dict[str, tuple[Interval, str]]:
@@ -194,5 +194,11 @@ def _described(figure: Figure) -> str:
     title = figure.get_suptitle() or next((x.get_title().get_text() for x in figure.legends), "")
     panels = ", ".join(dict.fromkeys(axes.get_title() for axes in figure.axes))
     x = figure.axes[-1].get_xlabel()
+<<<<<<< HEAD
     words = f"{title + ': ' if title else ''}{panels}{' against ' + x if x else ''}"
     return " ".join(words.split())
+=======
+    return " ".join(
+        f"{title + ': ' if title else ''}{panels}{' against ' + x if x else ''}".split()
+    )
+>>>>>>> stage5

@@ -163,7 +163,7 @@ def bars(
             if logy and np.abs(axes.dataLim.intervaly).max() > 10 * logy:
                 axes.set_yscale("symlog", linthresh=logy)
                 axes.yaxis.set_major_formatter("{x:g}")
-            axes.margins(y=0.1)  # room for the written mean
+            axes.margins(y=0.16)  # room for the written mean
             if ylim:
                 axes.set_ylim(*ylim)
             for label in axes.get_xticklabels() if slanted else ():

@@ -29,7 +29,6 @@ from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.templates import chat_template
 from bondlab.report.kept import Results, Tables, once
-from bondlab.rewards import score
 from bondlab.study import benchmark_texts
 from bondlab.study.alignment import RUNS, AlignmentSettings, chosen
 from bondlab.study.benchmark_texts import PROMPTS_AT_ONCE, rows
@@ -38,6 +37,7 @@ from bondlab.study.instructions import INSTRUCTIONS, followed
 from bondlab.study.items import COLUMNS, REFERENCE
 from bondlab.study.j_bond import EXPERIMENT, J_BOND
 from bondlab.study.sweep import Spec
+from bondlab.task import score
 from bondlab.training import train
 
 VERSION = 1  # raise when a measure's numbers or an instruction's rule change: all is measured anew

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bondlab.results import RunFolder
-from bondlab.study import anchor_ablations, divergences, iterative, j_bond
+from bondlab.study import anchor_ablations, divergences, iterative, j_bond, learned_quantiles
 from bondlab.study.experiment import Experiment
 
 EXPERIMENTS = {
@@ -17,6 +17,7 @@ EXPERIMENTS = {
         ),
         divergences.EXPERIMENT,
         iterative.EXPERIMENT,
+        learned_quantiles.EXPERIMENT,
         Experiment(
             "alignment_rewards",
             "The chat and sentiment tasks: rewards and judges",

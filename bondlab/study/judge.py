@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bondlab import device, measures, results, rewards, spread
+from bondlab import device, measures, results
 from bondlab.assets import file_digest
-from bondlab.bank import BankFolder
+from bondlab.bank import BankFolder, spread
 from bondlab.report.kept import Tables, once
 from bondlab.results import RunFolder
-from bondlab.rewards import Reward
 from bondlab.study.sweep import Spec
+from bondlab.task import Reward, score
 from bondlab.tasks import Task, TaskSettings, scorers
 
 JUDGES = {"sentiment": "sentiment_judge", "chat": "chat_judge"}
@@ -33,7 +33,7 @@ class Judge:
     """A second opinion: higher is better, on a scale of its own.
 
     Args:
-        score: as any `rewards.Reward`.
+        score: as any `Reward`.
         identity: names the judge where its scores are kept.
         precision: "bf16" or "fp32".
     """
@@ -45,7 +45,7 @@ class Judge:
     def __call__(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
         """Scores [B, K] of B lists of K texts, checked as rewards are."""
         with torch.no_grad(), device.accelerator(self.precision).autocast():
-            return rewards.score(self.score, prompts, completions)
+            return score(self.score, prompts, completions)
 
 
 def judge_of(settings: TaskSettings, precision: device.Precision = "auto") -> Judge:
@@ -129,7 +129,7 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
     evaluations = found["evaluations"].merge(pd.concat(parts), on=keys, validate="one_to_one")
     best = best_of_n(others, ranks, sizes)
     return found | {
-        "evaluations": evaluations.assign(spread=spread.within(ranks)),
+        "evaluations": evaluations.assign(spread=spread(ranks)),
         "baselines": base.merge(best, on=["n", "prompt"], validate="one_to_one"),
     }
 

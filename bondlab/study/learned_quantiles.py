@@ -22,12 +22,12 @@ from bondlab.quantiles import Learned
 from bondlab.report.intervals import RESAMPLES, TAIL
 from bondlab.report.kept import Results, Tables
 from bondlab.results import RunFolder
-from bondlab.rewards import score
 from bondlab.study import calibration
 from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings
 from bondlab.study.sweep import Spec
 from bondlab.study.xsum import AS_GOOD, RUNS, SCALES, seeds, spec
+from bondlab.task import score
 
 N = 8  # appendix B.1, Fig. 9
 CLOSE = 0.1  # share of what a divergence is before training by its formula

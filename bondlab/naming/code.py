@@ -1,0 +1,99 @@
+"""What code consists of and reads: its steps, the globals and modules that they take values from.
+
+Told apart are installed libraries, whose code never changes while one works, and everything else:
+the user's files, and this package.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import importlib
+import itertools
+import operator
+import sys
+import sysconfig
+from contextlib import suppress
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+_MADE_BY_CODE = 1 << 9  # Python's flag of classes that are no part of compiled code
+
+
+@functools.cache
+def installed(file: str) -> bool:
+    """Whether code of this file is a library's: of Python, or of a folder that pip installs into.
+
+    Not this package's, wherever it is installed, nor what is installed to be edited in its place.
+    """
+    folders = Path(file).parents
+    pip = [path for path in map(Path, sys.path) if next(path.glob("*.dist-info"), None)]
+    homes = {Path(sysconfig.get_path("stdlib")), *pip} & set(folders)
+    own = Path(__file__).parents[1] in folders
+    return file.startswith("<frozen") or bool(homes) and not own
+
+
+def library(module: str | None) -> bool:
+    """Whether a module of this name is a library's."""
+    root = (module or "").partition(".")[0]
+    try:
+        spec = find_spec(root)
+    except ValueError:  # of no file, such as __main__
+        spec = None
+    folders = getattr(spec, "submodule_search_locations", None) or [""]
+    file = getattr(spec, "origin", None) or next(iter(folders))
+    return root in sys.stdlib_module_names or installed(file)
+
+
+def library_class(kind: type) -> bool:
+    """Whether a class is a library's own; not one that its functions made of a user's settings."""
+    if not kind.__flags__ & _MADE_BY_CODE:
+        return True
+    try:
+        found = operator.attrgetter(kind.__qualname__)(sys.modules[kind.__module__])
+    except (AttributeError, KeyError):
+        return False
+    return found is kind and library(kind.__module__)
+
+
+def steps(code: CodeType) -> list[tuple[str, Any]]:
+    """Instructions with what they work on, of the code and behind them of all code inside it.
+
+    None of them says where it stands in a file; the first of each code is its signature.
+    """
+    head = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    found = [("CODE", (*head, code.co_varnames, code.co_exceptiontable))]
+    found += [(step.opname, step.argval) for step in dis.get_instructions(code)]
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    own = [(name, None if isinstance(value, CodeType) else value) for name, value in found]
+    return own + [step for each in inner for step in steps(each)]
+
+
+def assigned(steps: list[tuple[str, Any]]) -> set[str]:
+    """Names that code assigns and that are more than its locals: globals, outer variables."""
+    kinds = ("STORE_GLOBAL", "STORE_DEREF", "STORE_NAME")  # the last of a class's body
+    return {value for kind, value in steps if kind in kinds}
+
+
+def loaded(steps: list[tuple[str, Any]]) -> set[tuple[str, str]]:
+    """Globals that code loads and does not assign, each with the attribute taken at once, or ""."""
+    own = assigned(steps)
+    return {
+        (name, attribute if after in ("LOAD_ATTR", "LOAD_METHOD") else "")
+        for (kind, name), (after, attribute) in itertools.pairwise(steps)
+        if kind in ("LOAD_GLOBAL", "LOAD_NAME") and name not in own
+    }
+
+
+def imported(steps: list[tuple[str, Any]], package: str | None) -> dict[str, ModuleType]:
+    """The user's modules that code imports when it runs."""
+    found = {}
+    for (_, level), _, (kind, value) in zip(steps, steps[1:], steps[2:], strict=False):
+        if kind == "IMPORT_NAME" and not library(
+            name := resolve_name("." * level + value, package)
+        ):
+            with suppress(ImportError):  # the code may do without it
+                found[name] = importlib.import_module(name)
+    return found

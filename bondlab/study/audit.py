@@ -1,0 +1,294 @@
+"""An audit of rewards: every text that they judge, scored once, and the tables that audits share.
+
+Before anything is trained on a reward it is measured on what it should tell apart: texts with
+labels, a reference policy's samples, texts made by rule. The paper reports none of this.
+
+A table of texts has the columns source (who wrote the text, or by which rule), prompt and sample
+(numbers; a prompt is an independent unit: a document, a review, a dialogue, a page), a column a
+scorer, and for completions the measures of `summaries.describe`.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.special import expit
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bondlab import device, measures, tasks
+from bondlab.bank import seeded
+from bondlab.lm.language_model import LanguageModel
+from bondlab.making import prepare
+from bondlab.report.intervals import Interval, accuracy_interval, mean_interval
+from bondlab.report.kept import Profile, Results, Tables, once, runs_table
+from bondlab.task import Reward, score
+from bondlab.study import summaries
+from bondlab.tasks import TaskSettings, models, scorers, xsum
+
+SIZES = (1, 2, 4, 8, 16)  # N of Best-of-N
+PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
+SMOOTHED = 20  # training steps of a drawn curve
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """What is measured.
+
+    Args:
+        tasks: by name; `evaluate` of each task's held-out prompts are completed.
+        samples: completions of each of the first `many` prompts; the others get one.
+        labelled: held-out texts with labels, of each kind that there is.
+        untrained: the model before fine-tuning, where one is measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    tasks: dict[str, TaskSettings]
+    samples: Annotated[int, Field(ge=max(SIZES))]
+    labelled: Count
+    many: Count = 10_000
+    untrained: str = models.BASE
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One notebook's worth of texts.
+
+    Args:
+        name: its folder's.
+        settings: what is measured at each profile.
+        measure: makes the table of texts.
+        rules: names of the rules that make texts; with the settings they determine the table.
+        models: folders of the audited models, which `retrain` makes at the profiles `retrains`.
+    """
+
+    name: str
+    settings: Mapping[str, Settings]
+    measure: Callable[[Settings], pd.DataFrame]
+    rules: Sequence[str]
+    models: Sequence[str]
+    retrains: Sequence[str]
+
+    def results(self, profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
+        """The tables texts and runs: measured at a profile, once, or those that are models.
+
+        Args:
+            seed: of the samples and of the texts chosen.
+            retrain: train the audited models anew first.
+
+        Raises:
+            ValueError: `retrain` with a profile that does not use them.
+            FileNotFoundError: nothing is shipped, or a model was never trained.
+        """
+        if retrain and profile not in self.retrains:
+            allowed = ", ".join(self.retrains)
+            raise ValueError(f"retrain makes the models of the profiles {allowed}, not {profile!r}")
+        if retrain:
+            for name in self.models:
+                prepare.prepare(retrain=True, only=name)
+            scorers.load.cache_clear()
+            tasks.build.cache_clear()
+
+        def compute() -> Tables:
+            settings = self.settings[profile].model_copy(update={"seed": seed})
+            identity = {
+                "experiment": self.name,
+                "settings": settings.model_dump(mode="json"),
+                "rules": list(self.rules),
+                "precision": device.resolve("auto"),
+                "models": {name: _digest(name) for name in self.models},
+            }
+            texts, manifest = once("texts", identity, lambda: self.measure(settings))
+            return {"texts": texts, "runs": runs_table(manifest, profile=profile)}
+
+        return Results(self.name, profile).load(["texts", "runs"], compute)
+
+
+def _digest(model: str) -> str:
+    return (scorers if model in scorers.SCORERS else xsum).identity(model)
+
+
+# -- measuring -------------------------------------------------------------------------------------
+
+
+def sampled(
+    model: LanguageModel, prompts: Sequence[str], counts: Sequence[int], *stream: Any, at_once: int
+) -> list[list[str]]:
+    """`counts` completions of each prompt, `at_once` prompts of the same count together.
+
+    `stream` is the seed and what else tells these samples from others (see `bank.seeded`).
+    """
+    runs = [list(run) for _, run in groupby(range(len(prompts)), lambda i: counts[i])]
+    parts = [run[i : i + at_once] for run in runs for i in range(0, len(run), at_once)]
+    texts = []
+    with device.accelerator("auto").autocast():
+        for part in tqdm(parts, desc="sampling", leave=False):
+            encoded = model.encode([prompts[i] for i in part])
+            drawn = model.sample(encoded, counts[part[0]], seeded(*stream, part[0]))
+            texts += model.decode(drawn)
+    return texts
+
+
+def completions(prompts: Sequence[str], texts: Mapping[str, Sequence[Sequence[str]]]) -> list[dict]:
+    """Rows source, prompt, sample, read (the prompt), text, from each source's texts a prompt."""
+    return [
+        {"source": source, "prompt": i, "sample": k, "read": prompts[i], "text": text}
+        for source, lists in texts.items()
+        for i, own in enumerate(lists)
+        for k, text in enumerate(own)
+    ]
+
+
+def scored(
+    texts: pd.DataFrame,
+    judges: Mapping[str, Reward],
+    labelled: Collection[str],
+    written: Collection[str],
+) -> pd.DataFrame:
+    """The texts with a column a judge, and the measures of those that complete a prompt.
+
+    Args:
+        texts: columns source, prompt, sample, text and read, what it is judged after; for ROUGE
+            also reference.
+        labelled: sources of texts with labels, which are no completions.
+        written: sources that a model wrote. All else is other people's text: measured, not kept.
+    """
+    texts = texts.reset_index(drop=True)
+    read, alone = texts["read"].tolist(), [[text] for text in texts["text"]]
+    parts = [slice(i, i + PAIRS_AT_ONCE) for i in range(0, len(texts), PAIRS_AT_ONCE)]
+    with device.accelerator("auto").autocast():
+        for name, judge in judges.items():
+            found = [score(judge, read[p], alone[p]) for p in tqdm(parts, "scoring", leave=False)]
+            texts[name] = torch.cat(found).flatten().numpy()
+    own = texts[~texts["source"].isin(labelled)]
+    human = own["reference"].tolist() if "reference" in own else None
+    looks = summaries.describe(own["read"].tolist(), [[text] for text in own["text"]], human)
+    looks = looks.drop(columns=["prompt", "completion"]).set_index(own.index)
+    texts["text"] = texts["text"].where(texts["source"].isin(written))
+    return texts.drop(columns=["read", "reference"], errors="ignore").join(looks)
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def of(found: Results, **labels: str | bool) -> pd.DataFrame:
+    """The texts with these labels, such as source="policy", and p, the reward as a probability."""
+    table = found["texts"]
+    for name, value in labels.items():
+        table = table[table[name] == value]
+    return table.assign(p=expit(table["reward"]))
+
+
+def many(own: pd.DataFrame) -> pd.DataFrame:
+    """The texts of prompts with more than one sample."""
+    return own[own.groupby("prompt")["sample"].transform("size") > 1]
+
+
+def means(
+    found: Results, factors: Mapping[str, float], sources: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Rows measure, source, mean, low, high, count: a measure's mean over one text a prompt.
+
+    Of the texts that have it, as not every text holds a number; no row where none has. Measures
+    come with a factor, such as 100 for percent, and sources with a label.
+    """
+    rows = []
+    for (name, factor), (source, label) in product(factors.items(), sources.items()):
+        own = of(found, source=source).query("sample == 0")[name].dropna().astype(float)
+        if len(own):
+            rows.append((mean_interval(own) * factor).row(measure=name, source=label))
+    return rows
+
+
+def best_of(own: pd.DataFrame, name: str, n: int) -> Interval:
+    """Mean of a measure of the best of n samples by the reward; as many samples of each prompt."""
+    best = measures.best_of_n_value(_grid(own, name), _grid(own, "reward"), n)
+    return mean_interval(best.numpy())
+
+
+def _grid(own: pd.DataFrame, name: str) -> Tensor:
+    """A measure as [B, K]; what a sample lacks is the mean of its prompt's."""
+    wide = own.pivot(index="prompt", columns="sample", values=name).astype(float)
+    return torch.from_numpy(wide.T.fillna(wide.mean(axis=1)).T.to_numpy(copy=True))
+
+
+def above(better: pd.DataFrame, worse: pd.DataFrame, name: str = "reward") -> Interval:
+    """Share of texts that score higher than the worse one of their prompt and sample; ties half."""
+    pairs = better.merge(worse, on=["prompt", "sample"], suffixes=("", "_worse"))
+    won = (np.sign(pairs[name] - pairs[f"{name}_worse"]) + 1) / 2
+    return accuracy_interval(won, pairs["prompt"])
+
+
+def correlations(
+    own: pd.DataFrame, pairs: Iterable[tuple[str, str]], method: str = "pearson"
+) -> list[dict[str, Any]]:
+    """Rows of two measures' correlation among the samples of a prompt; the columns as of `means`.
+
+    The mean over prompts: what Best-of-N sees, free of differences between prompts. Prompts where a
+    measure is constant are left out; no row if there are no others. `method` may be "spearman".
+    """
+    rows = []
+    for first, second in pairs:
+        values = [
+            part[first].corr(part[second], method=method)
+            for _, part in own.dropna(subset=[first, second]).groupby("prompt")
+            if part[first].nunique() > 1 and part[second].nunique() > 1
+        ]
+        if values:
+            rows.append(mean_interval(values).row(measure=first, source=second))
+    return rows
+
+
+# -- trainings and examples ------------------------------------------------------------------------
+
+
+def training(names: Iterable[str]) -> pd.DataFrame:
+    """Shipped training curves: panel (the model), series, step, mean; losses lack an interval."""
+    parts, batches = [], f"training, mean of {SMOOTHED} steps"
+    for name in names:
+        curve = pd.read_csv(models.WEIGHTS / name / "training.csv")
+        curve[batches] = curve["loss"].rolling(SMOOTHED, min_periods=1).mean()
+        curve = curve.rename(columns={"held_out_loss": "held out"})
+        long = curve.melt("step", [batches, "held out"], "series", "mean").dropna()
+        parts.append(long.assign(panel=name, low=math.nan, high=math.nan))
+    return pd.concat(parts, ignore_index=True)
+
+
+def before_and_after(table: pd.DataFrame, units: Mapping[str, str]) -> dict:
+    """The held-out losses of `training`, first and last of each panel, as numbers to publish."""
+    own = table[table["series"] == "held out"].set_index("panel")["mean"]
+    return {
+        f"{panel}: held-out loss {when} training": (mean_interval(own[[panel]].iloc[[place]]), unit)
+        for panel, unit in units.items()
+        for when, place in (("before", 0), ("after", -1))
+    }
+
+
+def print_examples(
+    parts: Mapping[str, pd.DataFrame],
+    count: int,
+    told: Callable[[Any], str],
+    beside: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Print the first `count` texts of each part, one a prompt, each below what is `told` of it.
+
+    `beside` are texts of all prompts to print below, by their label.
+    """
+    for title, table in parts.items():
+        print(f"-- {title}")
+        for row in table.drop_duplicates("prompt").head(count).itertuples(name="Row"):
+            print(told(row))
+            print(textwrap.indent(textwrap.fill(row.text.strip() or "(empty)", 92), "    "))
+            for label, others in (beside or {}).items():
+                print(f"    {label}: {others[row.prompt]}")

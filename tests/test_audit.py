@@ -1,0 +1,258 @@
+"""What is measured of rewards and judges: texts, tables from hand-made scores, and once only."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bondlab import tasks
+from bondlab.making import prepare
+from bondlab.report.kept import Results
+from bondlab.study import audit, audit_xsum
+from bondlab.tasks import models, tiny
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
+    return tmp_path
+
+
+def results(rows: list[dict]) -> Results:
+    return Results("", "smoke", tables={"texts": pd.DataFrame(rows)})
+
+
+def text(source: str, prompt: int, sample: int, reward: float, **more: object) -> dict:
+    return {"source": source, "prompt": prompt, "sample": sample, "reward": reward, **more}
+
+
+def samples(rewards: list | np.ndarray, **measures: np.ndarray) -> list[dict]:
+    """The policy's samples: rewards and measures [B, K], or a row's shorter list."""
+    return [
+        text("policy", b, k, reward, **{name: grid[b][k] for name, grid in measures.items()})
+        for b, row in enumerate(rewards)
+        for k, reward in enumerate(row)
+    ]
+
+
+def value(table: pd.DataFrame, **where: object) -> float:
+    for name, wanted in where.items():
+        table = table[table[name] == wanted]
+    return table["mean"].item()
+
+
+# -- tables that both audits share -----------------------------------------------------------------
+
+
+def test_pairs_are_matched_and_ties_are_half():
+    """Of four changed claims one scores below its original, one above, two the same: 2 of 4."""
+    true, changed = (
+        pd.DataFrame([text("x", i, i, reward) for i, reward in enumerate(rewards)])
+        for rewards in ([3.0, 1.0, 2.0, -1.0], [2.0, 5.0, 2.0, -1.0])
+    )
+    assert audit.above(true, changed[::-1]).mean == 0.5
+
+
+def test_means_are_of_one_text_a_prompt_that_has_the_measure():
+    """Of the first samples 1, 3 and a missing one the mean is 2, in percent 200; p of log-odds
+    log 3 is 3/4. A source without any has no row."""
+    rows = [text("a", i, 0, math.log(3), words=words) for i, words in enumerate([1, 3, math.nan])]
+    rows += [text("a", 0, 1, 9.0, words=50), text("b", 0, 0, 0.0, words=math.nan)]
+    table = pd.DataFrame(audit.means(results(rows), {"words": 100, "p": 1}, {"a": "A", "b": "B"}))
+    assert value(table, measure="words") == 200
+    assert value(table, measure="p", source="A") == pytest.approx(0.75)
+    assert table["source"].tolist() == ["A", "A", "B"]
+
+
+def test_the_best_of_n_is_the_chance_that_the_best_sample_is_drawn():
+    """One good sample (p = 0.8) of 16, the rest at 0.2: best of n finds it with chance n/16."""
+    rewards = [[math.log(4)] + [-math.log(4)] * 15] * 2 + [[9.0]]
+    own = audit.many(audit.of(results(samples(rewards))))  # without the prompt sampled once
+    found = [audit.best_of(own, "p", n) for n in audit.SIZES]
+    assert [x.mean for x in found] == pytest.approx([0.2 + 0.6 * n / 16 for n in audit.SIZES])
+    assert [x.count for x in found] == [2] * 5
+
+
+def test_correlations_are_within_prompts():
+    """Length is twice the reward plus something of the prompt: correlation 1 within a prompt, not
+    between; a measure falls along a curve: rank correlation -1. What does not vary has no row."""
+    rewards = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 7.0, 6.0, 4.0]])
+    words = 2 * rewards + [[10.0], [-40.0]]
+    missing = np.full_like(rewards, np.nan)
+    measures = {"words": words, "none": missing, "one": rewards > 0, "cubed": -(rewards**3)}
+    own = pd.DataFrame(samples(rewards, **measures))
+    pairs = [("reward", name) for name in ("words", "none", "one")]
+    found = audit.correlations(own, pairs)
+    assert [(row["source"], row["mean"]) for row in found] == [("words", pytest.approx(1))]
+    ranks = audit.correlations(own, [("reward", "cubed")], "spearman")
+    assert [row["mean"] for row in ranks] == pytest.approx([-1])
+
+
+def test_examples_are_printed_one_a_prompt(capsys):
+    rows = [text("a", prompt, 0, 0.0, text=f" say {prompt} ") for prompt in (1, 1, 0, 2)]
+    audit.print_examples(
+        {"x": pd.DataFrame(rows)}, 2, lambda r: f"p{r.prompt}", {"REF": ["a", "b"]}
+    )
+    assert capsys.readouterr().out.split() == "-- x p1 say 1 REF: b p0 say 0 REF: a".split()
+
+
+def test_training_curves_are_smoothed_and_named(tmp_path, monkeypatch):
+    """Losses 0 to 29: the mean of those so far, of the last 20 from then on. Held out 9, then 4."""
+    curve = pd.DataFrame({"step": range(31), "loss": [*np.arange(30.0), np.nan]})
+    curve["held_out_loss"] = [9.0, *[np.nan] * 29, 4.0]
+    (tmp_path / "model").mkdir()
+    curve.to_csv(tmp_path / "model" / "training.csv", index=False)
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    table = audit.training(["model"])
+    drawn = table[table["series"] != "held out"].set_index("step")["mean"]
+    assert (drawn[10], drawn[29]) == (5.0, 19.5)
+    assert table.query("series == 'held out'")["step"].tolist() == [0, 30]
+    numbers = audit.before_and_after(table, {"model": "nats"})
+    assert [(found.mean, unit) for found, unit in numbers.values()] == [(9, "nats"), (4, "nats")]
+
+
+# -- the XSum task ---------------------------------------------------------------------------------
+
+
+class Echo:
+    """A model whose k-th completion of a prompt is the prompt and k."""
+
+    device = "cpu"
+
+    def encode(self, prompts):
+        return prompts
+
+    def sample(self, prompts, k, generator):
+        return [[f"{prompt} {i}" for i in range(k)] for prompt in prompts]
+
+    def decode(self, drawn):
+        return drawn
+
+
+def test_samples_belong_to_their_documents():
+    """Twenty documents, the first three sampled four times: no batch mixes or loses any."""
+    documents = [f"document {i}" for i in range(20)]
+    task = tasks.Task(Echo(), tiny.reward, ["train"], documents, documents, identity={})
+    table = audit_xsum.summaries_of(task, Echo(), [4] * 3 + [1] * 17, seed=0)
+    own = table[table["source"] == "policy"]
+    assert own.groupby("prompt").size().tolist() == [4] * 3 + [1] * 17
+    expected = [f"document {p} {s}" for p, s in zip(own["prompt"], own["sample"], strict=True)]
+    assert own["text"].tolist() == expected
+    assert (table["read"] == table["reference"]).all()
+
+
+def test_texts_by_rule_are_what_they_say():
+    """Only the first lead has a number that can change, to the document's other one; none a name.
+    Another's reference is never the document's own."""
+    documents = ["the shop sold 12 boats.\nit sold 40 in 2001.", "the shop closed.\nit rained."]
+    texts = audit_xsum.texts_by_rule(documents, ["a", "b"], random.Random(0))
+    assert texts["lead"] == ["the shop sold 12 boats.", "the shop closed."]
+    assert texts["lead_number"] == ["the shop sold 40 boats.", None]
+    assert texts["lead_name"] == [None, None] and texts["shuffled"] == ["b", "a"]
+    assert texts["repeated"][1] == " ".join(["closed."] * 10)
+
+
+def test_false_copies_are_made_of_true_claims_only():
+    rows = audit_xsum.tiny_claims(audit_xsum.documents("smoke")["ARTICLE"][:6])
+    claims = audit_xsum.claims_of(rows, count=12, seed=0)
+    asis = claims[claims["source"] == "vitaminc"].set_index("sample")
+    copies = claims[claims["source"] != "vitaminc"].set_index("sample")
+    assert len(asis) == 12 and asis["entailed"].sum() == 6
+    assert copies["source"].value_counts()["garbled"] == 6  # five words each: all can be garbled
+    assert set(copies["source"]) == {"number", "name", "garbled", "foreign"}
+    assert not copies["entailed"].any() and asis.loc[copies.index, "entailed"].all()
+    for source, part in copies.groupby("source"):
+        true = asis.loc[part.index]
+        column, other = ("read", "text") if source == "foreign" else ("text", "read")
+        assert (part[column] != true[column]).all() and (part[other] == true[other]).all()
+
+
+def test_the_judge_is_scored_by_origin():
+    """True claims at 1 and 3, one false claim as it came at 2, changed ones at 0.5 and -2.
+
+    AUC as it came 1/2, changed 1; of the three claims as they came two are right at 0, since the
+    false one is above it; of the changed ones the one below 0 is rejected.
+    """
+    rows = [text("vitaminc", i, i, r, entailed=i < 2) for i, r in enumerate([1.0, 3.0, 2.0])]
+    for source in ("number", "name", "garbled", "foreign"):
+        rows += [text(source, i, i, r, entailed=False) for i, r in enumerate([0.5, -2.0])]
+    for source, reward in (("lead", 1.0), ("lead_number", 0.0), ("lead_name", 0.0)):
+        rows += [text(source, i, 0, reward) for i in range(2)]
+    table = audit_xsum.judge(results(rows)).set_index(["panel", "group"])["mean"]
+    assert table["auc", "as it came"] == 0.5
+    assert table["accuracy", "as it came"] == pytest.approx(2 / 3)
+    for kind in ("number", "name", "garbled", "evidence"):
+        assert table["auc", kind] == 1 and table["accuracy", kind] == 0.5
+    leads = {"number, lead", "name, lead"}  # no lead sentence is garbled
+    assert set(table["pairs"].index) == leads | {"number, claim", "name, claim", "garbled, claim"}
+    assert (table["pairs"] == 1).all()
+
+
+# -- measured once, kept ---------------------------------------------------------------------------
+
+
+def test_the_xsum_audit_measures_every_source_and_keeps_no_other_peoples_text(folders):
+    """12 documents, 6 of them with 16 samples; the lead's ROUGE is that of the first sentence."""
+    found = audit_xsum.AUDIT.results("smoke")
+    kept = pd.read_parquet(found.folder / "results_texts.parquet")
+    ruled = {"reference", "shuffled", "lead", "lead_number", "lead_name", "empty", "repeated"}
+    assert set(kept["source"]) == {*audit_xsum.CLAIMS, *audit_xsum.SAMPLED, *ruled}
+    assert set(kept.loc[kept["text"].notna(), "source"]) == set(audit_xsum.SAMPLED)
+    assert (kept["source"] == "policy").sum() == 6 * 16 + 6 and kept["reward"].notna().all()
+    assert (kept.loc[kept["source"] == "reference", "rougeL"] == 1).all()
+    lead = kept[kept["source"] == "lead"]
+    assert lead["longest_copied_span"].tolist() == lead["words"].tolist()
+    assert found["runs"]["profile"].tolist() == ["smoke"]
+
+
+def counted(calls: list, **changed: object) -> audit.Audit:
+    """The XSum audit, whose measuring is noted and leaves one text with the seed for its prompt."""
+
+    def measure(settings):
+        calls.append(settings.seed)
+        return pd.DataFrame([text("policy", settings.seed, 0, 0.5)])
+
+    return dataclasses.replace(audit_xsum.AUDIT, measure=measure, **changed)
+
+
+def test_a_second_call_measures_nothing_and_another_seed_or_rule_is_another_measurement(folders):
+    calls = []
+    first, again = (counted(calls).results("smoke")["texts"] for _ in range(2))
+    assert calls == [0]
+    pd.testing.assert_frame_equal(first, again)
+    counted(calls).results("smoke", seed=1)
+    counted(calls, rules=["new"]).results("smoke")
+    assert calls == [0, 1, 0]
+
+
+def test_retraining_comes_before_the_measurement_is_named(folders, monkeypatch):
+    """New weights are another measurement; the old ones are not measured again without them."""
+    names, trained, calls = audit_xsum.AUDIT.models, [], []
+
+    def weigh(name: str, content: bytes) -> None:
+        path = folders / "weights" / name / "adapter_model.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    for name in names:
+        weigh(name, b"old")
+    monkeypatch.setattr(models, "WEIGHTS", folders / "weights")
+    monkeypatch.setattr(
+        prepare, "prepare", lambda retrain, only: trained.append(only) or weigh(only, b"new")
+    )
+    for retrain in (False, False, True):
+        counted(calls).results("laptop", retrain=retrain)
+    assert len(calls) == 2 and trained == list(names)
+
+
+@pytest.mark.parametrize("profile", ["shipped", "smoke", "paper"])
+def test_retraining_needs_a_profile_with_trained_models(folders, monkeypatch, profile):
+    monkeypatch.setattr(prepare, "prepare", lambda **_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=f"not {profile!r}"):
+        counted([]).results(profile, retrain=True)
