@@ -194,11 +194,5 @@ def _described(figure: Figure) -> str:
     title = figure.get_suptitle() or next((x.get_title().get_text() for x in figure.legends), "")
     panels = ", ".join(dict.fromkeys(axes.get_title() for axes in figure.axes))
     x = figure.axes[-1].get_xlabel()
-<<<<<<< HEAD
     words = f"{title + ': ' if title else ''}{panels}{' against ' + x if x else ''}"
     return " ".join(words.split())
-=======
-    return " ".join(
-        f"{title + ': ' if title else ''}{panels}{' against ' + x if x else ''}".split()
-    )
->>>>>>> stage5
