@@ -77,6 +77,8 @@ def test_a_claim_says_its_rule_and_the_worst_term_decides_each_row():
     assert found["difference"].tolist()[:2] == [str(wide), str(yes)]
     assert set(found["claim"]) == {6} and found["measured"].tolist() == ["x", "y"] * 2
     assert "row" not in claims.decided([claim], table[:2].assign(row=""))
+    below = Term("y", lambda table: yes, below=1)
+    assert Claim("", "", [terms[0], below]).decide(table[:2])[0] == "not reproduced"
 
 
 def test_a_difference_pairs_seeds_and_prompts():
