@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -79,3 +80,17 @@ def test_the_core_needs_its_own_dependencies_alone():
     used = set().union(*map(outside, core))
     assert used <= listed
     assert listed - used == {"pyarrow"}, "which pandas asks for where tables are written"
+
+
+def test_notebook_00_loads_the_core_and_the_toy_alone():
+    """The exact numbers need no task, no package index, no model."""
+    path = PACKAGE.parent / "notebooks" / "00_best_of_n_in_exact_numbers.ipynb"
+    cells = [cell["source"] for cell in json.loads(path.read_text())["cells"]]
+    lines = [line.strip() for cell in cells for line in cell]
+    imports = [line for line in lines if re.match(r"(from \S+ )?import ", line)]
+    code = "\n".join([*imports, "import sys; print(*sys.modules)"])
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert {"bondlab.toy.exact", "bondlab.report.kept"} <= loaded
+    assert not {f"bondlab.{name}" for name in ("lm", "assets", "tasks", "making", "study")} & loaded
+    assert not {"transformers", "datasets", "papermill"} & loaded
