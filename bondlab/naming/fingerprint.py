@@ -161,17 +161,16 @@ def _(value: object) -> dict[str, object]:
 def _(value: types.FunctionType) -> dict[str, object]:
     if original := vars(value).get("_torchdynamo_orig_callable"):  # of torch.compile
         return {"compiled": original}
-    code, space, given = value.__code__, value.__globals__, value.__defaults__ or ()
-    optional = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
-    defaults = dict(zip(optional, given, strict=True)) | (value.__kwdefaults__ or {})
-    found = {**vars(value), **{f"default {name}": held for name, held in defaults.items()}}
+    code, space = value.__code__, value.__globals__
+    defaults = {"its defaults": value.__defaults__, "its named defaults": value.__kwdefaults__}
+    found = vars(value) | defaults
     steps, empty = code_of.steps(code), types.CellType()
     assigned = code_of.assigned(steps)
     for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
         if name not in assigned and cell != empty:
             found[f"outer {name}"] = cell.cell_contents
-    if code_of.installed(code.co_filename):
-        return found | {"its name": [space.get("__name__"), code.co_qualname]}
+    if code_of.library(space.get("__name__")):
+        return found | {"its name": [space["__name__"], code.co_qualname]}
     for name, attribute in code_of.loaded(steps):
         if name not in space and not hasattr(builtins, name):
             raise Unnamed(f"code that uses {name}, which is not defined yet")
