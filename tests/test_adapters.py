@@ -110,7 +110,7 @@ def test_every_linear_layer_is_adapted(make, count, tmp_path):
     reference, moves when trained, and is saved and loaded as it was trained."""
     reference = LanguageModel(make(), tiny.tokenizer(), **LIMITS)
     policy = reference.trainable_copy(2)
-    assert len(policy.adapter_changes()) == count and len(policy.trainable()) == 2 * count
+    assert len(policy.trainable()) == 2 * count
     prompts = reference.encode(tiny.documents(3))
     drawn = reference.sample(prompts, 2, seeded(0, "test"))
     assert torch.equal(policy(prompts, drawn), reference(prompts, drawn))

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from bondlab.lm.language_model import LanguageModel
-from bondlab.lm.templates import ChatTemplate, PlainDialogue, chat_template, turns
+from bondlab.lm.templates import ChatTemplate, chat_template, plain_dialogue, turns
 from bondlab.naming import fingerprint
 from bondlab.tasks import tiny
 
@@ -57,7 +57,7 @@ def test_speakers_alternate_and_the_last_line_is_answered():
     assert turns("old\nrain\nfire\nlaw") == ["rain", "fire", "law"]
     both = ChatTemplate(chatting(), dialogue=True)
     assert both("rain\nfire\nlaw") == "said rain told fire said law told"
-    assert PlainDialogue()("rain\nfire\nlaw") == "A: rain\nB: fire\nA: law\nB:"
+    assert plain_dialogue("rain\nfire\nlaw") == "A: rain\nB: fire\nA: law\nB:"
     with pytest.raises(ValueError, match="without a turn"):
         turns("\n ")
 
