@@ -26,9 +26,7 @@ _LEFT_BEHIND = (  # in a tokenizer: its origin, and what calls leave
 ).split()
 
 
-@parts.register(pd.DataFrame)
-@parts.register(pd.Series)
-@parts.register(pd.Index)
+@parts.register
 def _(value: pd.DataFrame | pd.Series | pd.Index) -> dict[str, object]:
     frame = value if isinstance(value, pd.DataFrame) else value.to_frame()
     return {"its types": [str(kind) for kind in frame.dtypes], "its cells": frame.to_dict("split")}
@@ -53,8 +51,7 @@ def _(value: nn.Module) -> dict[str, object]:
     return {"its class": type(value)} | own | held
 
 
-@parts.register(PreTrainedConfig)
-@parts.register(GenerationConfig)
+@parts.register
 def _(value: PreTrainedConfig | GenerationConfig) -> dict[str, object]:
     """Without where it came from and how it is computed, which are its private attributes."""
     named = {k: v for k, v in vars(value).items() if k not in _VOLATILE and not k.startswith("_")}
