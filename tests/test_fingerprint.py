@@ -183,49 +183,49 @@ def test_closures_arguments_and_attributes_count():
 
 def test_methods_count_inherited_ones_too():
     """A changed method of a base class is another object, an edited property as well."""
-
-    def kind(constant: int, doubled: int):
-        text = f"""
-            class Base:
-                def score(self): return {constant}
-            class f(Base):
-                @property
-                def twice(self): return {doubled} * self.score()
-                def __call__(self, p): return self.twice
-        """
-        return made(text)()
-
-    names = [of(kind(*x)) for x in ((1, 2), (1, 2), (7, 2), (1, 3))]
+    text = """
+        class Base:
+            def score(self): return {}
+        class f(Base):
+            @property
+            def twice(self): return {} * self.score()
+            def __call__(self, p): return self.twice
+    """
+    names = [of(made(text.format(*x))()) for x in ((1, 2), (1, 2), (7, 2), (1, 3))]
     assert names[0] == names[1] and len(set(names)) == 3
 
 
-def test_what_code_keeps_for_itself_is_no_setting():
-    """A global or outer variable that the function counts in, and a property kept once it was
-    asked for: the name is the same before and after the calls."""
-    counted = made("calls = 0\ndef f(p):\n    global calls\n    calls += 1\n    return calls")
+class Lazy:
+    @functools.cached_property
+    def table(self):
+        return [1, 2, 3]
 
+    def __call__(self, p):
+        return self.table
+
+
+COUNTED = """
+    calls = 0
+    def counted(p):
+        global calls
+        calls += 1
     def outer():
         seen = 0
-
         def inner(p):
             nonlocal seen
             seen += 1
-            return seen
-
         return inner
+"""
 
-    class Lazy:
-        @functools.cached_property
-        def table(self):
-            return [1, 2, 3]
 
-        def __call__(self, p):
-            return self.table
-
-    for reward in (counted, outer(), Lazy()):
-        before = of(reward)
-        reward("")
-        assert of(reward) == before
+@pytest.mark.parametrize("make", [lambda: made(COUNTED, "counted"), made(COUNTED, "outer"), Lazy])
+def test_what_code_keeps_for_itself_is_no_setting(make):
+    """A global or outer variable that the function counts in, and a property kept once it was
+    asked for: the name is the same before and after the calls."""
+    reward = make()
+    before = of(reward)
+    reward("")
+    assert of(reward) == before
 
 
 def test_recursion_ends():
@@ -315,16 +315,13 @@ class Scorer(nn.Module):
 def test_modules_count_by_weights_buffers_and_attributes():
     """A weight, a buffer that is not saved and a plain attribute; how it is used does not."""
 
-    def changed(change) -> str:
+    def changed(change=lambda scorer: None) -> str:
         scorer = Scorer()
         change(scorer)
         return of(scorer)
 
-    same = [
-        lambda s: None,
-        lambda s: s.train().requires_grad_(False),
-        lambda s: s.layer.register_forward_hook(print),
-    ]
+    assert changed() == changed(lambda s: s.train().requires_grad_(False))
+    assert changed() == changed(lambda s: s.layer.register_forward_hook(print))
     others = [
         lambda s: s.layer.bias.data.fill_(1e-6),
         lambda s: s.scale.fill_(2),
@@ -332,8 +329,7 @@ def test_modules_count_by_weights_buffers_and_attributes():
         lambda s: setattr(s.layer, "in_features", 3),
         lambda s: s.double(),
     ]
-    assert len({changed(c) for c in same}) == 1
-    assert len({changed(c) for c in [*same, *others]}) == 1 + len(others)
+    assert len({changed(), *map(changed, others)}) == 1 + len(others)
 
 
 def test_a_pipeline_of_transformers_has_a_name():
@@ -440,16 +436,11 @@ def test_a_worker_gives_the_same_name():
 WORDS = {"rain", "fire"}
 
 
-def test_where_pip_installs_is_a_library(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("beside", "count"), [("notes", 2), ("other.dist-info", 1)])
+def test_where_pip_installs_is_a_library(beside, count, tmp_path, monkeypatch):
     """As with `pip install --target`: beside its metadata code counts by name, wherever that is;
     a folder of one's own, with the same code, by what it says."""
+    (tmp_path / beside).mkdir()
     texts = ("def worth(n):\n    return 2 * n\n", "def worth(n):\n    return 3 * n\n")
-    names = {}
-    for kind in ("own", "installed"):
-        folder = tmp_path / kind
-        (folder / "other.dist-info" if kind == "installed" else folder).mkdir(parents=True)
-        names[kind] = []
-        for text in texts:
-            module = module_of(folder, monkeypatch, f"{kind}_worth", text)
-            names[kind].append(of(module.worth))
-    assert len(set(names["own"])) == 2 and len(set(names["installed"])) == 1
+    modules = [module_of(tmp_path, monkeypatch, f"worth_{count}", text) for text in texts]
+    assert len({of(module.worth) for module in modules}) == count
