@@ -91,11 +91,10 @@ def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
     reference = tiny.language_model("gemma").to(torch.bfloat16).requires_grad_(False)
     prompts, drawn = drawn_from(reference)
     before = reference(prompts, drawn)
-    count = len(list(reference.model.parameters()))
-    policy, anchor = reference.trainable_copy(None), reference.trainable_copy(None)
-    anchor.requires_grad_(False)
-    assert len(policy.trainable()) == count
+    policy = reference.trainable_copy(None)
+    assert len(policy.trainable()) == len(list(reference.parameters()))
     assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in policy.trainable()} == {torch.float32}
     with torch.no_grad():
         for parameter in policy.trainable():
             parameter += 1.0
@@ -103,8 +102,11 @@ def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
         head = policy.model.get_output_embeddings().weight
         states = torch.ones(1, head.shape[1])
         torch.testing.assert_close(policy._logits(states), states @ head.T)
+        policy.requires_grad_(False).bfloat16()  # as a reference of its own
+        for _ in range(2):  # the copy of the head follows the weights
+            torch.testing.assert_close(policy._logits(states), states @ head.float().T)
+            head *= 2
     assert head is policy.model.get_input_embeddings().weight  # tied matrices stay one
-    assert {p.dtype for p in policy.trainable()} == {torch.float32}
 
 
 # -- which layers are trained ---------------------------------------------------------------------

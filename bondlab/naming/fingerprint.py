@@ -159,9 +159,10 @@ def _(value: torch.layout | types.GetSetDescriptorType) -> dict[str, object]:
 def _(value: types.FunctionType) -> dict[str, object]:
     if original := vars(value).get("_torchdynamo_orig_callable"):  # of torch.compile
         return {"compiled": original}
-    code, space = value.__code__, value.__globals__
-    defaults = {"its defaults": value.__defaults__, "its named defaults": value.__kwdefaults__}
-    found = vars(value) | defaults
+    code, space, given = value.__code__, value.__globals__, value.__defaults__ or ()
+    optional = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
+    defaults = dict(zip(optional, given, strict=True)) | (value.__kwdefaults__ or {})
+    found = vars(value) | {f"default {name}": held for name, held in defaults.items()}
     steps, empty = code_of.steps(code), types.CellType()
     assigned = code_of.assigned(steps)
     for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
