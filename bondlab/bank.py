@@ -177,7 +177,7 @@ class BankFolder:
 def _template(model: LanguageModel) -> str:
     """A name of the template; one that has none of its own goes with the policy's."""
     try:
-        return fingerprint.of(model.reader.template)
+        return fingerprint.of(model.template)
     except fingerprint.Unnamed:
         return "the policy's"
 

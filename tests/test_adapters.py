@@ -11,9 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file
 from test_agreement import made
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
 from bondlab.bank import seeded
 from bondlab.lm.adapters import quiet
@@ -53,6 +51,18 @@ def tuned(folder) -> PeftModel:
     return peft
 
 
+@torch.no_grad()
+def move(policy: LanguageModel, scale: float) -> None:
+    """Training's stand-in: noise on all that is trained."""
+    for parameter in policy.trainable():
+        parameter += scale * torch.randn(parameter.shape, generator=seeded(1, parameter.shape))
+
+
+def drawn_from(model: LanguageModel):
+    prompts = model.encode(tiny.documents(3))
+    return prompts, model.sample(prompts, 2, seeded(0, "test"))
+
+
 @pytest.mark.parametrize("family", ["t5", "gemma"])
 @torch.no_grad()
 def test_peft_reads_a_saved_adapter(family, tmp_path):
@@ -60,17 +70,16 @@ def test_peft_reads_a_saved_adapter(family, tmp_path):
     log-probabilities, and no warning of weights that it misses. The factors hold bfloat16 numbers
     here, so that the file loses nothing."""
     reference = tiny.language_model(family).requires_grad_(False)
-    policy, generator = reference.trainable_copy(2), torch.Generator().manual_seed(0)
+    policy = reference.trainable_copy(2)
+    move(policy, 0.2)
     for parameter in policy.trainable():
-        parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
         parameter.copy_(parameter.bfloat16())
     policy.save_adapter(tmp_path)
     plain = tiny.language_model(family)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         plain.model = PeftModel.from_pretrained(plain.model, tmp_path).get_base_model()
-    prompts = policy.encode(tiny.documents(3))
-    drawn = policy.sample(prompts, 4, seeded(0, "test"))
+    prompts, drawn = drawn_from(policy)
     read, own, before = (m(prompts, drawn).sum(-1) for m in (plain, policy, reference))
     assert (own - before).abs().max() > 0.5
     torch.testing.assert_close(read, own, atol=1e-4, rtol=0)
@@ -80,14 +89,12 @@ def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
     """A bfloat16 reference keeps its head in float32 once it has sampled; copies of all weights
     must not take that head for their own, or training one would train the other."""
     reference = tiny.language_model("gemma").to(torch.bfloat16).requires_grad_(False)
-    prompts = reference.encode(tiny.documents(2))
-    drawn = reference.sample(prompts, 2, seeded(0, "test"))
+    prompts, drawn = drawn_from(reference)
     before = reference(prompts, drawn)
-    count = len(list(reference.model.parameters()))
-    policy, anchor = reference.trainable_copy(None), reference.trainable_copy(None)
-    anchor.requires_grad_(False)
-    assert len(policy.trainable()) == count
+    policy = reference.trainable_copy(None)
+    assert len(policy.trainable()) == len(list(reference.parameters()))
     assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in policy.trainable()} == {torch.float32}
     with torch.no_grad():
         for parameter in policy.trainable():
             parameter += 1.0
@@ -95,8 +102,11 @@ def test_a_full_copy_shares_nothing_with_a_reference_that_has_sampled():
         head = policy.model.get_output_embeddings().weight
         states = torch.ones(1, head.shape[1])
         torch.testing.assert_close(policy._logits(states), states @ head.T)
+        policy.requires_grad_(False).bfloat16()  # as a reference of its own
+        for _ in range(2):  # the copy of the head follows the weights
+            torch.testing.assert_close(policy._logits(states), states @ head.float().T)
+            head *= 2
     assert head is policy.model.get_input_embeddings().weight  # tied matrices stay one
-    assert {p.dtype for p in policy.trainable()} == {torch.float32}
 
 
 # -- which layers are trained ---------------------------------------------------------------------
@@ -110,12 +120,10 @@ def test_every_linear_layer_is_adapted(make, count, tmp_path):
     reference, moves when trained, and is saved and loaded as it was trained."""
     reference = LanguageModel(make(), tiny.tokenizer(), **LIMITS)
     policy = reference.trainable_copy(2)
-    assert len(policy.adapter_changes()) == count and len(policy.trainable()) == 2 * count
-    prompts = reference.encode(tiny.documents(3))
-    drawn = reference.sample(prompts, 2, seeded(0, "test"))
+    assert len(policy.trainable()) == 2 * count
+    prompts, drawn = drawn_from(reference)
     assert torch.equal(policy(prompts, drawn), reference(prompts, drawn))
-    for parameter in policy.trainable():
-        parameter += 0.3 * torch.randn(parameter.shape, generator=seeded(1, parameter.shape))
+    move(policy, 0.3)
     expected = policy(prompts, drawn)
     assert (expected - reference(prompts, drawn)).abs().max() > 0.1
     policy.save_pretrained(tmp_path / "policy")
@@ -152,14 +160,12 @@ def test_a_folded_adapter_stays(rank, tmp_path):
     saved folder, which holds no adapter, loads as the policy."""
     folded = tuned(tmp_path).merge_and_unload()
     reference = LanguageModel(folded, tiny.tokenizer(), **LIMITS)
-    prompts = reference.encode(tiny.documents(3))
-    drawn = reference.sample(prompts, 2, seeded(0, "test"))
+    prompts, drawn = drawn_from(reference)
     base = tiny.language_model("gemma")(prompts, drawn)
     policy = reference.trainable_copy(rank)
     assert torch.equal(policy(prompts, drawn), reference(prompts, drawn))
     assert (policy(prompts, drawn) - base).abs().max() > 0.1
-    for parameter in policy.trainable():
-        parameter += 0.05 * torch.randn(parameter.shape, generator=seeded(1, parameter.shape))
+    move(policy, 0.05)
     policy.save_pretrained(tmp_path / "policy")
     assert not (tmp_path / "policy" / "adapter_config.json").exists()
     saved = LanguageModel(*models.load(str(tmp_path / "policy")), **LIMITS)
@@ -178,47 +184,38 @@ def test_a_folder_s_name_may_be_text_and_may_begin_at_home(tmp_path, monkeypatch
     policy.save_pretrained("~/policy")
     policy.save_adapter("beside")
     tiny.language_model("gemma").load_adapter("~/adapter")
-    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["adapter", "policy"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["beside", "home"]
-
-
-def test_adapter_and_whole_policy_do_not_share_a_folder(tmp_path):
-    """transformers adds an adapter that it finds beside a model: the change would be made twice."""
-    policy = tiny.language_model("gemma").trainable_copy(2)
-    policy.save_adapter(tmp_path / "a")
-    policy.save_pretrained(tmp_path / "b")
-    with pytest.raises(FileExistsError, match=r"a has a file adapter_config.json: save .* own"):
-        policy.save_pretrained(tmp_path / "a")
-    with pytest.raises(FileExistsError, match=r"b has a file config.json"):
-        policy.save_adapter(tmp_path / "b")
-    policy.save_adapter(tmp_path / "a")  # its own kind is written anew
-    policy.save_pretrained(tmp_path / "b")
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"adapter", "policy"}
+    assert {path.name for path in tmp_path.iterdir()} == {"beside", "home"}
 
 
 def test_what_cannot_be_saved_says_so(tmp_path):
-    """A file in the folder's place is named and stays; a policy without an adapter is told how it
-    is saved."""
+    """A file in the folder's place is named and stays. An adapter and a whole policy share no
+    folder: transformers adds an adapter that it finds beside a model, so the change would be made
+    twice; its own kind is written anew. Without an adapter the message says how to save."""
     policy = tiny.language_model("gemma").trainable_copy(2)
     (tmp_path / "notes").write_text("mine")
-    for save in (policy.save_pretrained, policy.save_adapter):
-        with pytest.raises(OSError, match="notes"):
+    files = {policy.save_adapter: "adapter_config.json", policy.save_pretrained: "config.json"}
+    for save, file in files.items():
+        save(tmp_path / save.__name__)
+        save(tmp_path / save.__name__)
+        with pytest.raises(FileExistsError, match="notes"):
             save(tmp_path / "notes")
+        (other,) = files.keys() - {save}
+        with pytest.raises(FileExistsError, match=f"{save.__name__} has a file {file}: save"):
+            other(tmp_path / save.__name__)
     assert (tmp_path / "notes").read_text() == "mine"
     with pytest.raises(ValueError, match="lora_rank=None.*save_pretrained"):
         tiny.language_model("gemma").trainable_copy(None).save_adapter(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
 
-@pytest.mark.parametrize("shown", [False, True])
-def test_quiet_leaves_transformers_as_it_was(shown):
+def test_quiet_leaves_transformers_as_it_was():
     """A caller who turned its bars off finds them off again, also after an error."""
     logging = transformers.logging
-    before, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
-    try:
+    for switch in (logging.disable_progress_bar, logging.enable_progress_bar):
+        switch()
+        before = logging.is_progress_bar_enabled(), logging.get_verbosity()
         with pytest.raises(KeyError), quiet():
             assert not logging.is_progress_bar_enabled()
             raise KeyError
-        assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == (shown, level)
-    finally:
-        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+        assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == before

@@ -7,6 +7,8 @@ whose own forward is asked were 0.3 to 45 nats a token off where only decoder an
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import transformers
@@ -83,15 +85,13 @@ def language_model(model: nn.Module) -> LanguageModel:
     return LanguageModel(model, tiny.tokenizer(), max_prompt_tokens=16, max_new_tokens=5)
 
 
-def own_log_probs(model: nn.Module, ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """[T] by the model's forward over one row."""
+def own_logits(model: nn.Module, ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """[T, V] by the model's forward over one row."""
     if model.config.is_encoder_decoder:
         start = torch.tensor([model.config.decoder_start_token_id])
         decoded = torch.cat([start, tokens])[None, :-1]
-        logits = model(input_ids=ids[None], decoder_input_ids=decoded).logits[0]
-    else:
-        logits = model(input_ids=torch.cat([ids, tokens])[None]).logits[0, len(ids) - 1 : -1]
-    return logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        return model(input_ids=ids[None], decoder_input_ids=decoded).logits[0].float()
+    return model(input_ids=torch.cat([ids, tokens])[None]).logits[0, len(ids) - 1 : -1].float()
 
 
 @torch.no_grad()
@@ -100,13 +100,14 @@ def assert_its_own(model: LanguageModel) -> None:
     prompts = model.encode(TEXTS)
     drawn = model.sample(prompts, 3, torch.Generator().manual_seed(0))
     scored = model(prompts, drawn)
-    for b in range(len(TEXTS)):
-        ids = prompts.ids[b][prompts.mask[b].bool()]
-        for k in range(3):
-            tokens = drawn.tokens[b, k][drawn.mask[b, k]]
-            expected = own_log_probs(model.model, ids, tokens)
-            for found in (drawn.log_probs[b, k], scored[b, k]):
-                torch.testing.assert_close(found[drawn.mask[b, k]], expected, atol=1e-4, rtol=0)
+    for b, k in itertools.product(range(len(TEXTS)), range(3)):
+        mask = drawn.mask[b, k]
+        tokens = drawn.tokens[b, k][mask]
+        logits = own_logits(model.model, prompts.ids[b][prompts.mask[b].bool()], tokens)
+        log_p = (logits / model.temperature).log_softmax(-1)
+        expected = log_p.gather(1, tokens[:, None])[:, 0]
+        for found in (drawn.log_probs[b, k], scored[b, k]):
+            torch.testing.assert_close(found[mask], expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", MODELS)

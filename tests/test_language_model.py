@@ -10,7 +10,9 @@ import copy
 
 import pytest
 import torch
+from lab import spied
 from scipy import stats
+from test_agreement import TEXTS, assert_its_own
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bondlab.lm import language_model
@@ -19,31 +21,17 @@ from bondlab.lm.language_model import LanguageModel, draw
 from bondlab.tasks import models, tiny
 
 VOCABULARY = len(tiny.tokenizer())
-TEXTS = ["the city council", "a dog and a cat by the river on monday in june", "rain"]
-# The window of 4 tokens is shorter than both the prompts and the completions.
-KINDS = ["t5", "t5_tied", "gemma", "gemma_window"]
+MAKERS = {"t5": tiny.t5, "t5_tied": lambda: tiny.t5(tied=True), "gemma": tiny.gemma}
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 
 
-def wide(model: torch.nn.Module, kind: str) -> torch.nn.Module:
-    """The same model with matrices of a larger scale, and for `gemma_window` a window of 4."""
-    if kind == "gemma_window":
-        config = copy.deepcopy(model.config)
-        config.sliding_window = 4
-        weights = model.state_dict()
-        model = type(model)(config).eval()
-        model.load_state_dict(weights)
-    scale = 10.0 if kind.startswith("gemma") else 1.5
+def make(kind: str, **settings) -> LanguageModel:
+    model = MAKERS[kind]()
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            parameter.data *= scale
-    return model
-
-
-def make(kind: str, **settings) -> LanguageModel:
-    model = tiny.gemma() if kind.startswith("gemma") else tiny.t5(tied=kind == "t5_tied")
+            parameter.data *= 10.0 if kind == "gemma" else 1.5
     limits = {"max_prompt_tokens": 16, "max_new_tokens": 7} | settings
-    return LanguageModel(wide(model, kind), tiny.tokenizer(), **limits).requires_grad_(False)
+    return LanguageModel(model, tiny.tokenizer(), **limits).requires_grad_(False)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -53,21 +41,6 @@ def seeded(seed: int = 0) -> torch.Generator:
 def sampled(model: LanguageModel, texts=TEXTS, k: int = 3, seed: int = 0):
     prompts = model.encode(texts)
     return prompts, model.sample(prompts, k, seeded(seed))
-
-
-def own_log_probs(model: LanguageModel, text: str, tokens: torch.Tensor) -> torch.Tensor:
-    """Token log-probabilities [T] by transformers: one text, no padding, no cache."""
-    ids = torch.tensor([model.tokenizer(text)["input_ids"][: model.max_prompt_tokens]])
-    tokens = tokens[None]
-    if model.is_encoder_decoder:
-        start = torch.full((1, 1), model.model.config.decoder_start_token_id)
-        given = torch.cat([start, tokens[:, :-1]], 1)
-        logits = model.model(input_ids=ids, decoder_input_ids=given, use_cache=False).logits
-    else:
-        whole = torch.cat([ids, tokens], 1)
-        logits = model.model(input_ids=whole, use_cache=False).logits[:, ids.shape[1] - 1 : -1]
-    log_probs = (logits / model.temperature).log_softmax(-1)
-    return log_probs.gather(-1, tokens[..., None])[0, :, 0]
 
 
 def train_a_little(policy: LanguageModel, steps: int = 2) -> None:
@@ -83,25 +56,17 @@ def train_a_little(policy: LanguageModel, steps: int = 2) -> None:
 # -- the law --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@torch.no_grad()
 def test_sampler_scorer_and_transformers_agree(kind, temperature):
     """One law, three ways: token by token with the cache, all at once, and transformers' logits
-    of each unpadded sequence over the temperature. The laws differ between tokens by whole nats."""
+    of each unpadded sequence over the temperature."""
     model = make(kind, temperature=temperature)
-    prompts, drawn = sampled(model)
-    scored = model(prompts, drawn)
-    torch.testing.assert_close(drawn.log_probs, scored, **TOLERANCE)
-    assert scored[drawn.mask].std() > 0.3
-    for b, text in enumerate(TEXTS):
-        for k in range(3):
-            length = int(drawn.lengths[b, k])
-            expected = own_log_probs(model, text, drawn.tokens[b, k, :length])
-            torch.testing.assert_close(scored[b, k, :length], expected, **TOLERANCE)
+    assert_its_own(model)
+    assert sampled(model)[1].log_probs.std() > 0.3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MAKERS)
 @torch.no_grad()
 def test_what_follows_the_end_changes_nothing(kind):
     """Masked places score 0 whatever stands there, and more of them change no other place."""
@@ -122,24 +87,17 @@ def test_what_follows_the_end_changes_nothing(kind):
 def test_end_tokens_end_a_completion(kind):
     """With every fourth token an end token, each completion stops with its first one: the mask
     holds it and nothing later, where tokens are padding and log-probabilities 0."""
-    ends = list(range(1, VOCABULARY, 4))
-    inner = tiny.gemma() if kind == "gemma" else tiny.t5()
-    inner.generation_config.eos_token_id = ends
-    model = LanguageModel(inner, tiny.tokenizer(), max_new_tokens=6)
-    _, drawn = sampled(model, k=40)
+    ends = torch.arange(1, VOCABULARY, 4)
+    inner = MAKERS[kind]()
+    inner.generation_config.eos_token_id = ends.tolist()
+    _, drawn = sampled(LanguageModel(inner, tiny.tokenizer(), max_new_tokens=6), k=40)
     assert drawn.tokens.shape == drawn.mask.shape == drawn.log_probs.shape == (3, 40, 6)
-    ended = 0
-    for tokens, mask, log_probs in zip(
-        *(x.flatten(0, 1).tolist() for x in (drawn.tokens, drawn.mask, drawn.log_probs)),
-        strict=True,
-    ):
-        stop = next((i for i, token in enumerate(tokens) if token in ends), 5)
-        ended += stop < 5
-        assert mask == [i <= stop for i in range(6)]
-        assert all(token == 0 for token in tokens[stop + 1 :])
-        assert all(value < 0 for value in log_probs[: stop + 1])
-        assert not any(log_probs[stop + 1 :])
-    assert 60 < ended < 120  # 1 - (3/4)^5 = 76 % of 120 stop before the last place
+    ended_before = torch.isin(drawn.tokens, ends).long().cumsum(-1).roll(1, -1)
+    ended_before[..., 0] = 0
+    assert torch.equal(drawn.mask, ended_before == 0)
+    assert not drawn.tokens[~drawn.mask].any() and not drawn.log_probs[~drawn.mask].any()
+    assert (drawn.log_probs[drawn.mask] < 0).all()
+    assert 60 < (drawn.lengths < 6).sum() < 120  # 1 - (3/4)^5 = 76 % of 120
     assert torch.equal(drawn.lengths, drawn.mask.sum(-1))
     torch.testing.assert_close(drawn.log_prob, drawn.log_probs.sum(-1))
 
@@ -152,13 +110,8 @@ def test_sampling_follows_the_law_of_the_first_token():
     first = model.sample(prompts, 4000, seeded(1)).tokens.flatten()
     every = torch.arange(VOCABULARY)[None, :, None]
     filled = Completions(every, torch.ones_like(every, dtype=torch.bool), torch.zeros(every.shape))
-    probs = model(prompts, filled)[0, :, 0].double().exp()
-    assert probs.sum().item() == pytest.approx(1, abs=1e-5)
-    counts, expected = (
-        torch.bincount(first, minlength=VOCABULARY).double(),
-        probs / probs.sum() * 4000,
-    )
-    rare = expected < 5
+    expected = 4000 * model(prompts, filled)[0, :, 0].double().softmax(0)
+    counts, rare = torch.bincount(first, minlength=VOCABULARY).double(), expected < 5
     pooled = [torch.cat([x[~rare], x[rare].sum()[None]]).numpy() for x in (counts, expected)]
     assert stats.chisquare(*pooled).pvalue > 1e-3
 
@@ -213,11 +166,7 @@ def test_scoring_in_pieces_changes_nothing(kind, monkeypatch):
 
     expected = scored()
     monkeypatch.setattr(language_model, "LOGITS_AT_ONCE", 3 * VOCABULARY)
-    rows = []
-    original = LanguageModel._logits
-    monkeypatch.setattr(
-        LanguageModel, "_logits", lambda self, h: (rows.append(len(h)), original(self, h))[1]
-    )
+    rows = spied(monkeypatch, LanguageModel, "_logits", lambda self, read: len(read))
     actual = scored()
     assert max(rows) == 3
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
@@ -228,41 +177,25 @@ def test_logits_stay_float32_under_autocast():
     """The head is left out of autocast: log-probabilities of 8-bit mantissas would be 0.03 off."""
     model = make("t5")
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        hidden = torch.randn(4, 32, dtype=torch.bfloat16)
-        assert model._logits(hidden).dtype == torch.float32
         prompts, drawn = sampled(model)
         assert drawn.log_probs.dtype == model(prompts, drawn).dtype == torch.float32
+        assert model._logits(torch.randn(4, 32, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 # -- weights --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_adapter_policy_starts_as_the_reference_and_shares_its_weights(kind):
-    """A LoRA update starts at 0, so the first law is the reference's bit for bit; every frozen
-    weight is the reference's own memory and only adapter weights train."""
-    model = make(kind)
-    policy = model.trainable_copy(2)
-    own = {p.data_ptr() for p in model.parameters()}
-    adapter = {id(p) for p in policy.trainable()}
-    frozen = [p for p in policy.parameters() if id(p) not in adapter]
-    assert {p.data_ptr() for p in frozen} == own
-    assert all("lora" in n for n, p in policy.named_parameters() if p.requires_grad)
-    assert adapter and not any("lora" in name for name, _ in model.named_parameters())
-    prompts, drawn = sampled(model)
-    assert torch.equal(policy(prompts, drawn), model(prompts, drawn))
-
-
-@pytest.mark.parametrize("kind", ["t5", "t5_tied", "gemma"])
+@pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("rank", [2, None])
 def test_training_the_policy_leaves_the_reference(kind, rank):
-    """The policy's law moves by nats where the reference's does not move by a bit."""
+    """A policy starts as its reference bit for bit; an adapter's frozen weights are the reference's
+    own memory. Trained, its law moves by nats where the reference's does not move by a bit."""
     model = make(kind)
     before = copy.deepcopy(model.state_dict())
     prompts, drawn = sampled(model)
-    first = model(prompts, drawn)
-    policy = model.trainable_copy(rank)
+    first, policy = model(prompts, drawn), model.trainable_copy(rank)
+    frozen = {p.data_ptr() for p in policy.parameters() if not p.requires_grad}
+    assert frozen == ({p.data_ptr() for p in model.parameters()} if rank else set())
     with torch.no_grad():  # with a gradient attention takes another kernel
         assert torch.equal(policy(prompts, drawn), first)
     train_a_little(policy)
@@ -270,66 +203,56 @@ def test_training_the_policy_leaves_the_reference(kind, rank):
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     assert (policy(prompts, drawn).detach() - first).abs().max() > 0.1
     assert not any(p.requires_grad for p in model.parameters())
+    assert policy.tokenizer is model.tokenizer
 
 
 def test_adapters_repeat_for_a_seed_and_spare_the_global_generator():
     """The same seed gives the same adapter, another one another; the global generator stands."""
     model = make("t5")
     state = torch.get_rng_state()
-    adapters = [torch.cat([p.flatten() for p in model.trainable_copy(2, s).trainable()])
-                for s in (0, 0, 1)]  # fmt: skip
-    assert torch.equal(adapters[0], adapters[1]) and not torch.equal(adapters[0], adapters[2])
+    first, same, other = (model.trainable_copy(2, seed).trainable()[0] for seed in (0, 0, 1))
+    assert torch.equal(first, same) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("kind", ["t5", "gemma"])
-@torch.no_grad()
 def test_adapter_survives_the_disk_and_the_merge(kind, tmp_path):
     """The loaded adapter is the saved one rounded to bfloat16, to the bit. Merged, it gives the
     same law as before within float32 rounding, under the names of the plain model."""
-    model = make(kind)
+    model, loaded = make(kind), make(kind)
     policy = model.trainable_copy(2)
-    with torch.enable_grad():
-        train_a_little(policy)
-    policy.save_adapter(tmp_path / "adapter")
-    names = {path.name for path in (tmp_path / "adapter").iterdir()}
-    assert {"adapter_model.safetensors", "adapter_config.json"} <= names
-    loaded = make(kind)
-    loaded.load_adapter(tmp_path / "adapter")
-    assert len(loaded.trainable()) == len(policy.trainable())
+    train_a_little(policy)
+    policy.save_adapter(tmp_path)
+    loaded.load_adapter(tmp_path)
     for read, written in zip(loaded.trainable(), policy.trainable(), strict=True):
         assert read.dtype == torch.float32
         assert torch.equal(read, written.bfloat16().float())
     prompts, drawn = sampled(policy)
-    before, started = loaded(prompts, drawn), model(prompts, drawn)
-    assert (before - started).abs().max() > 0.1
+    before = loaded(prompts, drawn)
+    assert (before - model(prompts, drawn)).abs().max() > 0.1
     loaded.merge_adapter()
     assert set(loaded.state_dict()) == set(model.state_dict())
     torch.testing.assert_close(loaded(prompts, drawn), before, **TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", ["t5", "t5_tied", "gemma"])
+@pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("rank", [2, None])
-@torch.no_grad()
 def test_saved_folder_loads_with_transformers(kind, rank, tmp_path):
     """`from_pretrained` of the folder, model and tokenizer, gives the policy's law, and saving
     leaves the policy itself as it was."""
     policy = make(kind).trainable_copy(rank)
-    with torch.enable_grad():
-        train_a_little(policy)
+    train_a_little(policy)
+    policy.requires_grad_(False)
     prompts, drawn = sampled(policy)
     expected = policy(prompts, drawn)
-    policy.save_pretrained(tmp_path / "saved")
+    policy.save_pretrained(tmp_path)
     assert torch.equal(policy(prompts, drawn), expected)
     kinds = AutoModelForSeq2SeqLM if policy.is_encoder_decoder else AutoModelForCausalLM
-    inner = kinds.from_pretrained(tmp_path / "saved", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    loaded = LanguageModel(inner, tokenizer, max_prompt_tokens=16, max_new_tokens=7)
+    parts = kinds.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    loaded = LanguageModel(*parts, max_prompt_tokens=16, max_new_tokens=7)
     assert torch.equal(loaded.encode(TEXTS).ids, prompts.ids)
     assert torch.equal(loaded.end_tokens, policy.end_tokens)
     torch.testing.assert_close(loaded(prompts, drawn), expected, **TOLERANCE)
-    plain = make(kind)(prompts, drawn)
-    assert (plain - expected).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("kind", ["t5", "gemma"])
@@ -369,32 +292,33 @@ def test_encode_fills_the_template_cuts_and_pads(kind, side):
         make(kind, template="{prompt} " + "old " * 9, max_prompt_tokens=8).encode([TEXTS[1]])
 
 
-def test_encode_names_what_is_wrong():
-    """An empty prompt is named by its position, as is one that is no string; one string alone is
-    not a list of its letters."""
-    model = make("t5")
-    with pytest.raises(ValueError, match="no prompts"):
-        model.encode([])
-    for empty in ("", " \n"):
-        with pytest.raises(ValueError, match="prompt 1 is empty"):
-            model.encode(["rain", empty])
-    with pytest.raises(ValueError, match="prompt 2 is empty or not a string: 7"):
-        model.encode(["rain", "fire", 7])
-    with pytest.raises(ValueError, match="list of strings"):
-        model.encode("rain")
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "no prompts"),
+        (["rain", ""], "prompt 1 is empty"),
+        (["rain", " \n"], "prompt 1 is empty"),
+        (["rain", "fire", 7], "prompt 2 is empty or not a string: 7"),
+        ("rain", "list of strings"),
+    ],
+)
+def test_encode_names_what_is_wrong(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        make("t5").encode(prompts)
 
 
-def test_settings_are_checked():
-    """Each message names the value to change."""
-    for wrong, message in [
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"max_prompt_tokens": 0}, "max_prompt_tokens"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"temperature": float("nan")}, "temperature must be above 0"),
-        ({"template": "summarize:"}, "must contain {prompt}"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            LanguageModel(tiny.t5(), tiny.tokenizer(), **wrong)
+    ],
+)
+def test_settings_are_checked(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        make("t5", **wrong)
 
 
 def test_given_completions_are_encoded_with_their_end():

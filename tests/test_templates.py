@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
-import torch
 from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -17,7 +15,7 @@ from transformers import (
 )
 
 from bondlab.lm.language_model import LanguageModel
-from bondlab.lm.templates import ChatTemplate, PlainDialogue, chat_template, turns
+from bondlab.lm.templates import ChatTemplate, chat_template, plain_dialogue, turns
 from bondlab.naming import fingerprint
 from bondlab.tasks import tiny
 
@@ -57,7 +55,7 @@ def test_speakers_alternate_and_the_last_line_is_answered():
     assert turns("old\nrain\nfire\nlaw") == ["rain", "fire", "law"]
     both = ChatTemplate(chatting(), dialogue=True)
     assert both("rain\nfire\nlaw") == "said rain told fire said law told"
-    assert PlainDialogue()("rain\nfire\nlaw") == "A: rain\nB: fire\nA: law\nB:"
+    assert plain_dialogue("rain\nfire\nlaw") == "A: rain\nB: fire\nA: law\nB:"
     with pytest.raises(ValueError, match="without a turn"):
         turns("\n ")
 
@@ -190,17 +188,16 @@ def test_a_long_dialogue_loses_its_oldest_words():
     oldest word goes; cut to 5, the whole first turn and the reply to it. From 5 on the last turn
     is whole; below, it too loses its first words, and the opened turn never goes."""
     text = "the old city\nfire\nlaw and police"
-    assert read(model(max_prompt_tokens=11), text) == (
-        "said the old city told fire said law and police told"
-    )
-    assert read(model(max_prompt_tokens=10), text) == (
-        "said old city told fire said law and police told"
-    )
-    assert read(model(max_prompt_tokens=5), text) == "said law and police told"
-    for limit in range(3, 12):
-        kept = read(model(max_prompt_tokens=limit), text)
-        assert kept.startswith("said") and len(kept.split()) <= limit
-        assert kept.endswith("said law and police told" if limit >= 5 else "police told")
+    for limit, kept in [
+        (11, "said the old city told fire said law and police told"),
+        (10, "said old city told fire said law and police told"),
+        (9, "said city told fire said law and police told"),
+        (7, "said law and police told"),
+        (5, "said law and police told"),
+        (4, "said and police told"),
+        (3, "said police told"),
+    ]:
+        assert read(model(max_prompt_tokens=limit), text) == kept
     with pytest.raises(ValueError, match="the template alone takes more than max_prompt_tokens"):
         read(model(max_prompt_tokens=1), text)
 
@@ -219,22 +216,6 @@ def test_a_start_token_stands_once(adds):
     ids = made.encode(["rain"]).ids[0].tolist()
     assert tokenizer.convert_ids_to_tokens(ids) == ["fire", "said", "rain", "told"]
     assert tokenizer(made.filled("rain"))["input_ids"] == ids  # as a reader would do it
-
-
-@pytest.mark.parametrize("rank", [2, None])
-@torch.no_grad()
-def test_a_policy_reads_as_its_reference_does(rank):
-    """A trainable copy fills the same format with the same tokenizer object and has the same law;
-    so has a copy of the copy."""
-    reference = model(max_new_tokens=4)
-    prompts = reference.encode(["rain\nfire\nlaw"])
-    drawn = reference.sample(prompts, 2, torch.Generator().manual_seed(0))
-    policy = reference.trainable_copy(rank)
-    for other in (policy, copy.deepcopy(policy)):
-        again = other.encode(["rain\nfire\nlaw"])
-        assert torch.equal(again.ids, prompts.ids)
-        assert torch.equal(other(again, drawn), reference(prompts, drawn))
-    assert policy.tokenizer is reference.tokenizer
 
 
 def test_the_format_is_saved_with_the_policy(tmp_path):

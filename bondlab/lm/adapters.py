@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import logging
 from transformers.pytorch_utils import Conv1D
 
@@ -32,14 +32,11 @@ class Trainable(nn.Module):
         """
         refuse_adapters(self.model)
         self.requires_grad_(False)
-        kept = [self.tokenizer]
-        if rank:
-            kept += [*self.parameters(), *(self._head_copy or ())]
-        policy = copy.deepcopy(self, {id(x): x for x in kept})
+        shared = [self.tokenizer, *(self.parameters() if rank else ())]
+        policy = copy.deepcopy(self, {id(x): x for x in shared})
         if rank:
             policy.add_adapter(rank, seed)
         else:
-            policy._head_copy = None  # of the weights before they were float32
             policy.float().requires_grad_(True)
         return policy
 
@@ -101,11 +98,6 @@ class Trainable(nn.Module):
             self.model.set_submodule(path, layer.get_base_layer())
         self.model.__dict__.pop("peft_config", None)
         self.model._hf_peft_config_loaded = False
-
-    @torch.no_grad()
-    def adapter_changes(self) -> dict[str, Tensor]:
-        """What the adapter adds to each weight, the product of its factors, by the layer's path."""
-        return {path: layer.get_delta_weight(ADAPTER) for path, layer in adapted(self.model)}
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that training changes, in a fixed order."""

@@ -63,14 +63,11 @@ def settle(model: LanguageModel) -> None:
 def _gap(model: LanguageModel, prompts: Prompts, tokens: Tensor, expected: Tensor) -> float:
     """Mean |log p - log q| under the mean of p and q, the largest over all places: of what is read
     at once, as in scoring, and one token after the other, as in sampling."""
+    given = tokens[..., :-1]
     prefix = model._prefix(prompts, K)
-    steps = [prefix.last]
-    for column in tokens[..., :-1].flatten(0, 1).split(1, dim=1):
-        steps.append(model._extend(prefix, column)[:, -1])
-    ways = (
-        torch.stack(steps, 1).unflatten(0, tokens.shape[:2]),
-        model._follow(prompts, tokens[..., :-1]),
-    )
+    steps = [prefix.last[:, None]]
+    steps += [model._extend(prefix, column) for column in given.flatten(0, 1).split(1, dim=1)]
+    ways = torch.cat(steps, 1).unflatten(0, given.shape[:2]), model._follow(prompts, given)
     log_p = torch.stack([model._logits(way).log_softmax(-1) for way in ways])
     # Both -inf: the same; one alone: infinitely far.
     gap = (log_p - expected).abs().masked_fill(log_p == expected, 0.0)

@@ -23,7 +23,7 @@ from bondlab.lm.network import Network
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 
 
-class LanguageModel(Trainable, Network):
+class LanguageModel(templates.Reader, Trainable, Network):
     """A transformers model with its tokenizer, a prompt template, a length limit and a temperature.
 
     The temperature belongs to the law: `sample` draws from it and `forward` scores under it, so
@@ -68,7 +68,6 @@ class LanguageModel(Trainable, Network):
         self.max_prompt_tokens, self.max_new_tokens = limit, max_new_tokens
         self.temperature = float(temperature)
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
-        self.reader = templates.Reader(template, tokenizer, limit, closed=self.is_encoder_decoder)
         agreement.settle(self)
 
     # -- text -------------------------------------------------------------------------------------
@@ -94,8 +93,8 @@ class LanguageModel(Trainable, Network):
         """Tokens of B prompts: template filled, cut, padded (left for causal models, else right).
 
         Raises:
-            ValueError: no prompts, an empty one (its position is named), one string alone, or as
-                `templates.Reader.tokens`.
+            ValueError: no prompts, an empty one (its position is named), one string alone, one
+                without tokens, or as `filled`.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
@@ -105,15 +104,8 @@ class LanguageModel(Trainable, Network):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
         side = "right" if self.is_encoder_decoder else "left"
-        ids, mask = self._padded([self.reader.tokens(prompt) for prompt in prompts], side)
+        ids, mask = self._padded([self._tokens(prompt) for prompt in prompts], side)
         return Prompts(ids, mask)
-
-    def filled(self, prompt: str) -> str:
-        """What the model reads: the template with as much of the prompt as fits.
-
-        Raises as `templates.Reader.filled`.
-        """
-        return self.reader.filled(prompt)
 
     def encode_completions(self, texts: Sequence[str]) -> Completions:
         """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""

@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.modeling_outputs import BaseModelOutput
 
 from bondlab.lm.completions import Prompts
 
 OPTIONAL = ("position_ids", "logits_to_keep")  # inputs that an architecture can do without
+_HEADS = WeakTensorKeyDictionary()  # (version, float32 copy) of frozen heads
 
 
 @dataclass
@@ -44,7 +46,6 @@ class Network(nn.Module):
     temperature: float
     is_encoder_decoder: bool
     plain = False
-    _head_copy: tuple[Tensor, int, Tensor] | None = None
 
     def _follow(self, prompts: Prompts, tokens: Tensor, states: bool = False) -> Tensor:
         """`_read` of the prompt's end and of each of the tokens [B, K, t]: t+1 places."""
@@ -124,16 +125,17 @@ class Network(nn.Module):
             hidden = hidden * config.d_model**-0.5
         with torch.autocast(hidden.device.type, enabled=False):
             bias = None if head.bias is None else head.bias.float()
-            logits = nn.functional.linear(hidden.float(), self._head(head.weight), bias)
+            logits = nn.functional.linear(hidden.float(), _in_float32(head.weight), bias)
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def _head(self, weight: Tensor) -> Tensor:
-        """The head's weight in float32; of a frozen one the copy is made once and shared."""
-        if weight.dtype == torch.float32 or weight.requires_grad:
-            return weight.float()
-        held = self._head_copy
-        same = held and held[0] is weight and held[1] == weight._version
-        if not same or held[2].device != weight.device:
-            self._head_copy = held = (weight, weight._version, weight.float())
-        return held[2]
+
+def _in_float32(weight: Tensor) -> Tensor:
+    """A head's weight; of a frozen one the copy is made once for all models that share it."""
+    if weight.dtype == torch.float32 or weight.requires_grad:
+        return weight.float()
+    version, copy = _HEADS.get(weight, (None, None))
+    if version != weight._version or copy.device != weight.device:
+        copy = weight.float()
+        _HEADS[weight] = weight._version, copy
+    return copy

@@ -45,13 +45,10 @@ class ChatTemplate:
         )
 
 
-@dataclass(frozen=True)
-class PlainDialogue:
+def plain_dialogue(dialogue: str) -> str:
     """Lines of A and B, for models that were taught no format; B answers."""
-
-    def __call__(self, dialogue: str) -> str:
-        lines = [f"{'AB'[i % 2]}: {turn}" for i, turn in enumerate(turns(dialogue))]
-        return "\n".join([*lines, "B:"])
+    lines = [f"{'AB'[i % 2]}: {turn}" for i, turn in enumerate(turns(dialogue))]
+    return "\n".join([*lines, "B:"])
 
 
 def chat_template(tokenizer: Any, dialogue: bool = False) -> Template:
@@ -68,7 +65,7 @@ def chat_template(tokenizer: Any, dialogue: bool = False) -> Template:
         "plain lines of A and B",
         stacklevel=2,
     )
-    return PlainDialogue() if dialogue else PLAIN_TURN
+    return plain_dialogue if dialogue else PLAIN_TURN
 
 
 def turns(dialogue: str) -> list[str]:
@@ -113,22 +110,13 @@ def check(template: Template) -> None:
         raise ValueError(f"the template {template!r} drops the prompt: it gave {texts[0]!r}")
 
 
-@dataclass(frozen=True)
 class Reader:
-    """Fills a template, cuts prompts to the limit and turns them into tokens.
-
-    Args:
-        template: as `LanguageModel` takes it.
-        tokenizer: used as it is at each call.
-        limit: most tokens of the whole, special ones included.
-        closed: what the tokenizer appends (an end token) belongs to a prompt, as an encoder wants;
-            a causal model is not asked to go on behind it.
-    """
+    """The part of `LanguageModel` that fills the template, cuts prompts and finds their tokens."""
 
     template: Template
     tokenizer: Any
-    limit: int
-    closed: bool
+    max_prompt_tokens: int  # of the whole, special ones included
+    is_encoder_decoder: bool
 
     def filled(self, prompt: str) -> str:
         """The text with as much of the prompt as fits, where text follows it; else the whole.
@@ -155,14 +143,10 @@ class Reader:
             raise self._too_long()
         return text(fewest)
 
-    def tokens(self, prompt: str) -> list[int]:
-        """Token ids of what the model reads, `limit` of them at most.
-
-        Raises:
-            ValueError: there are none, or as `filled`.
-        """
+    def _tokens(self, prompt: str) -> list[int]:
+        """Token ids of what the model reads, `max_prompt_tokens` of them at most."""
         (before, after), own = self._around(), self._ids(self.filled(prompt))
-        room = self.limit - len(before) - len(after)
+        room = self.max_prompt_tokens - len(before) - len(after)
         if len(own) > room:  # the prompt stands at the end of a string, which is cut
             if room <= len(self._ids(self.template.removesuffix(FIELD).rstrip())):
                 raise self._too_long()
@@ -179,10 +163,11 @@ class Reader:
         return text.removeprefix(start) if added else text
 
     def _fits(self, text: str) -> bool:
-        return len(self._ids(text)) + sum(map(len, self._around())) <= self.limit
+        return len(self._ids(text)) + sum(map(len, self._around())) <= self.max_prompt_tokens
 
     def _too_long(self) -> ValueError:
-        return ValueError(f"the template alone takes more than max_prompt_tokens = {self.limit}")
+        limit = self.max_prompt_tokens
+        return ValueError(f"the template alone takes more than max_prompt_tokens = {limit}")
 
     def _spans(self, prompt: str) -> Sequence[tuple[int, int]]:
         """Where a prompt may be cut: its tokens, or its characters if the tokenizer has no offsets.
@@ -191,16 +176,21 @@ class Reader:
         """
         if not self.tokenizer.is_fast:
             return [(i, i + 1) for i in range(len(prompt))]
-        options = {"add_special_tokens": False, "truncation": False, "verbose": False}
-        return self.tokenizer(prompt, return_offsets_mapping=True, **options)["offset_mapping"]
+        return self._encoded(prompt, return_offsets_mapping=True)["offset_mapping"]
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
-        options = {"truncation": False, "padding": False, "verbose": False}
-        return self.tokenizer(text, add_special_tokens=special, **options)["input_ids"]
+        return self._encoded(text, special)["input_ids"]
+
+    def _encoded(self, text: str, special: bool = False, **options: bool) -> dict:
+        options |= {"add_special_tokens": special, "truncation": False, "padding": False}
+        return self.tokenizer(text, verbose=False, **options)
 
     def _around(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before every text, and behind it."""
+        """What the tokenizer puts before every text, and behind it where that belongs to a prompt.
+
+        An encoder wants its end token; a causal model is not asked to go on behind one.
+        """
         own, whole = self._ids("a"), self._ids("a", special=True)
         places = range(len(whole) - len(own) + 1)
         start = next((i for i in places if whole[i : i + len(own)] == own), 0)
-        return whole[:start], whole[start + len(own) :] if self.closed else []
+        return whole[:start], whole[start + len(own) :] if self.is_encoder_decoder else []

@@ -12,7 +12,6 @@ import importlib
 import itertools
 import operator
 import sys
-import sysconfig
 from contextlib import suppress
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
@@ -23,28 +22,22 @@ _MADE_BY_CODE = 1 << 9  # Python's flag of classes that are no part of compiled 
 
 
 @functools.cache
-def installed(file: str) -> bool:
-    """Whether code of this file is a library's: of Python, or of a folder that pip installs into.
-
-    Not this package's, wherever it is installed, nor what is installed to be edited in its place.
-    """
-    folders = Path(file).parents
-    pip = [path for path in map(Path, sys.path) if next(path.glob("*.dist-info"), None)]
-    homes = {Path(sysconfig.get_path("stdlib")), *pip} & set(folders)
-    own = Path(__file__).parents[1] in folders
-    return file.startswith("<frozen") or bool(homes) and not own
-
-
 def library(module: str | None) -> bool:
-    """Whether a module of this name is a library's."""
+    """Whether a module is Python's own or lies in a folder that pip installs into.
+
+    Not this package, wherever it is installed, nor what is installed to be edited in its place.
+    """
     root = (module or "").partition(".")[0]
+    if root in sys.stdlib_module_names:
+        return True
     try:
-        spec = find_spec(root)
-    except ValueError:  # of no file, such as __main__
+        spec = None if root in ("__main__", "bondlab") else find_spec(root)
+    except ValueError:  # no name, or a module made by hand
         spec = None
     folders = getattr(spec, "submodule_search_locations", None) or [""]
     file = getattr(spec, "origin", None) or next(iter(folders))
-    return root in sys.stdlib_module_names or installed(file)
+    homes = set(map(Path, sys.path)) & set(Path(file).parents)
+    return any(next(home.glob("*.dist-info"), None) for home in homes)
 
 
 def library_class(kind: type) -> bool:
@@ -65,10 +58,10 @@ def steps(code: CodeType) -> list[tuple[str, Any]]:
     """
     head = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
     found = [("CODE", (*head, code.co_varnames, code.co_exceptiontable))]
-    found += [(step.opname, step.argval) for step in dis.get_instructions(code)]
+    own = [(step.opname, step.argval) for step in dis.get_instructions(code)]
+    found += [(name, None if isinstance(value, CodeType) else value) for name, value in own]
     inner = [each for each in code.co_consts if isinstance(each, CodeType)]
-    own = [(name, None if isinstance(value, CodeType) else value) for name, value in found]
-    return own + [step for each in inner for step in steps(each)]
+    return found + [step for each in inner for step in steps(each)]
 
 
 def assigned(steps: list[tuple[str, Any]]) -> set[str]:

@@ -20,7 +20,6 @@ import hashlib
 import inspect
 import json
 import types
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,8 +27,8 @@ from torch import Tensor
 from bondlab.naming import code as code_of
 
 _PLAIN = (type(None), bool, int, float, complex, str, type(...), type(NotImplemented))
+_Cached = type(functools.lru_cache(len))
 _ROWS = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
-_WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, type(lru_cache(len)))
 
 
 class Unnamed(ValueError):
@@ -151,9 +150,8 @@ def _(value: Tensor) -> dict[str, object]:
     return {"its type": str(value.dtype), "its shape": list(value.shape), "its values": digest}
 
 
-@parts.register(torch.layout)
-@parts.register(types.GetSetDescriptorType)
-def _(value: object) -> dict[str, object]:
+@parts.register
+def _(value: torch.layout | types.GetSetDescriptorType) -> dict[str, object]:
     return {"its name": repr(value)}
 
 
@@ -164,14 +162,14 @@ def _(value: types.FunctionType) -> dict[str, object]:
     code, space, given = value.__code__, value.__globals__, value.__defaults__ or ()
     optional = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
     defaults = dict(zip(optional, given, strict=True)) | (value.__kwdefaults__ or {})
-    found = {**vars(value), **{f"default {name}": held for name, held in defaults.items()}}
+    found = vars(value) | {f"default {name}": held for name, held in defaults.items()}
     steps, empty = code_of.steps(code), types.CellType()
     assigned = code_of.assigned(steps)
     for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
         if name not in assigned and cell != empty:
             found[f"outer {name}"] = cell.cell_contents
-    if code_of.installed(code.co_filename):
-        return found | {"its name": [space.get("__name__"), code.co_qualname]}
+    if code_of.library(space.get("__name__")):
+        return found | {"its name": [space["__name__"], code.co_qualname]}
     for name, attribute in code_of.loaded(steps):
         if name not in space and not hasattr(builtins, name):
             raise Unnamed(f"code that uses {name}, which is not defined yet")
@@ -183,13 +181,10 @@ def _(value: types.FunctionType) -> dict[str, object]:
     return found | {"its code": steps} | code_of.imported(steps, space.get("__package__"))
 
 
-def _wrapper(value: object) -> dict[str, object]:
+@parts.register
+def _(value: staticmethod | classmethod | property | functools.cached_property | _Cached) -> dict:
     names = ("__wrapped__", "__func__", "fget", "fset", "func")
     return {name: getattr(value, name, None) for name in names}
-
-
-for _kind in _WRAPPERS:
-    parts.register(_kind, _wrapper)
 
 
 @parts.register

@@ -19,22 +19,14 @@ from bondlab.naming.fingerprint import parts
 # Parameters, hooks, training flag; where a model came from.
 _NO_SETTING = {*vars(nn.Module()), "_is_hf_initialized", "name_or_path"}
 _VOLATILE = {"transformers_version", "architectures", "use_cache", "dtype"}  # of a configuration
-_LANGUAGE_MODEL = (
-    "model", "tokenizer", "template", "max_prompt_tokens", "max_new_tokens", "temperature",
-)  # fmt: skip
-_TOKENIZER = (
-    "special_tokens_map", "padding_side", "truncation_side", "model_max_length", "chat_template",
-    "clean_up_tokenization_spaces", "split_special_tokens",
-)  # fmt: skip
-_TOKENIZER_STATE = (  # of a tokenizer in Python: its origin, and what calls leave behind
-    "init_kwargs", "init_inputs", "name_or_path", "deprecation_warnings", "verbose", "files_loaded",
-    "backend", "cache",
-)  # fmt: skip
+_LANGUAGE_MODEL = "model tokenizer template max_prompt_tokens max_new_tokens temperature".split()
+_LEFT_BEHIND = (  # in a tokenizer: its origin, and what calls leave
+    "init_kwargs init_inputs name_or_path vocab_file files_loaded backend deprecation_warnings "
+    "verbose cache"
+).split()
 
 
-@parts.register(pd.DataFrame)
-@parts.register(pd.Series)
-@parts.register(pd.Index)
+@parts.register
 def _(value: pd.DataFrame | pd.Series | pd.Index) -> dict[str, object]:
     frame = value if isinstance(value, pd.DataFrame) else value.to_frame()
     return {"its types": [str(kind) for kind in frame.dtypes], "its cells": frame.to_dict("split")}
@@ -46,7 +38,7 @@ def _(value: LanguageModel) -> dict[str, object]:
     known = {name: getattr(value, name) for name in _LANGUAGE_MODEL}
     if type(value) is LanguageModel:
         return known
-    return parts.dispatch(nn.Module)(value) | known | {"_head_copy": None}  # working memory
+    return parts.dispatch(nn.Module)(value) | known
 
 
 @parts.register
@@ -59,8 +51,7 @@ def _(value: nn.Module) -> dict[str, object]:
     return {"its class": type(value)} | own | held
 
 
-@parts.register(PreTrainedConfig)
-@parts.register(GenerationConfig)
+@parts.register
 def _(value: PreTrainedConfig | GenerationConfig) -> dict[str, object]:
     """Without where it came from and how it is computed, which are its private attributes."""
     named = {k: v for k, v in vars(value).items() if k not in _VOLATILE and not k.startswith("_")}
@@ -70,12 +61,10 @@ def _(value: PreTrainedConfig | GenerationConfig) -> dict[str, object]:
 @parts.register
 def _(value: PreTrainedTokenizerBase) -> dict[str, object]:
     """Without the truncation and padding that the last call left set."""
-    found = {name: getattr(value, name, None) for name in _TOKENIZER}
+    own = {k: v for k, v in vars(value).items() if k not in _LEFT_BEHIND and not k.startswith("_")}
     if value.is_fast:
         rules = json.loads(value.backend_tokenizer.to_str()) | {"truncation": 0, "padding": 0}
-        found["its rules"] = json.dumps(rules)
     else:
-        own = {k: v for k, v in vars(value).items() if k not in _TOKENIZER_STATE}
-        found |= {k: v for k, v in own.items() if not k.startswith("_")}
-        found["its vocabulary"] = value.get_vocab()
-    return found | {"its class": type(value)}
+        rules = value.get_vocab()
+    named = {"its class": type(value), "its special tokens": value.special_tokens_map}
+    return own | named | {"its rules": json.dumps(rules)}

@@ -17,7 +17,7 @@ from bondlab import assets, device
 from bondlab.assets.corpora import digest
 from bondlab.lm import model_settings
 from bondlab.lm.language_model import LanguageModel
-from bondlab.lm.templates import PlainDialogue, chat_template
+from bondlab.lm.templates import chat_template, plain_dialogue
 from bondlab.tasks import models
 from bondlab.tasks.settings import unseen
 
@@ -43,7 +43,7 @@ def policy(model: nn.Module, tokenizer: object, **limits: int) -> LanguageModel:
     In plain lines a reply ends with its line: the model would go on to write both speakers' turns.
     """
     template = chat_template(tokenizer, dialogue=True)
-    if template == PlainDialogue():
+    if template is plain_dialogue:
         ends = model_settings.end_tokens(model, tokenizer)
         breaks = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\n", "\n\n"))
         known = [ids[0] for ids in breaks if len(ids) == 1 and ids[0] != tokenizer.unk_token_id]
