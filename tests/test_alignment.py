@@ -10,7 +10,7 @@ import pytest
 
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.rules import J_BOND_PENALTY
-from bondlab.study import alignment, anchor_ablations, j_bond, lora_average, report
+from bondlab.study import alignment, anchor_ablations, j_bond, report
 from bondlab.study.alignment import SCALES, STRIDES, BaselineSettings
 from bondlab.study.anchor_ablations import COPY, ETAS, GAMMAS, MOVING
 from bondlab.study.j_bond import J_BOND, REINFORCE
@@ -234,7 +234,7 @@ def test_the_start_and_the_budget_are_set_beside_their_theory(found):
     """1/3 and -log(16)/3 of the same share; J-BOND draws 1 + 2 a prompt, REINFORCE 2."""
     start = alignment.starts(found).set_index("measure")
     assert start["theory"].tolist() == pytest.approx([1 / 3, -0.924], abs=1e-3)
-    ratio = start.loc["mean r_J", "measured"] / start.loc["penalised share", "measured"]
+    ratio = start.loc["mean r_J", "mean"] / start.loc["penalised share", "mean"]
     assert ratio == pytest.approx(J_BOND_PENALTY)
     drawn = report.budget(found, "prompt").set_index("series")["completions"]
     assert drawn.to_dict() == {J_BOND: 3, OTHER: 2}
@@ -272,15 +272,3 @@ def test_shipped_results_are_those_of_the_study():
         shipped = alignment.results(BASELINE, asked)
         assert set(shipped["evaluations"]["profile"]) == {"study"}
         assert all(len(claim.decide(shipped["evaluations"])[1]) for claim in BASELINE.claims)
-
-
-def test_averages_are_followed_once_and_kept(found, monkeypatch):
-    """At every evaluation of Figure 5's moving average; read again without a training. A profile
-    that trains all weights has nothing to follow, and asks for no model."""
-    first = lora_average.results(found, SETTINGS)["averages"]
-    assert first["step"].tolist() == [1, 2, 3, 4] and set(first["profile"]) == {"smoke"}
-    monkeypatch.setattr(lora_average, "follow", None)
-    again = lora_average.results(found, SETTINGS)["averages"]
-    pd.testing.assert_frame_equal(again, first)
-    paper = SETTINGS.model_copy(update={"profile": "paper"})
-    assert lora_average.results(found, paper)["averages"].empty
