@@ -203,19 +203,12 @@ SETTINGS = BaselineSettings(
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """Folders of this module's own for runs and figures."""
-    folder = tmp_path_factory.mktemp("lab")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("BONDLAB_RUNS", str(folder / "runs"))
-        environment.setenv("BONDLAB_FIGURES", str(folder / "figures"))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def found(lab):
+def found(tmp_path_factory):
     """J-BOND and one REINFORCE run at profile smoke."""
-    return alignment.results(BASELINE, SETTINGS, [J_BOND, OTHER])
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
+            environment.setenv(name, str(tmp_path_factory.mktemp(name)))
+        yield alignment.results(BASELINE, SETTINGS, [J_BOND, OTHER])
 
 
 def test_every_evaluation_has_its_judge(found):

@@ -65,8 +65,7 @@ class Audit:
     """One notebook's worth of texts.
 
     Args:
-        name: its folder's.
-        settings: what is measured at each profile.
+        name: its folder's; settings: what is measured at each profile.
         measure: makes the table of texts.
         rules: names of the rules that make texts; with the settings they determine the table.
         models: folders of the audited models, which `retrain` makes at the profiles `retrains`.
@@ -80,11 +79,9 @@ class Audit:
     retrains: Sequence[str]
 
     def results(self, profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
-        """The tables texts and runs: measured at a profile, once, or those that are models.
+        """The tables texts and runs: measured at a profile, once, or those that are shipped.
 
-        Args:
-            seed: of the samples and of the texts chosen.
-            retrain: train the audited models anew first.
+        `seed` is that of samples and chosen texts; `retrain` trains the audited models anew first.
 
         Raises:
             ValueError: `retrain` with a profile that does not use them.
@@ -217,7 +214,7 @@ def best_of(own: pd.DataFrame, name: str, n: int) -> Interval:
 
 
 def above(better: pd.DataFrame, worse: pd.DataFrame, name: str = "reward") -> Interval:
-    """Share of texts that score higher than the worse one of their prompt and sample; ties half."""
+    """Share of texts that score above the worse one of their prompt and sample; ties half."""
     pairs = better.merge(worse, on=["prompt", "sample"], suffixes=("", "_worse"))
     won = (np.sign(pairs[name] - pairs[f"{name}_worse"]) + 1) / 2
     return accuracy_interval(won, pairs["prompt"])
@@ -226,10 +223,9 @@ def above(better: pd.DataFrame, worse: pd.DataFrame, name: str = "reward") -> In
 def correlations(
     own: pd.DataFrame, pairs: Iterable[tuple[str, str]], method: str = "pearson"
 ) -> list[dict[str, Any]]:
-    """Rows of two measures' correlation among the samples of a prompt; the columns as of `means`.
+    """Rows of two measures' correlation within a prompt, the mean over prompts; columns of `means`.
 
-    The mean over prompts: what Best-of-N sees, free of differences between prompts. Prompts where a
-    measure is constant are left out; no row if there are no others. `method` may be "spearman".
+    Prompts where a measure is constant are left out; no row if there are no others.
     """
     rows = []
     for first, second in pairs:

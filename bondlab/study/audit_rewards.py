@@ -220,18 +220,16 @@ def chat(found: Results) -> pd.DataFrame:
 def calibration(found: Results) -> pd.DataFrame:
     """Predicted (x) against observed, in `BINS` groups of like prediction; a panel a task.
 
-    A log-odds score predicts p(good) of a text: sentiment's two on the reviews of its own training
-    source, the chat judge on human and foreign replies. The Bradley-Terry reward predicts that the
-    better scored of two replies is the human one. Even weight of good and bad texts is assumed,
-    which training had.
+    A log-odds score predicts p(good) of a text: sentiment's two on reviews of their own training
+    source, the chat judge on as many foreign replies as human ones. The Bradley-Terry reward
+    predicts that the better scored of two replies is the human one.
     """
     reviews, replies = (of(found, task=task, source="labelled") for task in TASKS)
     human = replies[replies["origin"] == "human"]
     other = replies[replies["origin"] == "other dialogue"]
     pairs = human.merge(other, on="sample", suffixes=("", "_other"))
     gap = pairs["reward"] - pairs["reward_other"]
-    # As many false replies as human ones, of the judge's kinds by turns.
-    kinds = np.array(DIFFERENT[1:])
+    kinds = np.array(DIFFERENT[1:])  # the judge's, by turns
     false = replies[replies["origin"] == kinds[replies["sample"].astype(int) % len(kinds)]]
     both = pd.concat([human[human["sample"].isin(false["sample"])], false])
     home = {name: reviews[reviews["origin"] == source] for name, source in TRAINED_ON.items()}
@@ -273,13 +271,13 @@ def headroom(found: Results) -> pd.DataFrame:
 def probes(found: Results) -> pd.DataFrame:
     """Percent of the reference policy's samples that a probe beats, ties half; a panel a task."""
     rows = []
-    for task, names in PROBES.items():
-        samples = of(found, task=task, source="policy")
-        for source, origin in (("human", "human"), *(("probe", name) for name in names)):
-            own = of(found, task=task, source=source, origin=origin)
-            pairs = own.merge(samples, on="prompt", suffixes=("", "_sample"))
+    for task in TASKS:
+        texts = of(found, task=task)
+        samples, made = texts["source"] == "policy", texts["source"].isin(["human", "probe"])
+        pairs = texts[made].merge(texts[samples], on="prompt", suffixes=("", "_sample"))
+        for origin, own in pairs.groupby("origin", sort=False):
             for name in SCORERS:
-                beaten = 50 * (np.sign(pairs[name] - pairs[f"{name}_sample"]) + 1)
-                mean = mean_interval(beaten.groupby(pairs["prompt"]).mean())
+                beaten = 50 * (np.sign(own[name] - own[f"{name}_sample"]) + 1)
+                mean = mean_interval(beaten.groupby(own["prompt"]).mean())
                 rows.append(mean.row(panel=task, group=origin, series=name))
     return pd.DataFrame(rows)

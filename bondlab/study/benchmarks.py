@@ -125,8 +125,7 @@ def measure(
 ) -> pd.DataFrame:
     """Every measure of a policy, which gives so many answers to each instruction.
 
-    With a reward it is the reference, and sampled Best-of-N chooses among its answers. That has no
-    likelihood of its own, so the other measures are the reference's alone.
+    With a reward also what sampled Best-of-N chooses among them: it has no likelihood of its own.
     """
     asked = _face(policy, suite.answer_tokens, dialogue=True)
     chat, plain = (_face(policy, LONGEST_TEXT, dialogue) for dialogue in (True, False))

@@ -2,10 +2,9 @@
 
 A run's curve goes through its evaluations in order of their KL. Two curves are compared over the
 KL that both reach: a run is not better for having gone further. Between evaluations a curve is
-straight in the root of the KL, as the reward of a policy near its reference is. Straight in the KL
-itself, it would lie below its own law, the further the fewer points it has, and the slower run
-would win. Intervals resample seeds and prompts, the same for both curves, so what a seed or prompt
-does to both cancels.
+straight in the root of the KL, as the reward of a policy near its reference is: straight in the KL
+itself, the run with fewer points would lose. Intervals resample seeds and prompts, the same for
+both curves, so what a seed or prompt does to both cancels.
 
 Tables are evaluations: series, seed, step, prompt, kl_to_reference, the measure, warmup and spread.
 Legend: T evaluations.
@@ -27,8 +26,7 @@ NARROW = 0.02  # nats: over less, a difference between curves is the noise of th
 def area(table: pd.DataFrame, series: str, other: str, column: str = "reward") -> Interval:
     """Mean height of one curve above another over their common KL, in the units of `column`.
 
-    The area between the curves, over the root of the KL as figures have it, over its width. NaN
-    where they have less than `NARROW` in common.
+    Of the area between them over the root of the KL. NaN where less than `NARROW` is common.
     """
     values = [_grid(table, name, measure) for name in (series, other) for measure in (KL, column)]
     heights = [height(*draw) for draw in zip(*map(resampled, values), strict=True)]

@@ -104,12 +104,9 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
 def per_prompt(
     scores: Tensor, rewards: Tensor, others: Tensor, ranks: Tensor, sizes: Sequence[int]
 ) -> pd.DataFrame:
-    """The judge's measures of policies, a row a prompt: judge, penalised, win_over_<n>.
+    """The judge's measures of a policy, a row a prompt: judge, penalised, win_over_<n> of `sizes`.
 
-    Args:
-        scores, rewards: of the policy's completions, [B, K].
-        others, ranks: scores and rewards of the reference's, [B, M].
-        sizes: the n.
+    Scores and rewards are of its completions, [B, K], others and ranks of the reference's, [B, M].
     """
     columns = {"judge": scores.mean(1), "penalised": penalised(rewards, ranks).mean(1)}
     columns |= {f"win_over_{n}": win_rate(scores, others, ranks, n) for n in sizes}
@@ -132,22 +129,20 @@ def wins(scores: Tensor, others: Tensor) -> Tensor:
 
 
 def win_rate(scores: Tensor, others: Tensor, other_rewards: Tensor, n: int) -> Tensor:
-    """P(the judge prefers the policy's completion to a sampled Best-of-n), ties half.
+    """P(the judge prefers a completion to a sampled Best-of-n): [B, K] x [B, M] x 2 -> [B].
 
-    [B, K] x [B, M] x [B, M] -> [B]. Best-of-n chooses by the reward, as it would in use; the mean
-    is over all n-subsets of the M completions. n = 1 is one completion of the reference.
+    Best-of-n chooses by the reward; the mean is over all n-subsets. n = 1 is the reference.
     """
     return measures.best_of_n_value(wins(scores, others).mean(1), other_rewards, n)
 
 
-def win_rate_of_best(scores: Tensor, proxy_rewards: Tensor, n: int) -> Tensor:
-    """P(the judge prefers a sampled Best-of-n to another completion of the reference).
+def win_rate_of_best(scores: Tensor, rewards: Tensor, n: int) -> Tensor:
+    """P(the judge prefers a sampled Best-of-n to another of the completions): [B, M] x 2 -> [B].
 
-    [B, M] x [B, M] -> [B]; `scores` are the judge's, Best-of-n chooses by `proxy_rewards`. Each
-    chosen completion meets the M - 1 others, so at n = 1 this is 1/2.
+    Each chosen completion meets the M - 1 others, so at n = 1 this is 1/2.
     """
     beaten = (wins(scores, scores).sum(2) - 0.5) / (scores.shape[1] - 1)  # but the tie with itself
-    return measures.best_of_n_value(beaten, proxy_rewards, n)
+    return measures.best_of_n_value(beaten, rewards, n)
 
 
 def penalised(own: Tensor, others: Tensor) -> Tensor:
