@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bondlab import paths
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.rules import J_BOND_PENALTY
 from bondlab.study import alignment, anchor_ablations, j_bond, report
 from bondlab.study.alignment import SCALES, STRIDES, BaselineSettings
 from bondlab.study.anchor_ablations import COPY, ETAS, GAMMAS, MOVING
 from bondlab.study.j_bond import J_BOND, REINFORCE
+from bondlab.study.judge import tiny_judge
 
 ANCHORS, BASELINE = anchor_ablations.EXPERIMENT, j_bond.EXPERIMENT
 SLOWEST, *_ = ETAS
@@ -221,6 +223,17 @@ def test_every_evaluation_has_its_judge(found):
     assert base.index.tolist() == [1, 2, 4, 8, 16]
     assert base.loc[1, "win_over_1"] == pytest.approx(0.5)
     assert base["reward"].is_monotonic_increasing
+
+
+def test_a_judges_score_is_that_of_the_step_and_prompt(found):
+    """Against the judge of each step's and prompt's own texts, one list at a time."""
+    (spec,) = alignment.chosen(BASELINE, SETTINGS, [OTHER])
+    own = spec.folder(paths.runs_folder() / BASELINE.runs).evaluation()
+    texts = own[own["source"] == "policy"].groupby(["step", "prompt"])["text"].apply(list)
+    prompts = spec.build().eval_prompts
+    table = found["evaluations"].query("series == @OTHER").set_index(["step", "prompt"])["judge"]
+    expected = [tiny_judge([prompts[p]], [texts[step, p]]).mean().item() for step, p in table.index]
+    assert table.tolist() == pytest.approx(expected)
 
 
 def test_the_start_and_the_budget_are_set_beside_their_theory(found):
