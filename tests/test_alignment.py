@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bondlab import paths
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.rules import J_BOND_PENALTY
-from bondlab.study import alignment, anchor_ablations, j_bond, lora_average, report
+from bondlab.study import alignment, anchor_ablations, j_bond, report
 from bondlab.study.alignment import SCALES, STRIDES, BaselineSettings
 from bondlab.study.anchor_ablations import COPY, ETAS, GAMMAS, MOVING
 from bondlab.study.j_bond import J_BOND, REINFORCE
+from bondlab.study.judge import tiny_judge
 
 ANCHORS, BASELINE = anchor_ablations.EXPERIMENT, j_bond.EXPERIMENT
 SLOWEST, *_ = ETAS
@@ -203,19 +205,12 @@ SETTINGS = BaselineSettings(
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """Folders of this module's own for runs and figures."""
-    folder = tmp_path_factory.mktemp("lab")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("BONDLAB_RUNS", str(folder / "runs"))
-        environment.setenv("BONDLAB_FIGURES", str(folder / "figures"))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def found(lab):
+def found(tmp_path_factory):
     """J-BOND and one REINFORCE run at profile smoke."""
-    return alignment.results(BASELINE, SETTINGS, [J_BOND, OTHER])
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
+            environment.setenv(name, str(tmp_path_factory.mktemp(name)))
+        yield alignment.results(BASELINE, SETTINGS, [J_BOND, OTHER])
 
 
 def test_every_evaluation_has_its_judge(found):
@@ -230,11 +225,22 @@ def test_every_evaluation_has_its_judge(found):
     assert base["reward"].is_monotonic_increasing
 
 
+def test_a_judges_score_is_that_of_the_step_and_prompt(found):
+    """Against the judge of each step's and prompt's own texts, one list at a time."""
+    (spec,) = alignment.chosen(BASELINE, SETTINGS, [OTHER])
+    own = spec.folder(paths.runs_folder() / BASELINE.runs).evaluation()
+    texts = own[own["source"] == "policy"].groupby(["step", "prompt"])["text"].apply(list)
+    prompts = spec.build().eval_prompts
+    table = found["evaluations"].query("series == @OTHER").set_index(["step", "prompt"])["judge"]
+    expected = [tiny_judge([prompts[p]], [texts[step, p]]).mean().item() for step, p in table.index]
+    assert table.tolist() == pytest.approx(expected)
+
+
 def test_the_start_and_the_budget_are_set_beside_their_theory(found):
     """1/3 and -log(16)/3 of the same share; J-BOND draws 1 + 2 a prompt, REINFORCE 2."""
     start = alignment.starts(found).set_index("measure")
     assert start["theory"].tolist() == pytest.approx([1 / 3, -0.924], abs=1e-3)
-    ratio = start.loc["mean r_J", "measured"] / start.loc["penalised share", "measured"]
+    ratio = start.loc["mean r_J", "mean"] / start.loc["penalised share", "mean"]
     assert ratio == pytest.approx(J_BOND_PENALTY)
     drawn = report.budget(found, "prompt").set_index("series")["completions"]
     assert drawn.to_dict() == {J_BOND: 3, OTHER: 2}
@@ -272,15 +278,3 @@ def test_shipped_results_are_those_of_the_study():
         shipped = alignment.results(BASELINE, asked)
         assert set(shipped["evaluations"]["profile"]) == {"study"}
         assert all(len(claim.decide(shipped["evaluations"])[1]) for claim in BASELINE.claims)
-
-
-def test_averages_are_followed_once_and_kept(found, monkeypatch):
-    """At every evaluation of Figure 5's moving average; read again without a training. A profile
-    that trains all weights has nothing to follow, and asks for no model."""
-    first = lora_average.results(found, SETTINGS)["averages"]
-    assert first["step"].tolist() == [1, 2, 3, 4] and set(first["profile"]) == {"smoke"}
-    monkeypatch.setattr(lora_average, "follow", None)
-    again = lora_average.results(found, SETTINGS)["averages"]
-    pd.testing.assert_frame_equal(again, first)
-    paper = SETTINGS.model_copy(update={"profile": "paper"})
-    assert lora_average.results(found, paper)["averages"].empty

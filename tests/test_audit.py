@@ -13,6 +13,7 @@ import pytest
 from bondlab import tasks
 from bondlab.making import prepare
 from bondlab.report.kept import Results
+from bondlab.report.plots import Panel
 from bondlab.study import audit, audit_xsum
 from bondlab.tasks import models, tiny
 
@@ -72,8 +73,8 @@ def test_means_are_of_one_text_a_prompt_that_has_the_measure():
 
 def test_the_best_of_n_is_the_chance_that_the_best_sample_is_drawn():
     """One good sample (p = 0.8) of 16, the rest at 0.2: best of n finds it with chance n/16."""
-    rewards = [[math.log(4)] + [-math.log(4)] * 15] * 2 + [[9.0]]
-    own = audit.many(audit.of(results(samples(rewards))))  # without the prompt sampled once
+    rewards = [[math.log(4)] + [-math.log(4)] * 15] * 2
+    own = audit.of(results(samples(rewards)))
     found = [audit.best_of(own, "p", n) for n in audit.SIZES]
     assert [x.mean for x in found] == pytest.approx([0.2 + 0.6 * n / 16 for n in audit.SIZES])
     assert [x.count for x in found] == [2] * 5
@@ -109,12 +110,14 @@ def test_training_curves_are_smoothed_and_named(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     curve.to_csv(tmp_path / "model" / "training.csv", index=False)
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
-    table = audit.training(["model"])
+    published = {}
+    monkeypatch.setattr(Results, "publish", lambda *a, **named: published.update(named))
+    table = audit.draw_training(results([]), [Panel("model", "", "nats")])
     drawn = table[table["series"] != "held out"].set_index("step")["mean"]
     assert (drawn[10], drawn[29]) == (5.0, 19.5)
     assert table.query("series == 'held out'")["step"].tolist() == [0, 30]
-    numbers = audit.before_and_after(table, {"model": "nats"})
-    assert [(found.mean, unit) for found, unit in numbers.values()] == [(9, "nats"), (4, "nats")]
+    numbers = published["numbers"].values()
+    assert [(found.mean, unit) for found, unit in numbers] == [(9, "nats"), (4, "nats")]
 
 
 # -- the XSum task ---------------------------------------------------------------------------------

@@ -133,10 +133,7 @@ def test_the_embedded_texts_are_held_out():
 
 def test_an_untrained_policy_measures_as_its_reference(gemma):
     """An adapter starts as the identity, so every measure is equal: answers too, drawn alike."""
-    both = []
-    for model in (gemma, gemma.trainable_copy(2)):
-        _, met = benchmarks.answer(model, SUITE, 2, "fp32")
-        both.append(benchmarks.measure(model, met, SUITE, "fp32"))
+    both = [benchmarks.measure(m, SUITE, 2, "fp32") for m in (gemma, gemma.trainable_copy(2))]
     pd.testing.assert_frame_equal(*both)
     counts = both[0].groupby("measure")["item"].nunique()
     assert counts.to_dict() == {
@@ -145,14 +142,16 @@ def test_an_untrained_policy_measures_as_its_reference(gemma):
     }  # fmt: skip
 
 
-def test_best_of_n_chooses_by_the_reward():
-    """Two answers each, the second follows. If it has the higher reward the best of two always
-    follows, if the lower never; and best of one is the mean, a half."""
-    met, rewards = torch.tensor([[0.0, 1.0]] * 40), torch.tensor([[0.0, 1.0]] * 40)
-    for used, n, expected in ((rewards, 2, 1.0), (-rewards, 2, 0.0), (rewards, 1, 0.5)):
-        found = benchmarks.best_of_n(met, used, n)
-        assert found["value"].tolist() == pytest.approx([expected] * 40)
-        assert found["policy"].unique() == [f"sampled Best-of-{n}"]
+@pytest.mark.parametrize(("sign", "best"), [(1, [0.5, 1.0]), (-1, [0.0, 0.0])])
+def test_best_of_n_chooses_by_the_reward(gemma, monkeypatch, sign, best):
+    """The last of four answers follows, a quarter. If it has the highest reward the best of four
+    always follows, of two in half of all pairs; if the lowest, never."""
+    met = torch.tensor([[0.0, 0, 0, 1]] * 40).double()
+    monkeypatch.setattr(benchmarks, "followed", lambda answers: met)
+    found = benchmarks.measure(gemma, SUITE, 4, "fp32", lambda p, texts: sign * met)
+    shares = found[found["measure"] == "constraints"].groupby("policy", sort=False)["value"].mean()
+    names = [REFERENCE, "sampled Best-of-2", "sampled Best-of-4"]
+    assert list(shares.index) == names and shares.tolist() == pytest.approx([0.25, *best])
 
 
 @pytest.mark.usefixtures("runs")

@@ -6,26 +6,73 @@ from collections import Counter
 
 import pytest
 
-from bondlab.study import instructions as rules
-from bondlab.study.instructions import INSTRUCTIONS, followed
+from bondlab.study.instructions import INSTRUCTIONS
+
+# The start of an instruction, answers that follow it, and answers that do not.
+CASES = [
+    ("Name a fruit", ["Apple."], ["An apple.", "2 kiwis"]),
+    ("What is snow", ["Snow is frozen water."], ["a b c d e f g h i j k"]),
+    ("Describe a cat", ["A small furry hunter."], ["It has four legs, doesn't it?"]),
+    ("Say why people", ["To rest and recover."], [" ".join("abcdefghijklmnop")]),
+    ("What is a library", ["It lends books.", "1. It lends.", "Mr. X."], ["It lends", "A. B."]),
+    ("Describe the sea", ["It is wide. It is blue!", " It is 3.5 km. So? ", '1. One.\n2. "Two."',
+                          "Dr. Who came. He left."], ["One.", "A. B. and", "A. B. C.", "Mr. X."]),
+    ("Tell me about trains", ["Trains are long. They run on rails. They carry people."], ["A. B."]),
+    ("Give me a name", ["Rusty.", "Good boy"], ["A good boy"]),
+    ("Write a headline", ["now it's three", "Rain floods the town"], ["Rain now"]),
+    ("Describe your favourite", ["so " * 20, "so " * 999], ["so " * 19]),
+    ("Describe a farm", ["A Horse eats.", "a horse's hay"], ["horses", "seahorse"]),
+    ("Write a sentence with", ["Bridge\nand river."], ["river", "a riverbed bridge"]),
+    ("Say something about music", ["A quiet song."], ["quietly"]),
+    ("Describe a kitchen", ["Two spoons.", "A spoon"], ["A teaspoon."]),
+    ("What do you do", ["My umbrella, an Umbrella."], ["umbrella", "umbrellaumbrella umbrella"]),
+    ("Tell me about the moon", ["It circles us.", "moonlight"], ["Moons", "the moon's side"]),
+    ("Describe winter", ["Snowmen freeze."], ["Snow!", "it's cold", "snow's deep", "dark.Cold"]),
+    ("Describe a garden", ["Roses, sand."], ["Roses And a wall."]),
+    ("Give some advice", ["Never spend.", '"never"'], ["I never spend", "Nevermore"]),
+    ("Tell a very short", ['"Once upon a time it'], ["At once upon a time", "Once"]),
+    ("Write a list of three", ["- a\n- b\n- c", "Three:\n–a\n – b\n—c\nend"],
+     ["- a\n- b", "* a\n* b\n* c", "a - b - c", "- a\n- b\n- c\n- d"]),
+    ("Give four reasons", ["1. a\n2. b\n3. c\n4. d", "So:\n 1) a\n2) b\n3) c\n 4) d"],
+     ["1. a\n2. b\n3. c", "2. a\n1. b\n3. c\n4. d", "- a\n- b\n- c\n- d"]),
+    ("List two drinks", ["* tea\n- milk", "•a\n• b"], ["* a\n* b\n* c", "1. a\n2. b"]),
+    ("Describe the sky", ["low 1"], ["Low"]),
+    ("Say hello", ["HELLO 1"], ["HELLo"]),
+    ("Ask me about my day", ["Really? "], ["Really?!", "? no"]),
+    ("Wish me luck", ["Good luck!\n"], ["Good luck."]),
+    ("Name three cities", ["Rome, Paris, Oslo\n"], ["Rome,\nParis,\nOslo", "a, b, c, d"]),
+    ("Describe a house", ["A red door."], ["a, b", "a, b, c"]),
+    ("Say what friendship", ['"A friend\nstays."', " “It lasts.” "], ["It lasts.", '"No" no']),
+    ("How many days", ["It has 7.", "9"], ["seven", "77"]),
+    ("How old can", ["About 15 years."], ["fifteen"]),
+    ("Write the year", ["In 2010 we went."], ["in 20101", "in 2011"]),
+    ("Give a made-up", ["555-0134"], ["5550134", "a-b"]),
+    ("Say what time", ["At 12:30pm.", "9:05"], ["99:99", "12:345", "noon"]),
+    ("How long is", ["Ninety minutes."], ["90 minutes"]),
+    ("Write a price", ["It costs $4.", "$ 10"], ["4 dollars", "4$"]),
+    ("State any", ["Half of it, 50%.", "5 %"], ["% 5"]),
+    ("Count from one", ["1, 2, 3, 4, 5", "1 2 3 4 5."], ["1 2 3 4", "So: 1 2 3 4 5", "1 2 3 5 4"]),
+    ("How many legs", ["8", " 8. "], ["8 legs", "eight"]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda i: i.text[:30])
-def test_its_own_example_follows_an_instruction(instruction):
-    """The example is written to meet the words of the instruction."""
-    assert followed(instruction, instruction.example)
+@pytest.mark.parametrize(("start", "met", "failed"), CASES, ids=[start for start, *_ in CASES])
+def test_a_rule_tells_answers_apart(start, met, failed):
+    """By the words of the instruction, not by their truth: one line, a time of day, one digit."""
+    (chosen,) = (i for i in INSTRUCTIONS if i.text.startswith(start))
+    assert [chosen.followed(text) for text in met] == [True] * len(met)
+    assert [chosen.followed(text) for text in failed] == [False] * len(failed)
+
+
+def test_there_are_ten_of_each_kind_and_all_are_tried():
+    counts = Counter(instruction.kind for instruction in INSTRUCTIONS)
+    assert counts == dict.fromkeys(("length", "keyword", "format", "number"), 10)
+    assert len({i.text for i in INSTRUCTIONS}) == len({start for start, *_ in CASES}) == 40
 
 
 def test_silence_follows_nothing():
     """Without a word "at most ten words" and "without commas" would hold, and mean nothing."""
-    assert not any(followed(i, text) for i in INSTRUCTIONS for text in ("", " \n", "...", "?"))
-
-
-def test_there_are_ten_of_each_kind_and_no_two_alike():
-    assert Counter(i.kind for i in INSTRUCTIONS) == dict.fromkeys(
-        ("length", "keyword", "format", "number"), 10
-    )
-    assert len({i.text for i in INSTRUCTIONS}) == 40
+    assert not any(i.followed(text) for i in INSTRUCTIONS for text in ("", " \n", "...", "?"))
 
 
 def test_a_rambling_answer_follows_few_instructions():
@@ -36,59 +83,5 @@ def test_a_rambling_answer_follows_few_instructions():
         "Well, that is a very good thing to ask me and I will do my best. "
         "It is often said that some people like"
     )
-    met = {i.text for i in INSTRUCTIONS if followed(i, text)}
-    assert met == {
-        "Describe your favourite season with twenty words or more.",
-        "How long is a football match? Do not use any digits.",
-        'Tell me about the moon without using the word "moon".',
-        'Describe winter without the words "cold" and "snow".',
-    }
-
-
-CASES = [
-    (rules.between(2, 3), ["two words", "now it's three"], ["one", "here are four words"]),
-    (rules.sentences(2), ["One. Two!", " It is 3.5 km. So? "], ["One.", "A. B. and", "A. B. C."]),
-    (rules.sentences(2), ['1. One.\n2. "Two."', "Dr. Who came. He left."], ["1. One.", "Mr. X."]),
-    (rules.contains("a", "river"), ["A wide River.", "a river's bed"], ["rivers", "a riverbed"]),
-    (rules.avoids("snow"), ["snowman"], ["Snow!", "no snow, no", "snow's deep", "cold.Snow"]),
-    (rules.contains("tea", times=2), ["Tea or tea?"], ["tea", "teatea tea"]),
-    (rules.opens_with("once", "upon"), ['"Once upon it'], ["At once upon", "Once"]),
-    (
-        rules.items(2, rules.DASHES),
-        ["- a\n- b", "Two:\n–a\n – b\nend"],
-        ["- a", "* a\n* b", "a - b"],
-    ),
-    (rules.items(2, rules.BULLETS), ["* a\n- b", "•a\n• b"], ["* a\n* b\n* c", "1. a\n2. b"]),
-    (
-        rules.numbered(2),
-        ["1. a\n2. b", "So:\n 1) a\n2) b\n"],
-        ["1. a\n3. b", "- a\n- b", "2. a\n1. b"],
-    ),
-    (rules.without("[A-Z]"), ["low 1"], ["Low"]),
-    (rules.matches(r"\d"), ["a 1"], ["one"]),
-]
-
-
-@pytest.mark.parametrize(("check", "met", "failed"), CASES)
-def test_a_check_tells_texts_apart(check, met, failed):
-    """By the docstring of each check."""
-    assert [check(text) for text in met] == [True] * len(met)
-    assert [check(text) for text in failed] == [False] * len(failed)
-
-
-@pytest.mark.parametrize(
-    ("start", "met", "failed"),
-    [
-        ("Ask me about my day", ["Really? "], ["Really?!", "? no"]),
-        ("Describe a house", ["A red door."], ["a, b", "a, b, c"]),
-        ("Name three cities", ["Rome, Paris, Oslo\n"], ["Rome,\nParis,\nOslo", "a, b, c, d"]),
-        ("Say what time", ["At 12:30pm.", "9:05"], ["99:99", "12:345", "noon"]),
-        ("Describe a kitchen", ["Two spoons."], ["A teaspoon."]),
-        ("How many days", ["It has 7.", "9"], ["seven", "77"]),
-    ],
-)
-def test_a_pattern_tells_answers_apart(start, met, failed):
-    """By the words of the instruction, not by their truth: one line, a time of day, one digit."""
-    (chosen,) = (i for i in INSTRUCTIONS if i.text.startswith(start))
-    assert all(followed(chosen, text) for text in met)
-    assert not any(followed(chosen, text) for text in failed)
+    starts = ("Describe your favourite", "How long is", "Tell me about the moon", "Describe winter")
+    assert all(i.followed(text) == i.text.startswith(starts) for i in INSTRUCTIONS)

@@ -34,49 +34,38 @@ def test_longest_copied_span_is_the_longest_common_run(document, summary):
     assert summaries.longest_copied_span(document, summary) == max(lengths)
 
 
-def test_novel_shares():
-    """The summary's word dog is new (1 of 4), its bigrams the-dog and dog-sat (2 of 3) and both
-    trigrams; it has no 5-gram."""
-    source, own = summaries.words(DOCUMENT), summaries.words("The dog sat on")
-    assert [summaries.novel_share(source, own, n) for n in (1, 2, 3)] == [1 / 4, 2 / 3, 1.0]
-    assert math.isnan(summaries.novel_share(source, own, 5))
+@pytest.mark.parametrize(
+    ("summary", "expected"),
+    [
+        # The word dog is new (1 of 4), the bigrams the-dog and dog-sat (2 of 3), both trigrams.
+        ("The dog sat on", {"words": 4, "empty": False, "longest_copied_span": 2,
+                            "novel_unigrams": 1 / 4, "novel_bigrams": 2 / 3, "novel_trigrams": 1}),
+        ("The cat sat on the mat.", {"longest_copied_span": 6, "novel_trigrams": 0}),
+        # Trigrams abc, bca, cab, abc: one of four repeats. Two words make no trigram.
+        ("a b c a b c", {"repetition": 1 / 4}),
+        ("mat mat", {"repetition": 0, "novel_trigrams": math.nan, "numbers_faithful": math.nan}),
+        # 1000 and 7 occur as 1,000 and seven, 8 does not.
+        ("1000 mice, 7 days, 8 cats", {"numbers_faithful": 2 / 3}),
+        ("", {"words": 0, "empty": True, "longest_copied_span": 0, "rouge1": 0}),
+        # Against "the cat sat" stems match: 2 of 2 and 2 of 3 words; the one bigram of 1 and of 2;
+        # the common subsequence has two words.
+        ("cats sat", {"rouge1": 0.8, "rouge2": 2 / 3, "rougeL": 0.8}),
+    ],
+)  # fmt: skip
+def test_a_summary_is_described(summary, expected):
+    table = summaries.describe([DOCUMENT], [[summary]], ["the cat sat"])
+    assert table.loc[0, list(expected)].to_dict() == pytest.approx(expected, nan_ok=True)
 
 
-def test_repetition():
-    """a b c a b c has trigrams abc, bca, cab, abc: one of four repeats; and three of six words.
-    Two words make no trigram, so nothing repeats."""
-    assert summaries.repetition("a b c a b c".split()) == 0.25
+def test_words_repeat_too():
     assert summaries.repetition("a b c a b c".split(), 1) == 0.5
-    assert summaries.repetition(["a", "a"]) == 0.0
 
 
-def test_numbers_are_compared_by_value():
-    """1000 and 7 occur as 1,000 and seven, 8 does not."""
-    assert summaries.numbers_faithful(DOCUMENT, "1000 mice, 7 days, 8 cats") == 2 / 3
-    assert math.isnan(summaries.numbers_faithful(DOCUMENT, "no number"))
-
-
-def test_rouge_is_the_f1_of_stems():
-    """cats sat against the cat sat: stems match, 2 of 2 and 2 of 3 words, F1 = 0.8; the one
-    bigram of 1 and of 2: F1 = 2/3; the common subsequence has two words, F1 = 0.8."""
-    scores = summaries.rouge("the cat sat", "cats sat")
-    assert scores == pytest.approx({"rouge1": 0.8, "rouge2": 2 / 3, "rougeL": 0.8})
-
-
-def test_describe_has_a_row_per_completion():
-    table = summaries.describe(
-        [DOCUMENT, "Rain fell."], [["The cat sat on the mat.", ""], ["Rain."]], ["A cat.", "Rain."]
-    )
+def test_descriptions_have_a_row_per_completion():
+    """Without references no ROUGE; a list too short is an error."""
+    table = summaries.describe([DOCUMENT, "Rain fell."], [["A cat.", ""], ["Rain."]])
     assert table[["prompt", "completion"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0]]
-    assert table["words"].tolist() == [6, 0, 1]
-    assert table["empty"].tolist() == [False, True, False]
-    assert table["longest_copied_span"].tolist() == [6, 0, 1]
-    assert table["novel_trigrams"].tolist()[0] == 0.0 and math.isnan(table["novel_trigrams"][1])
-    assert table["rouge1"].tolist() == pytest.approx([2 / 8, 0.0, 1.0])
-
-
-def test_describe_without_references_has_no_rouge():
-    table = summaries.describe(["a b"], [["a"]])
-    assert table[list(summaries.ROUGES)].isna().all(axis=None) and table["words"].item() == 1
-    with pytest.raises(ValueError, match="one document"):
+    assert table["words"].tolist() == [2, 0, 1]
+    assert table[list(summaries.ROUGES)].isna().all(axis=None)
+    with pytest.raises(ValueError, match="shorter"):
         summaries.describe(["a", "b"], [["a"]])

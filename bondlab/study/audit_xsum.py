@@ -62,11 +62,10 @@ def measure(settings: Settings) -> pd.DataFrame:
         untrained = xsum.reference("auto", settings.untrained, **chosen.limits)
         pairs = list(assets.dataset("vitaminc")["test"])
     counts = [settings.samples if i < settings.many else 1 for i in range(len(task.eval_prompts))]
-    texts = [
-        summaries_of(task, untrained, counts, seed),
-        claims_of(pairs, settings.labelled, seed),
-    ]
-    return scored(pd.concat(texts), {"reward": task.reward}, labelled=CLAIMS, written=SAMPLED)
+    with device.accelerator("auto").autocast():
+        own = summaries_of(task, untrained, counts, seed)
+        texts = pd.concat([own, claims_of(pairs, settings.labelled, seed)])
+        return scored(texts, {"reward": task.reward}, labelled=CLAIMS, written=SAMPLED)
 
 
 AUDIT = Audit(
@@ -124,12 +123,12 @@ def summaries_of(
     ones = [1] * len(articles)
     models = {"policy": (task.model, counts), "cold": (cold, ones), "untrained": (untrained, ones)}
     sources = {
-        name: sampled(model, articles, each, seed, name, at_once=DOCUMENTS_AT_ONCE)
+        name: sampled(model, articles, each, (seed, name), DOCUMENTS_AT_ONCE)
         for name, (model, each) in models.items()
     }
     for name, texts in texts_by_rule(articles, references, random.Random(seed)).items():
         sources[name] = [[] if text is None else [text] for text in texts]
-    rows = pd.DataFrame(completions(articles, sources))
+    rows = completions(articles, sources)
     return rows.assign(reference=[references[i] for i in rows["prompt"]])
 
 

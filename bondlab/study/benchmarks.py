@@ -13,10 +13,9 @@ Legend: B prompts, K completions a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,19 +24,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bondlab import device, measures, paths
-from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.templates import chat_template
 from bondlab.report.kept import Results, Tables, once
-from bondlab.study import benchmark_texts
+from bondlab.study import benchmark_texts as texts
 from bondlab.study.alignment import RUNS, AlignmentSettings, chosen
-from bondlab.study.benchmark_texts import PROMPTS_AT_ONCE, rows
+from bondlab.study.audit import sampled
 from bondlab.study.claims import Claim, Term
-from bondlab.study.instructions import INSTRUCTIONS, followed
+from bondlab.study.instructions import INSTRUCTIONS
 from bondlab.study.items import COLUMNS, REFERENCE
 from bondlab.study.j_bond import EXPERIMENT, J_BOND
 from bondlab.study.sweep import Spec
-from bondlab.task import score
+from bondlab.task import Reward, score
 from bondlab.training import train
 
 VERSION = 1  # raise when a measure's numbers or an instruction's rule change: all is measured anew
@@ -88,116 +86,85 @@ def results(found: Results, settings: AlignmentSettings, series: Collection[str]
 
     def compute() -> Tables:
         specs, suite = chosen(EXPERIMENT, settings, series), SUITES[settings.profile]
-        tables = [of_reference(specs[0], suite).assign(seed=0)]
+        tables = [measured(specs[0], suite, trained=False).assign(seed=0)]
         for spec in tqdm(specs, "benchmarks", leave=False):
             labels = {"policy": spec.labels["series"], "seed": spec.labels["seed"]}
-            tables.append(of_run(spec, suite).assign(**labels))
+            tables.append(measured(spec, suite, trained=True).assign(**labels))
         table = pd.concat(tables, ignore_index=True)[COLUMNS]
         return {"benchmarks": table.assign(profile=settings.profile)}
 
     return found.load(["benchmarks"], compute)
 
 
-def of_run(spec: Spec, suite: Suite) -> pd.DataFrame:
-    """The measures of a finished run's policy."""
-    precision, parent = spec.config.precision, paths.runs_folder() / RUNS
-
-    def compute() -> pd.DataFrame:
-        policy = train(spec.build(), spec.algorithm, spec.config, parent).policy
-        _, met = answer(policy, suite, suite.samples, precision)
-        return measure(policy, met, suite, precision)
-
-    return _once({"run": spec.folder(parent).path.name}, suite, compute)
-
-
-def of_reference(spec: Spec, suite: Suite) -> pd.DataFrame:
-    """The measures of a run's reference and of sampled Best-of-N of it; with a column policy.
-
-    Best-of-N chooses by the task's reward among the reference's answers to the instructions. It has
-    no likelihood of its own, so the other measures are the reference's alone.
-    """
+def measured(spec: Spec, suite: Suite, trained: bool) -> pd.DataFrame:
+    """`measure` of a finished run's policy, or of its reference and sampled Best-of-N; once."""
     task, precision = spec.build(), device.resolve(spec.config.precision)
+    parent = paths.runs_folder() / RUNS
 
     def compute() -> pd.DataFrame:
-        texts, met = answer(task.model, suite, suite.reference_samples, precision)
-        found = measure(task.model, met, suite, precision).assign(policy=REFERENCE)
-        with device.accelerator(precision).autocast():
-            rewards = score(task.reward, ASKED, texts)
-        picked = [best_of_n(met, rewards, n) for n in suite.best_of]
-        return pd.concat([found, *picked], ignore_index=True)
+        if trained:
+            policy = train(task, spec.algorithm, spec.config, parent).policy
+            return measure(policy, suite, suite.samples, precision)
+        return measure(task.model, suite, suite.reference_samples, precision, task.reward)
 
-    return _once({"task": task.identity, "precision": precision}, suite, compute)
-
-
-def _once(
-    subject: Mapping[str, Any], suite: Suite, compute: Callable[[], pd.DataFrame]
-) -> pd.DataFrame:
-    asked = [[instruction.kind, instruction.text] for instruction in INSTRUCTIONS]
-    what = {"version": VERSION, "instructions": asked, "suite": asdict(suite)}
-    return once("benchmarks", {**what, **subject}, compute)[0]
+    run, reference = spec.folder(parent).path.name, {"task": task.identity, "precision": precision}
+    what = {
+        "version": VERSION,
+        "instructions": [[instruction.kind, instruction.text] for instruction in INSTRUCTIONS],
+        "suite": asdict(suite),
+        **({"run": run} if trained else reference),
+    }
+    return once("benchmarks", what, compute)[0]
 
 
 # -- measures --------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def measure(policy: LanguageModel, met: Tensor, suite: Suite, precision: str) -> pd.DataFrame:
-    """Every measure of a policy whose answers met [B, K] of the constraints."""
-    plain = _face(policy, "{prompt}", LONGEST_TEXT)
-    openings = benchmark_texts.openings(suite.corpora, suite.texts)
-    compared = benchmark_texts.comparisons(suite.corpora, suite.pairs)
+def measure(
+    policy: LanguageModel, suite: Suite, samples: int, precision: str, reward: Reward | None = None
+) -> pd.DataFrame:
+    """Every measure of a policy, which gives so many answers to each instruction.
+
+    With a reward also what sampled Best-of-N chooses among them: it has no likelihood of its own.
+    """
+    asked = _face(policy, suite.answer_tokens, dialogue=True)
+    chat, plain = (_face(policy, LONGEST_TEXT, dialogue) for dialogue in (True, False))
+    counts, stream = [samples] * len(ASKED), (suite.seed, "instructions")
     with device.accelerator(precision).autocast():
-        tables = [
-            constraints(met.mean(-1)),
-            benchmark_texts.preferences(_chat(policy, LONGEST_TEXT), compared),
-            benchmark_texts.bits_per_byte(plain, openings),
+        answers = sampled(asked, ASKED, counts, stream, texts.PROMPTS_AT_ONCE)
+        likely = [
+            texts.preferences(chat, texts.comparisons(suite.corpora, suite.pairs)),
+            texts.bits_per_byte(plain, texts.openings(suite.corpora, suite.texts)),
         ]
+        rewards = score(reward, ASKED, answers) if reward else None
+    met = followed(answers)
+    shares = {REFERENCE: met.mean(-1)}
+    if reward:  # the mean over all n-subsets of the answers
+        best = {n: measures.best_of_n_value(met, rewards, n) for n in suite.best_of}
+        shares |= {f"sampled Best-of-{n}": share for n, share in best.items()}
+    kinds = [instruction.kind for instruction in INSTRUCTIONS]
+    tables = [texts.rows("constraints", kinds, x).assign(policy=who) for who, x in shares.items()]
+    tables += [table.assign(policy=REFERENCE) for table in likely]
     return pd.concat(tables, ignore_index=True)
 
 
-@torch.no_grad()
-def answer(
-    policy: LanguageModel, suite: Suite, samples: int, precision: str
-) -> tuple[list[list[str]], Tensor]:
-    """K answers to each of B instructions, and which of them follow it, 0 or 1 [B, K]."""
-    chat, texts = _chat(policy, suite.answer_tokens), []
-    for start in tqdm(range(0, len(ASKED), PROMPTS_AT_ONCE), "instructions", leave=False):
-        prompts = chat.encode(ASKED[start : start + PROMPTS_AT_ONCE])
-        generator = seeded(suite.seed, "instructions", start)
-        with device.accelerator(precision).autocast():
-            texts += chat.decode(chat.sample(prompts, samples, generator))
-    met = [
-        [followed(instruction, text) for text in answers]
-        for instruction, answers in zip(INSTRUCTIONS, texts, strict=True)
-    ]
-    return texts, torch.tensor(met, dtype=torch.float64)
+def followed(answers: Sequence[Sequence[str]]) -> Tensor:
+    """Which of K answers follow each instruction, 0 or 1 [B, K]."""
+    pairs = zip(INSTRUCTIONS, answers, strict=True)
+    met = [[instruction.followed(text) for text in own] for instruction, own in pairs]
+    return torch.tensor(met, dtype=torch.float64)
 
 
-def best_of_n(met: Tensor, rewards: Tensor, n: int) -> pd.DataFrame:
-    """The constraints of Best-of-n by rewards [B, K]: the mean over all n-subsets of answers."""
-    return constraints(measures.best_of_n_value(met, rewards, n)).assign(
-        policy=f"sampled Best-of-{n}"
+def _face(policy: LanguageModel, tokens: int, dialogue: bool) -> LanguageModel:
+    """The same weights and law, reading dialogues or plain texts."""
+    return LanguageModel(
+        policy.model,
+        policy.tokenizer,
+        chat_template(policy.tokenizer, dialogue) if dialogue else "{prompt}",
+        max_prompt_tokens=LONGEST_PROMPT,
+        max_new_tokens=tokens,
+        temperature=policy.temperature,
     )
-
-
-def constraints(shares: Tensor) -> pd.DataFrame:
-    """Rows of the share of answers [B] that follow each instruction."""
-    return rows("constraints", [instruction.kind for instruction in INSTRUCTIONS], shares)
-
-
-def _chat(policy: LanguageModel, tokens: int) -> LanguageModel:
-    return _face(policy, chat_template(policy.tokenizer, dialogue=True), tokens)
-
-
-def _face(
-    policy: LanguageModel, template: str | Callable[[str], str], tokens: int
-) -> LanguageModel:
-    """The same weights and law, reading other prompts."""
-    limits = {"max_prompt_tokens": LONGEST_PROMPT, "max_new_tokens": tokens}
-    face = LanguageModel(
-        policy.model, policy.tokenizer, template, temperature=policy.temperature, **limits
-    )
-    return face.to(policy.device)
 
 
 # -- claims ----------------------------------------------------------------------------------------

@@ -2,10 +2,9 @@
 
 A run's curve goes through its evaluations in order of their KL. Two curves are compared over the
 KL that both reach: a run is not better for having gone further. Between evaluations a curve is
-straight in the root of the KL, as the reward of a policy near its reference is. Straight in the KL
-itself, it would lie below its own law, the further the fewer points it has, and the slower run
-would win. Intervals resample seeds and prompts, the same for both curves, so what a seed or prompt
-does to both cancels.
+straight in the root of the KL, as the reward of a policy near its reference is: straight in the KL
+itself, the run with fewer points would lose. Intervals resample seeds and prompts, the same for
+both curves, so what a seed or prompt does to both cancels.
 
 Tables are evaluations: series, seed, step, prompt, kl_to_reference, the measure, warmup and spread.
 Legend: T evaluations.
@@ -14,7 +13,6 @@ Legend: T evaluations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -28,8 +26,7 @@ NARROW = 0.02  # nats: over less, a difference between curves is the noise of th
 def area(table: pd.DataFrame, series: str, other: str, column: str = "reward") -> Interval:
     """Mean height of one curve above another over their common KL, in the units of `column`.
 
-    The area between the curves, over the root of the KL as figures have it, over its width. NaN
-    where they have less than `NARROW` in common.
+    Of the area between them over the root of the KL. NaN where less than `NARROW` is common.
     """
     values = [_grid(table, name, measure) for name in (series, other) for measure in (KL, column)]
     heights = [height(*draw) for draw in zip(*map(resampled, values), strict=True)]
@@ -85,29 +82,16 @@ def heights(
     return pd.DataFrame(lines)
 
 
-@dataclass(frozen=True)
-class Growth:
-    """KL to the reference against steps, after the learning rate's warm-up.
-
-    Args:
-        slope: of the least-squares line, nats a step.
-        r_squared: share of the variance of the mean KL over evaluations that the line explains; its
-            interval is a rough one, see `intervals.percentile_interval`.
-        bend: change of the slope from the first half to the second over its mean, of the
-            least-squares parabola: 0 for a line, 1 for a square, below 0 where growth slows down.
-        line: the KL of the least-squares line by step.
-    """
-
-    slope: Interval
-    r_squared: Interval
-    bend: Interval
-    line: pd.Series
-
-
-def growth(table: pd.DataFrame, series: str) -> Growth:
-    """How the KL of one series grows.
+def growth(table: pd.DataFrame, series: str) -> tuple[dict[str, Interval], pd.Series]:
+    """How the KL of one series grows with its steps, and the least-squares line by step, in nats.
 
     Steps of the warm-up are left out: while the learning rate rises, so must the slope.
+
+    Returns:
+        slope of the line, nats a step; r_squared, the share of the variance of the mean KL over
+        evaluations that the line explains, whose interval is rough (`percentile_interval`); bend,
+        the change of the slope from the first half to the second over its mean, of the
+        least-squares parabola: 0 for a line, 1 for a square, below 0 where growth slows down.
 
     Raises:
         ValueError: fewer than three evaluations after the warm-up.
@@ -120,10 +104,11 @@ def growth(table: pd.DataFrame, series: str) -> Growth:
     means, count = resampled(values), values[..., 0].size
     slope, offset = np.polyfit(steps, means.T, 1)
     lines = slope[:, None] * steps + offset[:, None]
-    spread = means - means.mean(1, keepdims=True)
+    around = means - means.mean(1, keepdims=True)
     square, linear, _ = np.polyfit(steps - steps.mean(), means.T, 2)
     with np.errstate(divide="ignore", invalid="ignore"):  # a KL that stays still has no bend
-        explained = 1 - ((means - lines) ** 2).sum(1) / (spread**2).sum(1)
+        explained = 1 - ((means - lines) ** 2).sum(1) / (around**2).sum(1)
         bend = square * (steps[-1] - steps[0]) / linear
-    found = (percentile_interval(draws, count) for draws in (slope, explained, bend))
-    return Growth(*found, pd.Series(lines[0], steps))
+    draws = {"slope": slope, "r_squared": explained, "bend": bend}
+    found = {name: percentile_interval(values, count) for name, values in draws.items()}
+    return found, pd.Series(lines[0], steps)

@@ -52,7 +52,7 @@ def _half(which: int, table: pd.DataFrame) -> np.ndarray:
 
 
 def _growth(name: str, table: pd.DataFrame) -> Interval:
-    return getattr(frontier.growth(table, J_BOND), name)
+    return frontier.growth(table, J_BOND)[0][name]
 
 
 def _wins(table: pd.DataFrame) -> np.ndarray:

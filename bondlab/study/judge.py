@@ -10,58 +10,34 @@ Legend: B prompts, K policy completions, M reference completions of the held-out
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from bondlab import device, measures, results
-from bondlab.assets import file_digest
-from bondlab.bank import BankFolder, spread
+from bondlab.bank import spread
 from bondlab.report.kept import Tables, once
 from bondlab.results import RunFolder
 from bondlab.study.sweep import Spec
 from bondlab.task import Reward, score
-from bondlab.tasks import Task, TaskSettings, scorers
+from bondlab.tasks import TaskSettings, scorers
 
 JUDGES = {"sentiment": "sentiment_judge", "chat": "chat_judge"}
 
 
-@dataclass(frozen=True)
-class Judge:
-    """A second opinion: higher is better, on a scale of its own.
-
-    Args:
-        score: as any `Reward`.
-        identity: names the judge where its scores are kept.
-        precision: "bf16" or "fp32".
-    """
-
-    score: Reward
-    identity: str
-    precision: str
-
-    def __call__(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
-        """Scores [B, K] of B lists of K texts, checked as rewards are."""
-        with torch.no_grad(), device.accelerator(self.precision).autocast():
-            return score(self.score, prompts, completions)
-
-
-def judge_of(settings: TaskSettings, precision: device.Precision = "auto") -> Judge:
-    """The judge of a task.
+def judge_of(settings: TaskSettings, precision: device.Precision = "auto") -> tuple[Reward, str]:
+    """The judge of a task, on a scale of its own, and what names it where its scores are kept.
 
     Raises:
         ValueError: the task has none.
     """
-    precision = device.resolve(precision)
     if settings.name == "tiny_causal":
-        return Judge(tiny_judge, "tiny", precision)
+        return tiny_judge, "tiny"
     if settings.name not in JUDGES:
         raise ValueError(f"the task {settings.name} has no judge: {', '.join(JUDGES)} have")
-    name = JUDGES[settings.name]
-    digest = results.digest([name, scorers.identity(name), precision])
-    return Judge(scorers.load(name, precision), digest, precision)
+    name, precision = JUDGES[settings.name], device.resolve(precision)
+    return scorers.load(name, precision), results.digest([name, scorers.identity(name), precision])
 
 
 def tiny_judge(prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
@@ -73,35 +49,17 @@ def tiny_judge(prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> 
     ])  # fmt: skip
 
 
-# -- scores, made once -----------------------------------------------------------------------------
-
-
-def run_scores(run: RunFolder, task: Task, judge: Judge) -> pd.DataFrame:
-    """Every completion of a finished run's policy: step, prompt, sample, reward, judge (score)."""
-
-    def measure() -> pd.DataFrame:
-        own, parts = run.evaluation().query("source == 'policy'"), []
-        for _, part in own.sort_values(["step", "prompt", "sample"]).groupby("step"):
-            texts = [list(texts) for _, texts in part.groupby("prompt")["text"]]
-            scores = judge(task.eval_prompts, texts).flatten().numpy()
-            parts.append(part[["step", "prompt", "sample", "reward"]].assign(judge=scores))
-        return pd.concat(parts, ignore_index=True)
-
-    texts = file_digest(run.path / "evaluation.parquet")  # a run made again may have others
-    return once("judged", {"judge": judge.identity, "run": run.path.name, "texts": texts}, measure)[
-        0
-    ]
-
-
-def bank_scores(bank: BankFolder, task: Task, judge: Judge) -> Tensor:
-    """The judge's scores [B, M] of the reference's stored completions."""
+def scores(spec: Spec, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Tensor:
+    """What the judge of a run's task gives B lists of K texts, [B, K]; each list is scored once."""
+    precision = spec.config.precision
+    judge, name = judge_of(spec.task, precision)
 
     def measure() -> pd.DataFrame:
-        texts = task.model.decode(bank.load().completions)
-        return pd.DataFrame(judge(bank.prompts, texts).numpy()).add_prefix("sample ")
+        with torch.no_grad(), device.accelerator(precision).autocast():
+            return pd.DataFrame(score(judge, prompts, texts).numpy()).add_prefix("sample ")
 
-    table, _ = once("judged", {"judge": judge.identity, "bank": bank.path.name}, measure)
-    return _tensor(table)
+    read = results.digest([list(prompts), list(texts)])
+    return _tensor(once("judged", {"judge": name, "texts": read}, measure)[0])
 
 
 def _tensor(table: pd.DataFrame) -> Tensor:
@@ -114,20 +72,29 @@ def _tensor(table: pd.DataFrame) -> Tensor:
 def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -> Tables:
     """The tables of finished runs of one task with the second judge's columns.
 
-    In evaluations those of `per_prompt` and spread (of the reference's rewards within a prompt), in
-    baselines those of `best_of_n`; both for the sizes N of the baselines.
+    In evaluations judge (mean score), `penalised`, spread (of the reference's rewards within a
+    prompt) and, for each size n of the baselines, win_over_<n>, the win rate over sampled Best-of-n
+    of the reference (1: the reference itself); in baselines judge and win_over_1.
     """
-    task, held_out = specs[0].build(), specs[0].banks()[-1]
-    judge = judge_of(specs[0].task, specs[0].config.precision)
-    others, ranks = bank_scores(held_out, task, judge), held_out.load().rewards
-    base, parts = found["baselines"], []
-    sizes = sorted(base["n"].unique())
+    task, held_out = specs[0].build(), specs[0].banks()[-1].load()
+    prompts, ranks, base = task.eval_prompts, held_out.rewards, found["baselines"]
+    others = scores(specs[0], prompts, task.model.decode(held_out.completions))
+    sizes, parts = sorted(base["n"].unique()), []
     for spec, folder in zip(specs, folders, strict=True):
-        part = per_prompt(run_scores(folder, task, judge), others, ranks, sizes)
+        own = folder.evaluation().query("source == 'policy'")
+        texts, rewards = (
+            own.pivot(index=["step", "prompt"], columns="sample", values=name)
+            for name in ("text", "reward")
+        )
+        place = list(texts.index.get_level_values("prompt"))
+        given = scores(spec, [prompts[i] for i in place], texts.to_numpy().tolist())
+        part = per_prompt(given, _tensor(rewards), others[place], ranks[place], sizes)
+        part.index = texts.index
         parts.append(part.assign(series=spec.labels["series"], seed=spec.labels["seed"]))
     keys = ["series", "seed", "step", "prompt"]
-    evaluations = found["evaluations"].merge(pd.concat(parts), on=keys, validate="one_to_one")
-    best = best_of_n(others, ranks, sizes)
+    columns = pd.concat(parts).reset_index()
+    evaluations = found["evaluations"].merge(columns, on=keys, validate="one_to_one")
+    best = pd.concat([best_of_n(others, ranks, n) for n in sizes])
     return found | {
         "evaluations": evaluations.assign(spread=spread(ranks)),
         "baselines": base.merge(best, on=["n", "prompt"], validate="one_to_one"),
@@ -135,40 +102,25 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
 
 
 def per_prompt(
-    scored: pd.DataFrame, others: Tensor, ranks: Tensor, sizes: Sequence[int]
+    scores: Tensor, rewards: Tensor, others: Tensor, ranks: Tensor, sizes: Sequence[int]
 ) -> pd.DataFrame:
-    """The judge's measures of a run, a row a step and prompt.
+    """The judge's measures of a policy, a row a prompt: judge, penalised, win_over_<n> of `sizes`.
 
-    Args:
-        scored: as `run_scores` gives it.
-        others, ranks: scores and rewards [B, M] of the reference's completions.
-
-    Returns:
-        step, prompt, judge (mean score), `penalised`, and for each n of `sizes` win_over_<n>, the
-        win rate over sampled Best-of-n of the reference (1: the reference itself).
+    Scores and rewards are of its completions, [B, K], others and ranks of the reference's, [B, M].
     """
-    parts = []
-    for step, part in scored.groupby("step"):
-        wide = part.pivot(index="prompt", columns="sample", values=["judge", "reward"])
-        own, reward = (_tensor(wide[name]) for name in ("judge", "reward"))
-        columns = {"judge": own.mean(1), "penalised": penalised(reward, ranks).mean(1)}
-        columns |= {f"win_over_{n}": win_rate(own, others, ranks, n) for n in sizes}
-        parts.append(_table(columns).assign(step=step))
-    return pd.concat(parts, ignore_index=True)
+    columns = {"judge": scores.mean(1), "penalised": penalised(rewards, ranks).mean(1)}
+    columns |= {f"win_over_{n}": win_rate(scores, others, ranks, n) for n in sizes}
+    return _frame(columns)
 
 
-def best_of_n(scores: Tensor, ranks: Tensor, sizes: Sequence[int]) -> pd.DataFrame:
-    """The judge of sampled Best-of-n, a row a size and prompt: n, prompt, judge, win_over_1."""
-    parts = []
-    for n in sizes:
-        means, wins = measures.best_of_n_value(scores, ranks, n), win_rate_of_best(scores, ranks, n)
-        parts.append(_table({"judge": means, "win_over_1": wins}).assign(n=n))
-    return pd.concat(parts, ignore_index=True)
+def best_of_n(scores: Tensor, ranks: Tensor, n: int) -> pd.DataFrame:
+    """The judge of sampled Best-of-n, a row a prompt: n, prompt, judge, win_over_1."""
+    means, wins = measures.best_of_n_value(scores, ranks, n), win_rate_of_best(scores, ranks, n)
+    return _frame({"judge": means, "win_over_1": wins}).assign(n=n, prompt=range(len(scores)))
 
 
-def _table(columns: dict[str, Tensor]) -> pd.DataFrame:
-    table = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
-    return table.assign(prompt=range(len(table)))
+def _frame(columns: dict[str, Tensor]) -> pd.DataFrame:
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
 def wins(scores: Tensor, others: Tensor) -> Tensor:
@@ -177,22 +129,20 @@ def wins(scores: Tensor, others: Tensor) -> Tensor:
 
 
 def win_rate(scores: Tensor, others: Tensor, other_rewards: Tensor, n: int) -> Tensor:
-    """P(the judge prefers the policy's completion to a sampled Best-of-n), ties half.
+    """P(the judge prefers a completion to a sampled Best-of-n): [B, K] x [B, M] x 2 -> [B].
 
-    [B, K] x [B, M] x [B, M] -> [B]. Best-of-n chooses by the reward, as it would in use; the mean
-    is over all n-subsets of the M completions. n = 1 is one completion of the reference.
+    Best-of-n chooses by the reward; the mean is over all n-subsets. n = 1 is the reference.
     """
     return measures.best_of_n_value(wins(scores, others).mean(1), other_rewards, n)
 
 
-def win_rate_of_best(scores: Tensor, proxy_rewards: Tensor, n: int) -> Tensor:
-    """P(the judge prefers a sampled Best-of-n to another completion of the reference).
+def win_rate_of_best(scores: Tensor, rewards: Tensor, n: int) -> Tensor:
+    """P(the judge prefers a sampled Best-of-n to another of the completions): [B, M] x 2 -> [B].
 
-    [B, M] x [B, M] -> [B]; `scores` are the judge's, Best-of-n chooses by `proxy_rewards`. Each
-    chosen completion meets the M - 1 others, so at n = 1 this is 1/2.
+    Each chosen completion meets the M - 1 others, so at n = 1 this is 1/2.
     """
     beaten = (wins(scores, scores).sum(2) - 0.5) / (scores.shape[1] - 1)  # but the tie with itself
-    return measures.best_of_n_value(beaten, proxy_rewards, n)
+    return measures.best_of_n_value(beaten, rewards, n)
 
 
 def penalised(own: Tensor, others: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import cache
 
 import pandas as pd
 from rouge_score.rouge_scorer import RougeScorer
@@ -18,7 +17,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from bondlab.making.alterations import number_spans, number_value
 
 _WORD = re.compile(r"\w+(?:['’.,]\w+)*")
+NOVEL = ("novel_unigrams", "novel_bigrams", "novel_trigrams")
 ROUGES = ("rouge1", "rouge2", "rougeL")
+_SCORER = RougeScorer(list(ROUGES), use_stemmer=True)
 
 
 def words(text: str) -> list[str]:
@@ -63,7 +64,7 @@ def numbers_faithful(document: str, summary: str) -> float:
 
 def rouge(reference: str, summary: str) -> dict[str, float]:
     """ROUGE-1, -2 and -L F1 in [0, 1], Porter-stemmed, as is usual for XSum (`rouge-score`)."""
-    scores = _scorer().score(reference, summary)
+    scores = _SCORER.score(reference, summary)
     return {name: scores[name].fmeasure for name in ROUGES}
 
 
@@ -87,40 +88,24 @@ def describe(
     Raises:
         ValueError: the lists are not equally long.
     """
-    references = [None] * len(documents) if references is None else references
-    if not len(documents) == len(summaries) == len(references):
-        lengths = f"{len(documents)}, {len(summaries)}, {len(references)}"
-        raise ValueError(f"Give one document, list of summaries and reference a prompt: {lengths}.")
-    rows = [
-        {"prompt": prompt, "completion": completion, **_describe_one(document, text, reference)}
-        for prompt, (document, texts, reference) in enumerate(
-            zip(documents, summaries, references, strict=True)
-        )
-        for completion, text in enumerate(texts)
-    ]
+    rows, human = [], [None] * len(documents) if references is None else references
+    for prompt, (document, texts, reference) in enumerate(
+        zip(documents, summaries, human, strict=True)
+    ):
+        source = words(document)
+        for completion, text in enumerate(texts):
+            own = words(text)
+            novel = {name: novel_share(source, own, n) for n, name in enumerate(NOVEL, 1)}
+            scores = dict.fromkeys(ROUGES, math.nan)
+            rows.append({
+                "prompt": prompt, "completion": completion, "words": len(own), "empty": not own,
+                "longest_copied_span": longest_copied_span(source, own), **novel,
+                "repetition": repetition(own),
+                "numbers_faithful": numbers_faithful(document, text),
+                **(scores if reference is None else rouge(reference, text)),
+            })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _describe_one(document: str, summary: str, reference: str | None) -> dict[str, float]:
-    source, own = words(document), words(summary)
-    scores = dict.fromkeys(ROUGES, math.nan) if reference is None else rouge(reference, summary)
-    return {
-        "words": len(own),
-        "empty": not own,
-        "longest_copied_span": longest_copied_span(source, own),
-        "novel_unigrams": novel_share(source, own, 1),
-        "novel_bigrams": novel_share(source, own, 2),
-        "novel_trigrams": novel_share(source, own, 3),
-        "repetition": repetition(own),
-        "numbers_faithful": numbers_faithful(document, summary),
-        **scores,
-    }
 
 
 def _ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(items[start:] for start in range(n)), strict=False))
-
-
-@cache
-def _scorer() -> RougeScorer:
-    return RougeScorer(list(ROUGES), use_stemmer=True)
