@@ -227,7 +227,7 @@ def test_the_trade_off_pairs_each_measure_with_the_distance():
     """By hand: x is i + s / 100 + 0.1 on both panels, and so is the reward; sampled Best-of-N is at
     its KL, with the rewards n + (0, 0.1, 0.2). The bound is -1/N at the KL of Best-of-N, from the
     reference past every run's KL of 1.5."""
-    table = iterative.tradeoff(results(), GAINS)
+    table = report.tradeoff(results(), GAINS)
     others = [iterative.SAMPLED, iterative.BOUND]
     assert table["series"].unique().tolist() == [*(run[0] for run in RUNS), *others]
     own = table[table["series"] == "iterative, n = 2"]

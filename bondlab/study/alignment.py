@@ -27,15 +27,14 @@ from bondlab.rules import J_BOND_PENALTY
 from bondlab.study import frontier, report
 from bondlab.study.claims import Term, at
 from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect
-from bondlab.study.iterative import tradeoff
 from bondlab.study.judge import judged
-from bondlab.study.report import DISTANCE
 from bondlab.study.sweep import Spec
 from bondlab.tasks import TaskSettings
 
 RUNS = "alignment"  # all tasks and both experiments share what they have in common
 REWARD = Panel("reward", "Reward", "mean reward of the task")
 JUDGE = Panel("judge", "Second judge, not trained on", "mean score of the judge")
+TRAINING = (REWARD, report.DISTANCE)
 AREA = "Mean height between curves of reward against the root of the KL, over the KL both reach."
 SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N, as far as the evaluation bank goes
 Runs = dict[str, tuple[Algorithm, dict[str, float]]]  # by series, with labels of their own
@@ -182,24 +181,13 @@ def starts(found: Results) -> pd.DataFrame:
     )
 
 
-def draw(
-    found: Results,
-    stem: str,
-    title: str,
-    paper: str | None = None,
-    panels: Sequence[Panel] = (REWARD, DISTANCE),
-) -> None:
-    """Publish measures over training, with the levels of sampled Best-of-2 and Best-of-8."""
-    table, note = report.curve_table(found, panels), report.note(found, "prompt")
-    levels, marks = report.levels(found, panels, (2, 8)), report.anchor_marks(found)
-    figure = plots.lines(table, panels, levels=levels, marks=marks, title=title, note=note)
-    found.publish(stem, figure, table, panels, paper=paper)
+draw = partial(report.draw, sizes=(2, 8), unit="prompt")
 
 
 def draw_tradeoff(found: Results, stem: str, title: str, paper: str | None = None) -> None:
     """Publish the reward and the second judge against the KL to the reference."""
     panels = REWARD, JUDGE
-    table = tradeoff(found, panels)
+    table = report.tradeoff(found, panels)
     xlabel = "KL to reference (nats per completion, square-root scale)"
     note = f"{report.note(found, 'prompt')} Crosses: intervals after the last step."
     figure = plots.lines(table, panels, "x", xlabel, scale="sqrt", title=title, note=note)

@@ -14,13 +14,13 @@ from bondlab.anchors import Periodic
 from bondlab.report.intervals import cell, grouped, text
 from bondlab.report.kept import Results
 from bondlab.report.plots import Panel
+from bondlab.study import report
 from bondlab.study.claims import Claim, Term, at, halves, lead
 from bondlab.study.experiment import Experiment
 from bondlab.study.report import BY, DISTANCE, by_series, curve_table, ends
 from bondlab.study.sweep import Spec
 from bondlab.study.xsum import AS_GOOD, RUNS, SIZES, seeds, spec
 
-SAMPLED, BOUND = "Best-of-N, sampled", "Best-of-N, formula"
 SMALL, LARGE = "iterative, n = 2", "iterative, n = 4"
 # Steps between copies of the policy into the anchor. Section 6: 1000; at the smaller scales a
 # quarter of all steps, so that four rounds fit.
@@ -111,55 +111,6 @@ EXPERIMENT = Experiment(
 )  # fmt: skip
 
 
-def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
-    """Measures, one a panel, against KL to the reference, as `plots.lines` draws them.
-
-    A path for each series over its evaluations; sampled Best-of-N with its measures' intervals, at
-    the KL log N - (N-1)/N and the log quantile -1/N; and, where log quantiles are drawn, the curve
-    of these two for real N.
-
-    Returns:
-        panel, series, kind, point (the step or N in words), x, x_low, x_high (KL to the reference,
-        nats), mean, low, high (the panel's measure), and for the paths row, step and count.
-    """
-    distance = grouped(found["evaluations"], DISTANCE.name, BY).drop(columns="count")
-    distance = distance.rename(columns={"mean": "x", "low": "x_low", "high": "x_high"})
-    paths = curve_table(found, panels).merge(distance, on=BY, how="left")
-    paths = paths.assign(kind="path", point=[f"step {step}" for step in paths["step"]])
-    parts = [paths, sampled := _sampled(found, panels)]
-    if any(panel.name == "log_quantile" for panel in panels):
-        parts.append(_bound(np.nanmax([paths["x"].max(), sampled["x"].max()])))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _sampled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
-    """Best-of-N of the reference's own samples, for every N of the baselines."""
-    base = found["baselines"].query("n > 1")
-    base = base[base["profile"].isin(found["evaluations"]["profile"])]
-    parts = [grouped(base, p.name, ["n"]).assign(panel=p.name) for p in panels]
-    table = pd.concat(parts, ignore_index=True)
-    distance = table["n"].map(base.groupby("n")[DISTANCE.name].first())
-    table = table.assign(x=distance, x_low=distance, x_high=distance)
-    table["point"] = [f"N = {n}" for n in table["n"]]
-    return table.drop(columns=["n", "count"]).assign(series=SAMPLED, kind="named")
-
-
-def _bound(reach: float) -> pd.DataFrame:
-    """-1/N against log N - (N-1)/N, from the reference (N = 1) to a KL of `reach` nats at least.
-
-    No distribution has a higher mean log quantile at its KL: the highest is the reference tilted by
-    a power of the quantile, which is Best-of-N for a real N.
-    """
-    n = np.exp(np.linspace(0, 1 + reach, 100))  # log N - 1 + 1/N >= reach at the end
-    table = pd.DataFrame({"x": kl_of(n), "mean": -1 / n, "panel": "log_quantile"})
-    return table.assign(series=BOUND, kind="formula", point="")
-
-
-def kl_of(n: float | np.ndarray) -> float | np.ndarray:
-    """KL(Best-of-N || reference) in nats for real N > 0 and a continuous reward."""
-    return np.log(n) - 1 + 1 / n
-
-
 def effective_n(found: Results) -> pd.DataFrame:
     """`measures.effective_n` of each mean log quantile: row, series, step, mean, low, high, count.
 
@@ -190,6 +141,6 @@ def effective_n_table(found: Results) -> pd.DataFrame:
             "series": name, "log quantile": cell(part, "log_quantile"),
             "effective N": text(n["mean"], n["low"], n["high"], 2),
             "KL to reference": cell(part, DISTANCE.name),
-            "KL of that Best-of-N": kl_of(n["mean"]) if n["mean"] > 0 else math.inf,
+            "KL of that Best-of-N": report.kl_of(n["mean"]) if n["mean"] > 0 else math.inf,
         })  # fmt: skip
     return pd.DataFrame(lines)

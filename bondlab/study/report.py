@@ -7,14 +7,17 @@ import math
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
 from bondlab import best_of_n
-from bondlab.report.intervals import cell, curves, mean_interval
+from bondlab.report import plots
+from bondlab.report.intervals import cell, curves, grouped, mean_interval
 from bondlab.report.kept import Results
 from bondlab.report.plots import Level, Mark, Panel
 
 BY = ["row", "series", "step"]
+SAMPLED, BOUND = "Best-of-N, sampled", "Best-of-N, formula"
 # Panels of several notebooks. Titles and units; the names are columns of `tables.per_prompt`.
 DIVERGENCES = (
     Panel("backward_kl", r"Backward KL($\pi$ || $\pi_{BoN}$)", "nats per summary"),
@@ -93,6 +96,81 @@ def note(found: Results, unit: str = "document") -> str:
     if len(kinds) > 1:
         lines.append(f"Computed on several kinds of machine: {'; '.join(sorted(kinds))}.")
     return " ".join(lines)
+
+
+def draw(
+    found: Results,
+    stem: str,
+    panels: Sequence[Panel],
+    title: str,
+    paper: str | None = None,
+    sizes: Sequence[int] = (),
+    unit: str = "document",
+) -> None:
+    """Publish measures over training, with what they are compared with and where anchors move.
+
+    Args:
+        sizes: as in `levels`; unit: as in `note`; the others as in `Results.publish`.
+    """
+    if found["evaluations"].empty:
+        print(f"{title}: the profile {found.profile} has no such runs.")
+        return
+    table, small = curve_table(found, panels), note(found, unit)
+    lines = {"levels": levels(found, panels, sizes), "marks": anchor_marks(found)}
+    figure = plots.lines(table, panels, rows=rows_of(found), title=title, note=small, **lines)
+    found.publish(stem, figure, table, panels, paper)
+
+
+# -- against the distance --------------------------------------------------------------------------
+
+
+def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
+    """Measures, one a panel, against KL to the reference, as `plots.lines` draws them.
+
+    A path for each series over its evaluations; sampled Best-of-N with its measures' intervals, at
+    the KL log N - (N-1)/N and the log quantile -1/N; and, where log quantiles are drawn, the curve
+    of these two for real N.
+
+    Returns:
+        panel, series, kind, point (the step or N in words), x, x_low, x_high (KL to the reference,
+        nats), mean, low, high (the panel's measure), and for the paths row, step and count.
+    """
+    distance = grouped(found["evaluations"], DISTANCE.name, BY).drop(columns="count")
+    distance = distance.rename(columns={"mean": "x", "low": "x_low", "high": "x_high"})
+    paths = curve_table(found, panels).merge(distance, on=BY, how="left")
+    paths = paths.assign(kind="path", point=[f"step {step}" for step in paths["step"]])
+    parts = [paths, sampled := _sampled(found, panels)]
+    if any(panel.name == "log_quantile" for panel in panels):
+        parts.append(_bound(np.nanmax([paths["x"].max(), sampled["x"].max()])))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _sampled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
+    """Best-of-N of the reference's own samples, for every N of the baselines."""
+    base = found["baselines"].query("n > 1")
+    base = base[base["profile"].isin(found["evaluations"]["profile"])]
+    parts = [grouped(base, p.name, ["n"]).assign(panel=p.name) for p in panels]
+    table = pd.concat(parts, ignore_index=True)
+    distance = table["n"].map(base.groupby("n")[DISTANCE.name].first())
+    table = table.assign(x=distance, x_low=distance, x_high=distance)
+    table["point"] = [f"N = {n}" for n in table["n"]]
+    return table.drop(columns=["n", "count"]).assign(series=SAMPLED, kind="named")
+
+
+def _bound(reach: float) -> pd.DataFrame:
+    """-1/N against log N - (N-1)/N, from the reference (N = 1) to a KL of `reach` nats at least.
+
+    No distribution has a higher mean log quantile at its KL: the highest is the reference tilted by
+    a power of the quantile, which is Best-of-N for a real N.
+    """
+    n = np.exp(np.linspace(0, 1 + reach, 100))  # log N - 1 + 1/N >= reach at the end
+    table = pd.DataFrame({"x": kl_of(n), "mean": -1 / n, "panel": "log_quantile"})
+    return table.assign(series=BOUND, kind="formula", point="")
+
+
+def kl_of(n: float | np.ndarray) -> float | np.ndarray:
+    """KL(Best-of-N || reference) in nats for real N > 0 and a continuous reward."""
+    return np.log(n) - 1 + 1 / n
 
 
 # -- tables ----------------------------------------------------------------------------------------
