@@ -64,10 +64,10 @@ def processor() -> dict[str, str]:
 
     On Linux from /proc/cpuinfo; elsewhere a name alone, as far as Python knows one.
     """
-    path, found = Path("/proc/cpuinfo"), {}
-    for line in path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []:
-        key, _, value = line.partition(":")
-        found[key.strip()] = value.strip()
+    path = Path("/proc/cpuinfo")
+    first = path.read_text().partition("\n\n")[0] if path.exists() else ""
+    pairs = (line.partition(":")[::2] for line in first.splitlines())
+    found = {key.strip(): value.strip() for key, value in pairs}
     return {"model name": platform.processor() or platform.machine()} | found
 
 
