@@ -141,14 +141,16 @@ def score(reward: Reward, prompts: Sequence[str], completions: Sequence[Sequence
     device_type = device.place().type
     with torch.autocast("cpu", enabled=False), torch.autocast(device_type, enabled=False):
         returned = reward(prompts, completions)
-    shape, kind = [len(prompts), len(completions[0])], type(returned).__name__
-    expected = f"expected a [B, K] = {shape} matrix of numbers, a row for each prompt"
+    shape, values = [len(prompts), len(completions[0])], None
     try:
         values = _numbers(returned)
+        what = f"shape {list(values.shape)}"
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the reward returned a {kind} ({error}); {expected}") from None
-    if list(values.shape) != shape:
-        raise ValueError(f"the reward returned a {kind} of shape {list(values.shape)}; {expected}")
+        what = f"a {type(returned).__name__} ({error})"
+    if values is None or list(values.shape) != shape:
+        what = "None (did it forget to return?)" if returned is None else what
+        expected = f"expected a [B, K] = {shape} matrix of numbers, a row for each prompt"
+        raise ValueError(f"the reward returned {what}; {expected}")
     for b, k in (~values.isfinite()).nonzero().tolist():
         raise ValueError(
             f"the reward returned {values[b, k].item()} for completion {k} of prompt {b}: "

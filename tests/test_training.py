@@ -207,7 +207,7 @@ def test_settings_are_checked_where_they_enter(name, value):
 def test_a_new_run_asks_its_reward_first(runs, folder):
     """A reward that answers wrongly is refused before a sample is drawn; one that was asked before
     is not asked again for a run that is finished."""
-    with pytest.raises(ValueError, match="the reward returned a NoneType"):
+    with pytest.raises(ValueError, match="the reward returned None"):
         train(task_of(reward=lambda prompts, completions: None), BOND, CONFIG, folder)
     assert not (runs / "banks").exists()
     train(task_of(), BOND, configured(steps=1), folder)
