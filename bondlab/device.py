@@ -30,22 +30,15 @@ def resolve(precision: Precision) -> str:
     return "bf16" if native() else "fp32"
 
 
-class _Precise(Accelerator):
-    def __init__(self, precision: Precision) -> None:
-        super().__init__()  # no precision given: what another caller chose for theirs stays
-        self.bf16 = resolve(precision) == "bf16"
-
-    def autocast(self, *_: object) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-
 def accelerator(precision: Precision) -> Accelerator:
     """An `Accelerator` whose precision is its own; accelerate keeps one for the whole process.
 
     torch's float32 matmul mode is left alone: in "medium" some processors multiply float32 in
     bfloat16, and the mode would outlive the run.
     """
-    return _Precise(precision)
+    made, half = Accelerator(), resolve(precision) == "bf16"
+    made.autocast = lambda: torch.autocast(made.device.type, torch.bfloat16, enabled=half)
+    return made
 
 
 def dtype(precision: Precision) -> torch.dtype:
