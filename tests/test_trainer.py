@@ -13,7 +13,7 @@ import pytest
 import torch
 from lab import BOND, BOTH, configured, log_probs, spied, task_of, taste, trainer_of
 
-from bondlab import measures, quantiles, rules
+from bondlab import evaluation, measures, quantiles, rules
 from bondlab.algorithms import Algorithm, bonbon, bond, j_bond, online_dpo, raft, reinforce, warp
 from bondlab.anchors import MovingAverage, Periodic
 from bondlab.lm.language_model import LanguageModel
@@ -65,27 +65,19 @@ def test_divergences_at_step_0_have_their_closed_forms():
     n, m = 4, 16
     config = configured(evaluation_samples=8, evaluation_bank=m)
     table = trainer_of(BOND, config, task_of(evaluate=24)).evaluate()
-    grids = {
-        (source, name): torch.tensor(
-            rows.pivot(index="prompt", columns="sample", values=name).to_numpy()
-        )
-        for source, rows in table.groupby("source")
-        for name in ("log_prob", "reference_log_prob", "quantile", "reward")
-    }
-    own, other = (
-        [grids[source, name] for name in ("log_prob", "reference_log_prob")]
-        for source in ("policy", "reference")
-    )
-    backward = mean_interval(measures.backward_kl(*own, grids["policy", "quantile"], n))
-    forward = measures.forward_kl(*other, grids["reference", "reward"], n)
+
+    def grids(source: str, *names: str) -> list[torch.Tensor]:
+        rows = table[table["source"] == source].pivot(index="prompt", columns="sample")
+        return [torch.tensor(rows[name].to_numpy()) for name in names]
+
+    own = grids("policy", "log_prob", "reference_log_prob", "quantile")
+    backward = mean_interval(measures.backward_kl(*own, n))
+    other = grids("reference", "log_prob", "reference_log_prob", "reward")
+    forward = measures.forward_kl(*other, n)
     floored = (math.log(1 / (2 * m)) + sum(math.log(s / m) for s in range(1, m + 1))) / (m + 1)
-    assert backward.mean == pytest.approx(
-        -(n - 1) * floored - math.log(n), abs=4 * backward.standard_error
-    )
-    assert backward.standard_error < 0.5
-    torch.testing.assert_close(
-        forward, torch.full_like(forward, math.log(n) - (n - 1) / n), atol=1e-4, rtol=0
-    )
+    expected, error = -(n - 1) * floored - math.log(n), backward.standard_error
+    assert backward.mean == pytest.approx(expected, abs=4 * error) and error < 0.5
+    assert forward.tolist() == pytest.approx([math.log(n) - (n - 1) / n] * 24, abs=1e-4)
 
 
 def test_an_evaluation_holds_every_completion_under_policy_and_reference(monkeypatch):
@@ -100,10 +92,7 @@ def test_an_evaluation_holds_every_completion_under_policy_and_reference(monkeyp
         LanguageModel, "sample", lambda self, *a: (drawn.append(sample(self, *a)), drawn[-1])[1]
     )
     table = trainer.evaluate()
-    assert list(table.columns) == [
-        "step", "source", "prompt", "sample", "reward", "log_prob", "reference_log_prob", "tokens",
-        "quantile", "predicted_quantile", "text",
-    ]  # fmt: skip
+    assert list(table.columns) == ["step", *evaluation.COLUMNS]
     assert (table["step"] == 2).all()
     assert not table.duplicated(["source", "prompt", "sample"]).any()
     own, other = (table[table["source"] == s] for s in ("policy", "reference"))
@@ -275,25 +264,12 @@ def test_each_samples_trains_on_and_records_what_its_plan_says(name, monkeypatch
     trainer = trainer_of(algorithm, configured(fresh=True))
     assert trainer.bank is None and trainer.reward_scale > 0  # measured before the count starts
     sampled = spied(monkeypatch, LanguageModel, "sample", lambda model, _, k, __: (model, k))
-    widths = spied(
-        monkeypatch, LanguageModel, "forward",
-        lambda _, prompts, drawn: drawn.tokens.shape[1] * torch.is_grad_enabled(),
-    )  # fmt: skip
+    width = lambda _, prompts, drawn: drawn.tokens.shape[1] * torch.is_grad_enabled()  # noqa: E731
+    widths = spied(monkeypatch, LanguageModel, "forward", width)
     assert set(trainer.update()) == COMMON | columns
     expected = [(trainer.anchor, anchors), (trainer.policy, policy)]
     assert sampled == [(model, k) for model, k in expected if k]
     assert [width for width in widths if width] == [trained]
-
-
-def test_a_bank_spares_the_step_the_reference_s_draws(monkeypatch):
-    """Of 8 stored samples 3 and 5 are dealt; the policy alone is sampled."""
-    trainer = trainer_of()
-    stored = trainer.bank.rewards
-    seen = spied(monkeypatch, LanguageModel, "sample", lambda model, _, k, __: (model, k))
-    batch = trainer.sample([2, 0])
-    assert seen == [(trainer.policy, 2)]
-    dealt = torch.cat([batch.anchor_rewards, batch.quantile_rewards], 1)
-    assert torch.equal(dealt.sort(1).values, stored[[2, 0]].sort(1).values)
 
 
 # -- the anchor -----------------------------------------------------------------------------------
@@ -307,9 +283,8 @@ def test_a_moving_average_follows_by_its_rate(weights):
     expected = [p.detach().clone() for p in trainer.anchor_parameters]
     for _ in range(3):
         trainer.update()
-        expected = [
-            0.75 * a + 0.25 * p.detach() for a, p in zip(expected, trainer.parameters, strict=True)
-        ]
+        pairs = zip(expected, trainer.parameters, strict=True)
+        expected = [0.75 * a + 0.25 * p.detach() for a, p in pairs]
         torch.testing.assert_close([p.data for p in trainer.anchor_parameters], expected)
     laws = [log_probs(m, trainer) for m in (trainer.reference, trainer.anchor, trainer.policy)]
     assert all((laws[i] - laws[j]).abs().max() > 1e-3 for i, j in [(0, 1), (1, 2)])
