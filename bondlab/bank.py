@@ -78,7 +78,7 @@ class BankFolder:
         """
         model = task.model
         try:
-            template = fingerprint.of(model.reader.template)
+            template = fingerprint.of(model.template)
         except fingerprint.Unnamed:  # it goes with the policy's name
             template = "the policy's"
         # A policy whose name was given may still have been given another template, limit or end.

@@ -201,10 +201,8 @@ def test_a_run_says_on_what_it_was_computed(run, monkeypatch):
 def test_the_kind_of_a_processor_is_one_line(monkeypatch):
     """Vendor, family and model (a virtual machine's name of it may be another one's) and what
     rounds in its own way; where nothing is known of a processor, Python's name of it."""
-    known = {
-        "vendor_id": "GenuineIntel", "cpu family": "6", "model": "207", "model name": "Xeon",
-        "flags": "fpu avx2 amx_bf16 sse",
-    }  # fmt: skip
+    known = {"vendor_id": "GenuineIntel", "cpu family": "6", "model": "207"}
+    known |= {"model name": "Xeon", "flags": "fpu avx2 amx_bf16 sse"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")

@@ -250,9 +250,8 @@ def test_only_prompts_that_will_pass_by_are_scored():
         asked.update(zip(prompts, completions, strict=True))
         return taste(prompts, completions)
 
-    many = dataclasses.replace(
-        task_of(reward=reward), train_prompts=tiny.documents(400, seed=9), identity={"name": "many"}
-    )
+    many = {"train_prompts": tiny.documents(400, seed=9), "identity": {"name": "many"}}
+    many = dataclasses.replace(task_of(reward=reward), **many)
     trainer = trainer_of(task=many, config=configured(steps=2))
     assert len(trainer.bank.rewards) == 6
     stored, read = dict(asked), []
@@ -279,12 +278,9 @@ def test_a_run_s_folder_may_begin_at_home(tmp_path, monkeypatch):
 
 def test_bond_raises_the_log_quantile(tmp_path):
     """40 steps of BOND (N = 4, beta 0.5) move the held-out mean log quantile from about -1 towards
-    -1/4: the paired 95 % interval over 32 prompts lies above 0. The saved policy
-    is the trained one."""
-    config = Config(
-        steps=40, learning_rate=1e-2, warmup=2, evaluate_every=40, evaluation_samples=16,
-        precision="fp32", checkpoint_every=10,
-    )  # fmt: skip
+    -1/4: the paired 95 % interval over 32 prompts lies above 0."""
+    sizes = {"steps": 40, "evaluate_every": 40, "evaluation_samples": 16, "checkpoint_every": 10}
+    config = Config(**sizes, learning_rate=1e-2, warmup=2, precision="fp32")
     run = train(task_of(evaluate=32), bond(4, 0.5, policy_draws=4), config)
     own = run.evaluation.query("source == 'policy'").assign(log=lambda t: np.log(t["quantile"]))
     means = own.pivot_table(index="prompt", columns="step", values="log")
