@@ -30,18 +30,16 @@ What is where, in reading order; a folder imports from those above it alone (`st
 
 from importlib import import_module
 
-_HOMES = {
-    "LanguageModel": "lm.language_model",
-    "Task": "task",
-    **dict.fromkeys(
-        ("j_bond", "bond", "reinforce", "warp", "raft", "vbon", "online_dpo", "bonbon"),
-        "algorithms",
-    ),
-    **dict.fromkeys(("Frozen", "Periodic", "MovingAverage"), "anchors"),
-    "Learned": "quantiles",
-    "Config": "config",
-    "train": "training",
+_FACE = {
+    "lm.language_model": "LanguageModel",
+    "task": "Task",
+    "algorithms": "j_bond bond reinforce warp raft vbon online_dpo bonbon",
+    "anchors": "Frozen Periodic MovingAverage",
+    "quantiles": "Learned",
+    "config": "Config",
+    "training": "train",
 }
+_HOMES = {name: home for home, names in _FACE.items() for name in names.split()}
 _CHAPTERS = {"templates": "lm.templates", "tiny": "tasks.tiny"}  # modules on the face
 __all__ = [*_HOMES, *_CHAPTERS]
 

@@ -21,7 +21,6 @@ class Algorithm:
 
     Args:
         rule: one of `rules` or your own, called as rule(scores, **settings).
-        settings: its hyper-parameters.
         anchor_draws: N, completions of the anchor the rule sees a prompt.
         policy_draws: K, completions of the policy a prompt.
         quantile_draws: M, further completions of the anchor that quantiles rest on.
@@ -98,16 +97,14 @@ def bond(
 ) -> Algorithm:
     """BOND towards Best-of-n of the anchor with the Jeffreys divergence (section 4, eq. 11).
 
-    At beta 0 nothing of the policy is sampled and at beta 1 no Best-of-n draw is needed.
-
     Args:
         n: the Best-of-N size.
-        beta: share of the backward KL.
+        beta: share of the backward KL; at 0 the policy is not sampled, at 1 no Best-of-n drawn.
         policy_draws: completions of the policy a prompt; not stated, chosen because two are the
             fewest that give each prompt's return a neighbour.
         quantile_draws: Monte Carlo samples behind p_hat (section 4.2: 16).
-        anchor: the default keeps the reference; `anchors.Periodic(every)` makes it iterative
-            BOND (Algorithm 1), with Best-of-n, quantiles and log-ratio all of the anchor.
+        anchor: `anchors.Periodic(every)` makes it iterative BOND (Algorithm 1), with Best-of-n,
+            quantiles and log-ratio all of the anchor.
         quantile_model: learn the quantiles instead of counting (appendix B.1), from one completion
             of the anchor a prompt; `quantile_draws` then has no meaning.
 
@@ -116,19 +113,14 @@ def bond(
     """
     check(f"Best-of-{n} is the reference itself: take n of 2 or more", n > 1, n)
     rules.check_share(beta)
-    forward, backward = beta < 1, beta > 0
+    settings, anchor_draws = {"n": n, "beta": beta}, n if beta < 1 else 0
+    if beta == 0:
+        return Algorithm(rules.jeffreys, settings, anchor_draws, anchor=anchor)
+    quantile_draws = 1 if quantile_model else quantile_draws
     fewest = min(policy_draws, quantile_draws)
-    demand = "the backward KL needs policy_draws and quantile_draws of 1 or more"
-    check(demand, fewest > 0 or not backward, fewest)
-    return Algorithm(
-        rules.jeffreys,
-        {"n": n, "beta": beta},
-        anchor_draws=n if forward else 0,
-        policy_draws=policy_draws if backward else 0,
-        quantile_draws=(1 if quantile_model else quantile_draws) if backward else 0,
-        anchor=anchor,
-        quantile_model=quantile_model if backward else None,
-    )
+    check("the backward KL needs policy_draws and quantile_draws of 1 or more", fewest > 0, fewest)
+    draws = anchor_draws, policy_draws, quantile_draws
+    return Algorithm(rules.jeffreys, settings, *draws, anchor, quantile_model)
 
 
 def j_bond(
@@ -151,13 +143,8 @@ def j_bond(
     rules.check_share(beta)
     check("gamma must not be negative", gamma >= 0, gamma)
     check("policy_draws must be 1 or more", policy_draws >= 1, policy_draws)
-    return Algorithm(
-        rules.j_bond,
-        {"beta": beta, "gamma": gamma},
-        anchor_draws=2,
-        policy_draws=policy_draws,
-        anchor=anchor,
-    )
+    settings = {"beta": beta, "gamma": gamma}
+    return Algorithm(rules.j_bond, settings, 2, policy_draws, anchor=anchor)
 
 
 def reinforce(beta_rl: float, policy_draws: int = 2, anchor: Anchor = FROZEN) -> Algorithm:
@@ -169,20 +156,15 @@ def reinforce(beta_rl: float, policy_draws: int = 2, anchor: Anchor = FROZEN) ->
             0.001, 0.01, 0.1 and 1 on a private reward whose scale is not stated; relative to the
             spread was chosen because a value then means the same on every reward.
         policy_draws: completions a prompt, each the other's baseline (Figure 7: 2).
-        anchor: what the KL is taken to; the default keeps the reference.
+        anchor: what the KL is taken to.
 
     Raises:
         ValueError: beta_rl below 0, or fewer than two draws.
     """
     check("beta_rl must not be negative", beta_rl >= 0, beta_rl)
     check("leaving one out needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
-    return Algorithm(
-        rules.reinforce,
-        {"beta_rl": beta_rl},
-        policy_draws=policy_draws,
-        anchor=anchor,
-        scales_rewards=True,
-    )
+    settings = {"beta_rl": beta_rl}
+    return Algorithm(rules.reinforce, settings, 0, policy_draws, anchor=anchor, scales_rewards=True)
 
 
 def warp(beta_rl: float, rate: float, policy_draws: int = 2) -> Algorithm:

@@ -28,7 +28,6 @@ class Frozen:
 
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Leave the anchor as it is."""
-        _fit(anchor, policy, step)
 
 
 FROZEN = Frozen()
@@ -51,7 +50,6 @@ class Periodic:
     @torch.no_grad()
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Copy the policy into the anchor when `step` is a multiple of `every`."""
-        _fit(anchor, policy, step)
         if step % self.every == 0:
             torch._foreach_copy_(list(anchor), list(policy))
 
@@ -80,11 +78,4 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Move every anchor tensor by `rate` towards the policy."""
-        _fit(anchor, policy, step)
         torch._foreach_lerp_(list(anchor), list(policy), self.rate)
-
-
-def _fit(anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
-    counts = len(anchor), len(policy)
-    check("anchor and policy must be matching parameters", counts[0] == counts[1], counts)
-    check("step counts finished updates from 1", step > 0, step)

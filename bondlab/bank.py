@@ -44,18 +44,9 @@ class Bank:
     ) -> list[tuple[Completions, Tensor]]:
         """Disjoint random subsets of the bank for prompts [b]: one (completions, rewards) a size.
 
-        The completions stay where the bank's are, the rewards on the processor.
-
-        Raises:
-            ValueError: the sizes add up to more than the bank's M.
+        The sizes add up to M or less. Completions stay where they are, rewards on the processor.
         """
-        available = self.rewards.shape[1]
-        if sum(sizes) > available:
-            raise ValueError(
-                f"the bank holds {available} samples a prompt, the algorithm wants {sum(sizes)}: "
-                "raise bank_samples"
-            )
-        order = torch.rand(len(prompts), available, generator=generator).argsort(1)
+        order = torch.rand(len(prompts), self.rewards.shape[1], generator=generator).argsort(1)
         where = self.completions.tokens.device
         completions = self.completions.rows(prompts.to(where))
         parts = order[:, : sum(sizes)].split(list(sizes), 1)
@@ -84,16 +75,20 @@ class BankFolder:
         """The folder for `samples` completions a prompt of the task's reference.
 
         `precision`, "bf16" or "fp32", is that of the computation: log-probabilities depend on it.
-        A policy whose name was given may still have been given another template, limit or end.
         """
         model = task.model
+        try:
+            template = fingerprint.of(model.template)
+        except fingerprint.Unnamed:  # it goes with the policy's name
+            template = "the policy's"
+        # A policy whose name was given may still have been given another template, limit or end.
         identity = {
             "results_version": results.RESULTS_VERSION,
             "task": task.identity,
             "prompts": results.digest(list(prompts)),
             "samples": samples,
             "seed": seed,
-            "template": _template(model),
+            "template": template,
             "limits": [model.max_prompt_tokens, model.max_new_tokens],
             "ends": model.end_tokens.tolist(),
             "temperature": model.temperature,
@@ -102,14 +97,14 @@ class BankFolder:
         }
         return cls(parent / results.digest(identity), list(prompts), samples, seed)
 
-    @property
-    def parts(self) -> range:
-        """Numbers of the parts."""
-        return range(-(-len(self.prompts) // PROMPTS_A_PART))
+    def _files(self) -> list[Path]:
+        """The file of each part."""
+        parts = -(-len(self.prompts) // PROMPTS_A_PART)
+        return [self.path / f"part-{part:04d}.pt" for part in range(parts)]
 
     def missing(self) -> list[int]:
-        """The parts not yet drawn."""
-        return [part for part in self.parts if not self._file(part).exists()]
+        """Numbers of the parts not yet drawn."""
+        return [part for part, file in enumerate(self._files()) if not file.exists()]
 
     def fill(self, task: Task, part: int, accelerator: Accelerator) -> None:
         """Draw and score one part; the result depends on the part alone, not on who draws it.
@@ -123,29 +118,23 @@ class BankFolder:
             drawn, rewards = draw(model, task.reward, prompts, self.samples, generator)
         if not drawn.log_probs.isfinite().all():
             raise ValueError("the model gives NaN before any training: load it in another dtype")
-        tensors = {
-            "tokens": drawn.tokens.int(),
-            "mask": drawn.mask,
-            "log_probs": drawn.log_probs,
-            "rewards": rewards,
-        }
+        tensors = {"tokens": drawn.tokens.int(), "mask": drawn.mask}
+        tensors |= {"log_probs": drawn.log_probs, "rewards": rewards}
         self.note_kind()
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
-        results.save_tensors(self._file(part), tensors)
+        results.save_tensors(self._files()[part], tensors)
 
     def load(self) -> Bank:
         """The whole bank, verified.
 
         Raises:
-            ValueError: a part is missing or damaged (a damaged one is removed, to be drawn again).
+            ValueError: a part is missing or damaged (and removed, to be drawn again).
         """
-        if missing := self.missing():
-            raise ValueError(f"{self.path} lacks {len(missing)} of {len(self.parts)} parts")
         found = []
-        for part in self.parts:
-            if (tensors := results.load_tensors(self._file(part))) is None:
-                self._file(part).unlink()
-                raise ValueError(f"{self._file(part)} was damaged; start again to draw it anew")
+        for file in self._files():
+            if (tensors := results.load_tensors(file)) is None:
+                file.unlink(missing_ok=True)
+                raise ValueError(f"{file} is missing or damaged; start again to draw it anew")
             found.append(tensors)
         completions = concatenate(
             [Completions(p["tokens"].long(), p["mask"], p["log_probs"]) for p in found], dim=0
@@ -169,17 +158,6 @@ class BankFolder:
         kinds = list(dict.fromkeys([*self.kinds, device.kind()]))
         if kinds != self.kinds:
             results.write_atomically(self.path / "kinds.json", json.dumps(kinds).encode())
-
-    def _file(self, part: int) -> Path:
-        return self.path / f"part-{part:04d}.pt"
-
-
-def _template(model: LanguageModel) -> str:
-    """A name of the template; one that has none of its own goes with the policy's."""
-    try:
-        return fingerprint.of(model.template)
-    except fingerprint.Unnamed:
-        return "the policy's"
 
 
 def draw(
@@ -214,9 +192,7 @@ def passing(total: int, config: Config) -> list[int]:
     Otherwise as they pass by, each once.
     """
     places = config.steps * config.prompts_per_step
-    if places >= total:
-        return list(range(total))
-    return prompts_at(range(places), total, config.seed)
+    return [*range(total)] if places >= total else prompts_at(range(places), total, config.seed)
 
 
 def prompts_at(places: range, total: int, seed: int) -> list[int]:
@@ -231,8 +207,7 @@ def prompts_at(places: range, total: int, seed: int) -> list[int]:
 def measured_spread(task: Task, precision: str, accelerator: Accelerator) -> float:
     """The unit of rewards for rules that do not go by ranks, such as REINFORCE.
 
-    `spread` of some stored completions of the first training prompts: runs of one task share it,
-    whatever they sample themselves. Raises as `spread`.
+    `spread` of stored completions of the first training prompts, which runs of a task share.
     """
     prompts = task.train_prompts[:SPREAD_PROMPTS]
     parent = paths.runs_folder() / "banks"

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 LOG_HALF = -math.log(2.0)
 # Wide enough for a float32 softmax over many outcomes; masses are normalised afterwards.
@@ -24,12 +24,16 @@ MASS_TOLERANCE = 1e-5
 
 
 class _Tails(NamedTuple):
-    """Mass below, tied with, up to, and above each outcome [..., V]; plain or log masses."""
+    """Masses [..., V] of each outcome, below, tied with, up to and above it; plain or logs."""
 
+    mass: Tensor
     less: Tensor
     tie: Tensor
     leq: Tensor
     greater: Tensor
+
+    def log(self) -> _Tails:
+        return _Tails(*(mass.log() for mass in self))
 
 
 def pmf(probs: Tensor, rewards: Tensor, n: int) -> Tensor:
@@ -47,8 +51,8 @@ def pmf(probs: Tensor, rewards: Tensor, n: int) -> Tensor:
         ValueError: a NaN reward, a mass that is no probability law, or a bad n.
     """
     n = _draws(n)
-    probs, rewards = _law(probs, rewards)
-    return torch.where(probs > 0, probs * _log_gain(_log_tails(probs, rewards), n).exp(), 0.0)
+    tails = _tails(probs, rewards)
+    return torch.where(tails.mass > 0, tails.mass * _log_gain(tails.log(), n).exp(), 0.0)
 
 
 def log_pmf(log_probs: Tensor, rewards: Tensor, n: int) -> Tensor:
@@ -57,14 +61,13 @@ def log_pmf(log_probs: Tensor, rewards: Tensor, n: int) -> Tensor:
     Same arguments, errors and source as `pmf`; float64 [..., V], no gradient.
     """
     n = _draws(n)
-    log_probs, rewards = _log_law(log_probs, rewards)
-    tails = _tails(log_probs, rewards, torch.logaddexp, -math.inf)
-    return torch.where(log_probs > -math.inf, log_probs + _log_gain(tails, n), -math.inf)
+    tails = _tails(log_probs, rewards, logs=True)
+    return torch.where(tails.mass > -math.inf, tails.mass + _log_gain(tails, n), -math.inf)
 
 
 def tail_probs(probs: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
     """p_< and p_<= of each outcome (eq. 2-3): two float64 tensors [..., V]; errors as `pmf`."""
-    tails = _tails(*_law(probs, rewards), torch.add, 0.0)
+    tails = _tails(probs, rewards)
     return tails.less, tails.leq
 
 
@@ -73,7 +76,7 @@ def log_quantiles(log_probs: Tensor, rewards: Tensor) -> Tensor:
 
     Relatively accurate also near p_<= = 1, where it is computed from the mass above.
     """
-    return _log_leq(_tails(*_log_law(log_probs, rewards), torch.logaddexp, -math.inf))
+    return _log_leq(_tails(log_probs, rewards, logs=True))
 
 
 def bond_reward(probs: Tensor, rewards: Tensor, n: int) -> Tensor:
@@ -84,7 +87,7 @@ def bond_reward(probs: Tensor, rewards: Tensor, n: int) -> Tensor:
     """
     if _draws(n) < 2:
         raise ValueError("bond_reward needs n of at least 2: with n = 1 nothing is preferred.")
-    tails = _log_tails(*_law(probs, rewards))
+    tails = _tails(probs, rewards).log()
     return _log_leq(tails) + _log_collisions(tails, n) / (n - 1)  # Eq. 8
 
 
@@ -134,11 +137,6 @@ def win_rate(n: int) -> float:
     return _draws(n) / (n + 1)
 
 
-def mean_log_quantile(n: int) -> float:
-    """Mean log quantile of Best-of-n under the base law, continuous reward: -1/n."""
-    return -1.0 / _draws(n)
-
-
 def _log_gain(tails: _Tails, n: int) -> Tensor:
     """log(pmf / probs): factors (A) and (B) of eq. 4."""
     factor_a = (n - 1) * _log_leq(tails) if n > 1 else torch.zeros_like(tails.leq)
@@ -168,63 +166,47 @@ def _log_collisions(tails: _Tails, n: int) -> Tensor:
     return torch.where(log_t + math.log(n) < -40.0, math.log(n), log_rest - log_t)
 
 
-def _log_tails(probs: Tensor, rewards: Tensor) -> _Tails:
-    return _Tails(*(mass.log() for mass in _tails(probs, rewards, torch.add, 0.0)))
+def _tails(mass: Tensor, rewards: Tensor, logs: bool = False) -> _Tails:
+    """Tails of checked and normalised masses, plain or logs, by sorting."""
+    mass, rewards = _law(mass, rewards, logs)
+    add, zero = (torch.logaddexp, -math.inf) if logs else (torch.add, 0.0)
 
+    def running(mass: Tensor, start: Tensor) -> Tensor:
+        """Sum of mass[..., start_i : i+1] by doubling: log2(V) roundings instead of V, so that
+        Best-of-10000 still keeps its digits."""
+        position, step = torch.arange(mass.shape[-1], device=mass.device), 1
+        while step < mass.shape[-1]:
+            earlier = pad(mass[..., :-step], (step, 0), value=zero)
+            mass = add(mass, torch.where(position - step >= start, earlier, zero))
+            step *= 2
+        return mass
 
-def _tails(
-    mass: Tensor, rewards: Tensor, add: Callable[[Tensor, Tensor], Tensor], zero: float
-) -> _Tails:
-    """Tails by sorting; `add` and its neutral `zero` say whether masses are plain or logs."""
     ordered, order = rewards.sort(dim=-1)
     first = torch.searchsorted(ordered, rewards)
     last = torch.searchsorted(ordered, rewards, right=True)
-    mass, start = mass.gather(-1, order), first.gather(-1, order)
+    upwards, start = mass.gather(-1, order), first.gather(-1, order)
     everything = torch.zeros_like(start)
-    below = torch.nn.functional.pad(_running(mass, everything, add, zero), (1, 0), value=zero)
-    above = _running(mass.flip(-1), everything, add, zero).flip(-1)
-    above = torch.nn.functional.pad(above, (0, 1), value=zero)
-    tie = _running(mass, start, add, zero)
+    below = pad(running(upwards, everything), (1, 0), value=zero)
+    above = pad(running(upwards.flip(-1), everything).flip(-1), (0, 1), value=zero)
     return _Tails(
+        mass,
         less=below.gather(-1, first),
-        tie=tie.gather(-1, last - 1),
+        tie=running(upwards, start).gather(-1, last - 1),
         leq=below.gather(-1, last),
         greater=above.gather(-1, last),
     )
 
 
-def _running(
-    mass: Tensor, start: Tensor, add: Callable[[Tensor, Tensor], Tensor], zero: float
-) -> Tensor:
-    """Sum of mass[..., start_i : i+1] by doubling: log2(V) roundings instead of V, so that
-    Best-of-10000 still keeps its digits."""
-    position = torch.arange(mass.shape[-1], device=mass.device)
-    step = 1
-    while step < mass.shape[-1]:
-        earlier = torch.nn.functional.pad(mass[..., :-step], (step, 0), value=zero)
-        mass = add(mass, torch.where(position - step >= start, earlier, zero))
-        step *= 2
-    return mass
-
-
-def _law(probs: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Checked, broadcast and normalised float64 probabilities with their rewards."""
+def _law(mass: Tensor, rewards: Tensor, logs: bool) -> tuple[Tensor, Tensor]:
+    """Checked, broadcast and normalised float64 masses with their rewards."""
     _check_rewards(rewards)
-    probs, rewards = torch.broadcast_tensors(probs.detach().double(), rewards.detach())
-    total = probs.sum(dim=-1, keepdim=True)
-    if not (bool((probs >= 0).all()) and bool(((total - 1).abs() < MASS_TOLERANCE).all())):
-        raise ValueError("probs must be non-negative and sum to 1 over the last axis.")
-    return probs / total, rewards.contiguous()
-
-
-def _log_law(log_probs: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """`_law` for log-probabilities."""
-    _check_rewards(rewards)
-    log_probs, rewards = torch.broadcast_tensors(log_probs.detach().double(), rewards.detach())
-    total = log_probs.logsumexp(dim=-1, keepdim=True)
-    if not bool((total.abs() < MASS_TOLERANCE).all()):
-        raise ValueError("log_probs must be logarithms of masses that sum to 1 over the last axis.")
-    return log_probs - total, rewards.contiguous()
+    mass, rewards = torch.broadcast_tensors(mass.detach().double(), rewards.detach())
+    total = mass.logsumexp(-1, keepdim=True) if logs else mass.sum(-1, keepdim=True)
+    off = (total if logs else total - 1).abs()
+    if not ((off < MASS_TOLERANCE).all() and (logs or (mass >= 0).all())):
+        what = "log_probs must be logarithms of masses" if logs else "probs must be masses"
+        raise ValueError(f"{what}, not negative, that sum to 1 over the last axis.")
+    return mass - total if logs else mass / total, rewards.contiguous()
 
 
 def _check_rewards(rewards: Tensor) -> None:

@@ -30,22 +30,15 @@ def resolve(precision: Precision) -> str:
     return "bf16" if native() else "fp32"
 
 
-class _Precise(Accelerator):
-    def __init__(self, precision: Precision) -> None:
-        super().__init__()  # no precision given: what another caller chose for theirs stays
-        self.bf16 = resolve(precision) == "bf16"
-
-    def autocast(self, *_: object) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-
 def accelerator(precision: Precision) -> Accelerator:
     """An `Accelerator` whose precision is its own; accelerate keeps one for the whole process.
 
     torch's float32 matmul mode is left alone: in "medium" some processors multiply float32 in
     bfloat16, and the mode would outlive the run.
     """
-    return _Precise(precision)
+    made, half = Accelerator(), resolve(precision) == "bf16"
+    made.autocast = lambda: torch.autocast(made.device.type, torch.bfloat16, enabled=half)
+    return made
 
 
 def dtype(precision: Precision) -> torch.dtype:
@@ -64,10 +57,10 @@ def processor() -> dict[str, str]:
 
     On Linux from /proc/cpuinfo; elsewhere a name alone, as far as Python knows one.
     """
-    path, found = Path("/proc/cpuinfo"), {}
-    for line in path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []:
-        key, _, value = line.partition(":")
-        found[key.strip()] = value.strip()
+    path = Path("/proc/cpuinfo")
+    first = path.read_text().partition("\n\n")[0] if path.exists() else ""
+    pairs = (line.partition(":")[::2] for line in first.splitlines())
+    found = {key.strip(): value.strip() for key, value in pairs}
     return {"model name": platform.processor() or platform.machine()} | found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -19,8 +20,10 @@ from bondlab.lm.language_model import LanguageModel
 from bondlab.rules import Scores
 from bondlab.task import Task
 
-# Columns that some rows lack.
-OPTIONAL = {"quantile": "float64", "predicted_quantile": "float64", "text": "string"}
+COLUMNS = [
+    *("source", "prompt", "sample", "reward", "log_prob", "reference_log_prob", "tokens"),
+    *("quantile", "predicted_quantile", "text"),  # which some rows lack
+]
 
 
 @torch.no_grad()
@@ -44,11 +47,9 @@ def evaluate(
         predict: the learned quantile model, where there is one.
 
     Returns:
-        One row a completion: source ("policy" or "reference"), prompt, sample, reward, log_prob (of
-        the policy, nats), reference_log_prob, tokens, quantile (of the policy's rows, under the
-        bank), predicted_quantile (by `predict`; missing without it), text (of the policy's rows).
-        The reference's rows are the bank's samples scored by the policy, which the forward KL
-        needs.
+        One row a completion: source ("policy", or "reference" of the bank's, which the forward KL
+        needs), prompt, sample, reward, log_prob (of the policy, nats), reference_log_prob, tokens,
+        quantile (under the bank) and text of the policy's rows, predicted_quantile (by `predict`).
     """
     tables, total = [], len(task.eval_prompts)
     for start in tqdm(range(0, total, PROMPTS_A_PART), desc="evaluation", leave=False):
@@ -57,39 +58,25 @@ def evaluate(
         prompts = policy.encode(texts)
         drawn, rewards = draw(policy, task.reward, texts, samples, generators(start), prompts)
         stored, others = bank.completions.rows(index).to(policy.device), bank.rewards[index]
-        own = _rows(index, rewards, drawn, drawn.log_prob, reference(prompts, drawn).sum(-1))
-        own["quantile"] = quantiles.empirical(rewards, others).flatten().tolist()
-        own["text"] = [text for row in policy.decode(drawn) for text in row]
-        rescored = policy(prompts, stored).sum(-1)
-        theirs = _rows(index, others, stored, rescored, stored.log_prob)
-        for source, part, completions in (("policy", own, drawn), ("reference", theirs, stored)):
-            if predict is not None:
-                part["predicted_quantile"] = predict(prompts, completions).flatten().tolist()
-            part.insert(0, "source", source)
-            tables.append(part.astype(OPTIONAL))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _rows(
-    index: list[int],
-    rewards: Tensor,
-    completions: Completions,
-    log_prob: Tensor,
-    reference_log_prob: Tensor,
-) -> pd.DataFrame:
-    """A tidy table of [B, K] tensors."""
-    k = rewards.shape[1]
-    table = pd.DataFrame(
-        {
-            "prompt": [i for i in index for _ in range(k)],
-            "sample": list(range(k)) * len(index),
-            "reward": rewards.flatten().tolist(),
-            "log_prob": log_prob.flatten().tolist(),
-            "reference_log_prob": reference_log_prob.flatten().tolist(),
-            "tokens": completions.lengths.flatten().tolist(),
+        sides = {
+            "policy": (drawn, rewards, drawn.log_prob, reference(prompts, drawn).sum(-1)),
+            "reference": (stored, others, policy(prompts, stored).sum(-1), stored.log_prob),
         }
-    )
-    return table.assign(**dict.fromkeys(OPTIONAL))
+        for source, (completions, reward, log_prob, reference_log_prob) in sides.items():
+            grids = {"reward": reward, "log_prob": log_prob, "tokens": completions.lengths}
+            grids["reference_log_prob"] = reference_log_prob
+            if source == "policy":
+                grids["quantile"] = quantiles.empirical(rewards, others)
+            if predict is not None:
+                grids["predicted_quantile"] = predict(prompts, completions)
+            part = pd.DataFrame({name: grid.flatten().tolist() for name, grid in grids.items()})
+            part["source"], k = source, reward.shape[1]
+            part["prompt"], part["sample"] = np.repeat(index, k), [*range(k)] * len(index)
+            if source == "policy":
+                part["text"] = [text for row in policy.decode(drawn) for text in row]
+            tables.append(part)
+    table = pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
+    return table.astype({"text": "string"})
 
 
 def step_measures(scores: Scores, drawn: Completions | None) -> dict[str, Tensor]:

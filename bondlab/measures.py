@@ -32,10 +32,10 @@ def log_bon_ratio(quantiles: Tensor, n: int) -> Tensor:
 def backward_kl(log_pi: Tensor, log_ref: Tensor, quantiles: Tensor, n: int) -> Tensor:
     """KL(pi || pi_BoN) per prompt from policy samples (first part of eq. 14). [B, K] x 3 -> [B]
 
-    Unbiased in the log-probabilities and, up to the collision term, with exact quantiles. With
-    quantiles estimated from M draws and floored at 1/(2M), a policy equal to the reference scores
-    (n - 1) c - log n, c = 1.015 at M = 32 and 1.009 at M = 16, in place of (n - 1) - log n: the
-    floor makes the estimate about 1% too large at the start. At n = 1 it is KL(pi || pi_ref).
+    Unbiased in the log-probabilities and, up to the collision term, with exact quantiles. Those of
+    M draws, floored at 1/(2M), make it about 1 % too large at the start: a policy equal to the
+    reference scores (n - 1) c - log n, with c = 1.015 at M = 32 and 1.009 at 16 in place of 1. At
+    n = 1 it is KL(pi || pi_ref).
     """
     _require_shape(log_pi, log_ref, quantiles)
     return (log_pi.double() - log_ref.double() - log_bon_ratio(quantiles, n)).mean(-1)
@@ -46,9 +46,8 @@ def forward_kl(log_pi: Tensor, log_ref: Tensor, rewards: Tensor, n: int) -> Tens
 
     Re-weights the reference samples to Best-of-n. The mean of `log_bon_ratio` over pi_BoN is
     log n - (n-1)/n whatever the rewards, so it is put in as a number: only log pi_ref - log pi is
-    left to estimate, without bias for any M >= n. (Taking E[log u] of each order statistic gives
-    the same number.) Where completions repeat, log n - (n-1)/n is an upper bound, and so, by the
-    same amount, is this estimate too large.
+    left to estimate, without bias for any M >= n. Where completions repeat, that number is an upper
+    bound, and this estimate too large by as much.
     """
     _require_shape(log_pi, log_ref, rewards)
     return best_of_n_value(log_ref.double() - log_pi.double(), rewards, n) + kl_bound(n)
@@ -57,9 +56,9 @@ def forward_kl(log_pi: Tensor, log_ref: Tensor, rewards: Tensor, n: int) -> Tens
 def best_of_n_value(values: Tensor, rewards: Tensor, n: int) -> Tensor:
     """Expected value of a completion chosen by Best-of-n among the given ones. [B, M] x 2 -> [B]
 
-    The mean over all size-n subsets of the M samples: the sample of ascending rank j counts with
-    probability C(j-1, n-1) / C(M, n); samples of equal reward share their ranks' weight, so that
-    the order of the draws does not matter. Unbiased for any value: reward, length, log-probability.
+    The mean over all size-n subsets of the M samples, by `order_weights`; samples of equal reward
+    share their ranks' weight, so that the order of the draws does not matter. Unbiased for any
+    value: reward, length, log-probability.
     """
     _require_shape(values, rewards)
     if torch.isnan(rewards).any():

@@ -28,8 +28,7 @@ def empirical(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
     A completion below every reference sample would get 0, and log 0 in the return. The paper
     names no smoothing; floored at 1/(2M), chosen because it biases the mean log quantile of
     reference samples least (-1.009 at M = 16, where add-one gives -0.862 and the truth is -1).
-    Rewards are compared, not checked: a NaN counts as below everything. No gradient, no
-    synchronisation.
+    Rewards are compared, not checked: a NaN counts as below everything. No gradient.
 
     Args:
         rewards: [B, K].
@@ -41,10 +40,9 @@ def empirical(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
     Raises:
         ValueError: no reference sample, or different prompts.
     """
-    m = reference_rewards.shape[-1]
+    m, shapes = reference_rewards.shape[-1], (rewards.shape, reference_rewards.shape)
     check("empirical needs at least one reference reward a prompt", m > 0, m)
-    shapes = rewards.shape, reference_rewards.shape
-    same = shapes[0][:-1] == shapes[1][:-1]
+    same = rewards.shape[:-1] == reference_rewards.shape[:-1]
     check("rewards and reference_rewards must have the same prompts", same, shapes)
     beaten = reference_rewards.unsqueeze(-2) <= rewards.unsqueeze(-1)
     return beaten.to(torch.result_type(rewards, 1.0)).mean(dim=-1).clamp(min=1 / (2 * m))
@@ -124,11 +122,7 @@ class QuantileModel(nn.Module):
 class LearnedQuantiles:
     """p_theta, and its training by binary cross-entropy on the anchor's samples (eq. 25).
 
-    Args:
-        model: the classifier.
-        settings: learning rate and floor.
-        clip: of its gradient's norm.
-        micro_batch: prompts passed through together.
+    `clip` is of its gradient's norm, `micro_batch` the prompts passed through together.
     """
 
     def __init__(

@@ -10,14 +10,12 @@ written whole under another name and then renamed: a kill or a full disk leaves 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import subprocess
-import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -58,8 +56,8 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        reason = f"{error.strerror}; nothing earlier is lost"
-        raise OSError(f"could not write {path}: {reason}") from None
+        told = f"could not write {path}: {error.strerror}; nothing earlier is lost"
+        raise OSError(told) from None
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
@@ -100,33 +98,21 @@ class RunFolder:
             folder._write("config.json", whole)
         return folder
 
-    @staticmethod
-    def known(parent: Path, identity: Mapping[str, Any]) -> bool:
-        """Whether there is a folder of this run already."""
-        name = digest({"results_version": RESULTS_VERSION, **identity})
-        return (parent / name / "config.json").exists()
-
     @property
     def config(self) -> dict[str, Any]:
         """Everything that determines the result."""
         return json.loads((self.path / "config.json").read_text())
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager:
         """Held while a process computes this run.
 
         Raises:
             RuntimeError: another process computes it now.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            lock.acquire()
+            return FileLock(self.path / ".lock", timeout=0).acquire()
         except Timeout:
             raise RuntimeError(f"another process is computing {self.path}") from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -134,9 +120,9 @@ class RunFolder:
         """Keep `state` as the checkpoint after `step` updates, beside the one before it."""
         newest = self.path / "checkpoints" / f"step-{step:06d}.pt"
         save_tensors(newest, state)
-        files = self._checkpoints()
-        kept = [path for path in files if path <= newest][:KEPT]
-        for path in {*files} - {*kept}:
+        files = self._checkpoints()  # of which later ones are damaged
+        first = files.index(newest)
+        for path in files[:first] + files[first + KEPT :]:
             path.unlink()
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
@@ -181,15 +167,13 @@ class RunFolder:
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation after `step` updates is there."""
-        table = self.evaluation()
-        return len(table) > 0 and bool((table["step"] == step).any())
+        return step in {*self.evaluation().get("step", ())}
 
     def rewind(self, step: int) -> None:
         """Forget record lines and evaluations past `step`, which the checkpoint has not seen."""
         text = "".join(json.dumps(row) + "\n" for row in self._rows() if row["step"] <= step)
         write_atomically(self.path / "record.jsonl", text.encode())
-        evaluation = self.evaluation()
-        if len(evaluation) and evaluation["step"].max() > step:
+        if len(evaluation := self.evaluation()):
             self._write_evaluation(evaluation[evaluation["step"] <= step])
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -200,9 +184,7 @@ class RunFolder:
         return rows
 
     def _write_evaluation(self, table: pd.DataFrame) -> None:
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
-        write_atomically(self.path / "evaluation.parquet", buffer.getvalue())
+        write_atomically(self.path / "evaluation.parquet", table.to_parquet(index=False))
 
     # -- the manifest -----------------------------------------------------------------------------
 
@@ -210,9 +192,8 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """Run id, config, commit, versions, machine, seconds and status; {} before a start.
 
-        The status is "finished", or else "running": begun and not finished. A killed process cannot
-        take that back, so it does not say that one is at work now (`lock` does), but that the same
-        call goes on from the last checkpoint. `seconds` are those of the processes that finished.
+        The status is "finished", or else "running": begun, also where its process was killed; that
+        one is at work now, `lock` says. `seconds` are those of the processes that finished.
         """
         path = self.path / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
@@ -225,8 +206,8 @@ class RunFolder:
         """Write the manifest.
 
         Its `kinds` are those of machine that the run was computed on (`device.kind`), one a change,
-        and `bank_kinds` others that samples it read were drawn on: numbers depend on them, and the
-        run's name does not tell them apart.
+        and `bank_kinds` those others that its samples were drawn on: numbers depend on them, and
+        the run's name does not tell them apart.
 
         Args:
             status: "running" when a process starts on the run, "finished" when all is there.
@@ -234,8 +215,6 @@ class RunFolder:
             banks: kinds of machine that the samples it read were drawn on.
         """
         earlier, kind = self.manifest, device.kind()
-        if status == "running":
-            self.warn_of_kind("goes on")
         kinds = earlier.get("kinds", [])
         kinds = kinds if kinds[-1:] == [kind] else [*kinds, kind]
         others = dict.fromkeys([*earlier.get("bank_kinds", []), *banks])
@@ -256,16 +235,6 @@ class RunFolder:
             **commit(),
         }
         self._write("manifest.json", manifest)
-
-    def warn_of_kind(self, what: str) -> None:
-        """Say that a run was computed on another kind of machine than this, where it was."""
-        kinds, kind = self.manifest.get("kinds", []), device.kind()
-        if kinds and kinds[-1] != kind:
-            warnings.warn(
-                f"{self.path} was computed on {kinds[-1]} and {what} on {kind}: numbers of the two "
-                "differ from the last digit on; its manifest names the kinds that it comes from",
-                stacklevel=3,
-            )
 
     def _write(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -67,7 +67,7 @@ class Scores:
 @torch.no_grad()
 def forward_kl(scores: Scores) -> Tensor:
     """Maximum likelihood on the best of the N anchor draws (eq. 12-13): weights [B, N+K]."""
-    return torch.cat([_best(scores), torch.zeros_like(scores.log_ratio)], dim=1)
+    return _joined(scores, anchors=_best(scores))
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def backward_kl(scores: Scores, n: int) -> Tensor:
     without it the Jeffreys mix would change with n; section 4.2 prints the reward without its
     logarithm, a slip. The baseline is the mean return of all other generations of the batch.
     """
-    return torch.cat([_no_anchor(scores), _backward(scores, n)], dim=1)
+    return _joined(scores, policy=_backward(scores, n))
 
 
 @torch.no_grad()
@@ -88,8 +88,8 @@ def jeffreys(scores: Scores, n: int, beta: float) -> Tensor:
     A side whose share is 0 needs no completions: N may be 0 at beta = 1, K at beta = 0.
     """
     check_share(beta)
-    best = _best(scores) if beta < 1 else _no_anchor(scores)
-    return torch.cat([(1 - beta) * best, beta * _backward(scores, n)], dim=1)
+    anchors = (1 - beta) * _best(scores) if beta < 1 else None
+    return _joined(scores, anchors, beta * _backward(scores, n))
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def j_bond(scores: Scores, beta: float, gamma: float) -> Tensor:
     check("gamma must not be negative", gamma >= 0, gamma)
     returns = j_bond_reward(scores.policy_rewards, scores.anchor_rewards) - scores.log_ratio
     pull = beta * (returns - leave_one_out(returns)) - gamma * scores.log_ratio
-    return torch.cat([(1 - beta) * _best(scores), pull / _policy_count(scores)], dim=1)
+    return _joined(scores, (1 - beta) * _best(scores), pull / pull.shape[1])
 
 
 @torch.no_grad()
@@ -116,8 +116,7 @@ def reinforce(scores: Scores, beta_rl: float) -> Tensor:
     arXiv:2402.14740); the paper's Figure 7 uses K = 2. With K = 1 there is none.
     """
     returns = scores.policy_rewards / scores.reward_scale - beta_rl * scores.log_ratio  # Eq. 1
-    weights = (returns - _mean_of_others(returns, dim=1)) / _policy_count(scores)
-    return torch.cat([_no_anchor(scores), weights], dim=1)
+    return _joined(scores, policy=(returns - leave_one_out(returns, dim=1)) / returns.shape[1])
 
 
 @torch.no_grad()
@@ -129,9 +128,9 @@ def online_dpo(scores: Scores, beta_dpo: float) -> Tensor:
     the pair taken as given (Rafailov et al. 2023; Guo et al. 2024, arXiv:2402.04792). Completions
     that all score alike are no pair.
     """
-    pair = _best_and_worst(scores.policy_rewards).to(scores.log_ratio.dtype)
+    pair = _best_and_worst(scores.policy_rewards, scores.log_ratio.dtype)
     margin = (pair * scores.log_ratio).sum(dim=1, keepdim=True)
-    return torch.cat([_no_anchor(scores), beta_dpo * (-beta_dpo * margin).sigmoid() * pair], dim=1)
+    return _joined(scores, policy=beta_dpo * (-beta_dpo * margin).sigmoid() * pair)
 
 
 @torch.no_grad()
@@ -148,11 +147,10 @@ def bonbon(scores: Scores, alpha: float) -> Tensor:
     n = scores.anchor_rewards.shape[1]
     enough = n > 1 and scores.anchor_log_ratio is not None
     check("BoNBoN needs 2 or more anchor completions and their anchor_log_ratio", enough, n)
-    pair = _best_and_worst(scores.anchor_rewards).to(scores.log_ratio.dtype)
+    pair = _best_and_worst(scores.anchor_rewards, scores.log_ratio.dtype)
     margin = (pair * scores.anchor_log_ratio).sum(dim=1, keepdim=True)
     pull = 2 * (bonbon_gap(n) - margin) * pair
-    weights = alpha * _best(scores) + (1 - alpha) * pull
-    return torch.cat([weights, torch.zeros_like(scores.log_ratio)], dim=1)
+    return _joined(scores, anchors=alpha * _best(scores) + (1 - alpha) * pull)
 
 
 def bonbon_gap(n: int) -> float:
@@ -178,57 +176,50 @@ def j_bond_reward(policy_rewards: Tensor, anchor_rewards: Tensor) -> Tensor:
     n = anchor_rewards.shape[-1]
     check("J-BOND compares with 2 anchor completions", n == 2, n)
     worst = anchor_rewards.amin(dim=-1, keepdim=True)
-    dtype = torch.result_type(policy_rewards, 1.0)
-    return (policy_rewards < worst).to(dtype) * J_BOND_PENALTY
+    return (policy_rewards < worst).to(torch.result_type(worst, 1.0)) * J_BOND_PENALTY
 
 
 @torch.no_grad()
-def leave_one_out(returns: Tensor) -> Tensor:
-    """Mean return of all the other generations in the batch [B, K]; 0 if there are none."""
-    return _mean_of_others(returns.flatten(), dim=0).view(returns.shape)
+def leave_one_out(returns: Tensor, dim: int | None = None) -> Tensor:
+    """Mean of all the other returns [B, K] of the batch, or along `dim`; 0 if there are none."""
+    count = returns.numel() if dim is None else returns.shape[dim]
+    total = returns.sum() if dim is None else returns.sum(dim, keepdim=True)
+    return (total - returns) / max(count - 1, 1)
 
 
-def _mean_of_others(returns: Tensor, dim: int) -> Tensor:
-    count = returns.shape[dim]
-    if count < 2:
-        return torch.zeros_like(returns)
-    return (returns.sum(dim, keepdim=True) - returns) / (count - 1)
+def _joined(scores: Scores, anchors: Tensor | None = None, policy: Tensor | None = None) -> Tensor:
+    """Weights [B, N+K] of two sides, 0 on one that is left out, in the type of the log ratio."""
+    if anchors is None:
+        anchors = torch.zeros_like(scores.anchor_rewards, dtype=scores.log_ratio.dtype)
+    if policy is None:
+        policy = torch.zeros_like(scores.log_ratio)
+    return torch.cat([anchors, policy], dim=1)
 
 
 def _best(scores: Scores) -> Tensor:
     """1 on the first best anchor completion, 0 on the others: [B, N]."""
-    if scores.anchor_rewards.shape[1] == 0:
+    rewards = scores.anchor_rewards
+    if rewards.shape[1] == 0:
         raise ValueError("The forward KL needs anchor completions: sample at least one a prompt.")
-    best = scores.anchor_rewards.argmax(dim=1, keepdim=True)
-    return _no_anchor(scores).scatter(1, best, 1.0)
+    return _marked(rewards, rewards.argmax(dim=1), scores.log_ratio.dtype)
 
 
-def _best_and_worst(rewards: Tensor) -> Tensor:
-    """+1 on the first best, -1 on the first worst, 0 elsewhere, and everywhere if all tie: [B, K].
+def _best_and_worst(rewards: Tensor, dtype: torch.dtype) -> Tensor:
+    """+1 on the first best, -1 on the first worst, which cancel if all tie, 0 elsewhere: [B, K]."""
+    best, worst = rewards.argmax(dim=1), rewards.argmin(dim=1)
+    return _marked(rewards, best, dtype) - _marked(rewards, worst, dtype)
 
-    A tie of all has one first index for both, where they cancel.
-    """
-    one = torch.ones_like(rewards[:, :1])
-    pair = torch.zeros_like(rewards)
-    pair.scatter_add_(1, rewards.argmax(dim=1, keepdim=True), one)
-    return pair.scatter_add_(1, rewards.argmin(dim=1, keepdim=True), -one)
+
+def _marked(rewards: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 at an index [B] of each row, 0 elsewhere."""
+    return torch.zeros_like(rewards, dtype=dtype).scatter(1, index.unsqueeze(1), 1.0)
 
 
 def _backward(scores: Scores, n: int) -> Tensor:
     if scores.quantiles is None:
         raise ValueError("The backward KL needs quantiles: take quantile_draws of 1 or more.")
     returns = (n - 1) * scores.quantiles.log() - scores.log_ratio  # Eq. 15
-    return (returns - leave_one_out(returns)) / _policy_count(scores)
-
-
-def _no_anchor(scores: Scores) -> Tensor:
-    """Zeros [B, N] in the type of the log ratio."""
-    return scores.log_ratio.new_zeros(scores.anchor_rewards.shape)
-
-
-def _policy_count(scores: Scores) -> int:
-    """K, but 1 for an empty side, whose weights are empty anyway."""
-    return max(scores.log_ratio.shape[1], 1)
+    return (returns - leave_one_out(returns)) / returns.shape[1]
 
 
 def check_share(beta: float) -> None:

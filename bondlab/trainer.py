@@ -16,10 +16,9 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
-from bondlab import bank as banks
 from bondlab import device
 from bondlab.algorithms import Algorithm
-from bondlab.bank import Bank, BankFolder, passing, prompts_at, seeded
+from bondlab.bank import Bank, BankFolder, draw, measured_spread, passing, prompts_at, seeded
 from bondlab.config import Config
 from bondlab.evaluation import evaluate, step_measures
 from bondlab.lm.completions import Completions, Prompts, concatenate
@@ -72,8 +71,6 @@ class Trainer:
     ) -> None:
         self.task, self.algorithm, self.config, self.run = task, algorithm, config, run
         self.folders = folders
-        numbers = passing(len(task.train_prompts), config)
-        self._rows = {number: row for row, number in enumerate(numbers)}  # of the bank
         self.accelerator = device.accelerator(config.precision)
         # Without dropout, also where the caller trained the model before.
         self.reference = task.model.to(self.accelerator.device).eval()
@@ -89,9 +86,8 @@ class Trainer:
         self.quantiles: Counted | LearnedQuantiles = Counted()
         if (learned := algorithm.quantile_model) is not None:
             model = QuantileModel(self.reference, config.lora_rank, config.seed)
-            self.quantiles = LearnedQuantiles(
-                model, learned, self.accelerator, config.clip, config.micro_batch
-            )
+            settings = learned, self.accelerator, config.clip, config.micro_batch
+            self.quantiles = LearnedQuantiles(model, *settings)
         self.step = 0
         self._resume()
 
@@ -109,9 +105,8 @@ class Trainer:
     @cached_property
     def bank(self) -> Bank | None:
         """Those of the training prompts; None where the anchor's are drawn anew at each step."""
-        if len(self.folders) == 1:
-            return None
-        return self.folders[0].filled(self.task, self.accelerator)
+        stored = len(self.folders) > 1
+        return self.folders[0].filled(self.task, self.accelerator) if stored else None
 
     @cached_property
     def reward_scale(self) -> float:
@@ -119,7 +114,7 @@ class Trainer:
         if not self.algorithm.scales_rewards:
             return 1.0
         precision = device.resolve(self.config.precision)
-        return banks.measured_spread(self.task, precision, self.accelerator)
+        return measured_spread(self.task, precision, self.accelerator)
 
     # -- one step ----------------------------------------------------------------------------------
 
@@ -144,30 +139,26 @@ class Trainer:
         """Completions of the training prompts with these numbers, as this step draws them."""
         texts = [self.task.train_prompts[i] for i in index]
         prompts = self.policy.encode(texts)
-        nothing = None, torch.zeros(len(texts), 0)
-        (anchors, anchor_rewards), (_, others) = nothing, nothing
-        sizes = [self.algorithm.anchor_draws, self.algorithm.quantile_draws]
+
+        def generator(purpose: str) -> torch.Generator:
+            return seeded(self.config.seed, purpose, self.step)
+
+        def drawn(model: LanguageModel, purpose: str, k: int) -> tuple[Completions, Tensor]:
+            with self.accelerator.autocast():
+                return draw(model, self.task.reward, texts, k, generator(purpose), prompts)
+
+        plan, nothing = self.algorithm, (None, torch.zeros(len(texts), 0))
+        sizes, parts = [plan.anchor_draws, plan.quantile_draws], [nothing, nothing]
         if any(sizes):
             if self.bank is None:
-                drawn = self._draw(self.anchor, "anchor", sum(sizes), texts, prompts)
-                source, rows = Bank(*drawn), range(len(texts))
+                source, rows = Bank(*drawn(self.anchor, "anchor", sum(sizes))), range(len(texts))
             else:
-                source, rows = self.bank, [self._rows[i] for i in index]
-            parts = source.subset(torch.tensor(rows), sizes, self._generator("subset"))
-            (anchors, anchor_rewards), (_, others) = parts
-        k = self.algorithm.policy_draws
-        own = self._draw(self.policy, "policy", k, texts, prompts) if k else nothing
+                stored = passing(len(self.task.train_prompts), self.config)
+                source, rows = self.bank, [stored.index(i) for i in index]
+            parts = source.subset(torch.tensor(rows), sizes, generator("subset"))
+        own = drawn(self.policy, "policy", plan.policy_draws) if plan.policy_draws else nothing
+        (anchors, anchor_rewards), (_, others) = parts
         return Batch(texts, prompts, anchors, anchor_rewards, others, *own)
-
-    def _draw(
-        self, model: LanguageModel, purpose: str, k: int, texts: list[str], prompts: Prompts
-    ) -> tuple[Completions, Tensor]:
-        generator = self._generator(purpose)
-        with self.accelerator.autocast():
-            return banks.draw(model, self.task.reward, texts, k, generator, prompts)
-
-    def _generator(self, purpose: str) -> torch.Generator:
-        return seeded(self.config.seed, purpose, self.step)
 
     def score(self, batch: Batch) -> Scores:
         """What the rule sees of a batch; a quantile model learns from it, once it has answered."""
@@ -186,14 +177,8 @@ class Trainer:
         elif self.algorithm.quantile_draws:
             given = batch.policy_rewards, batch.quantile_rewards
             quantiles = self.quantiles(batch.prompts, drawn, *given)
-        return Scores(
-            batch.anchor_rewards,
-            batch.policy_rewards,
-            quantiles,
-            log_ratio,
-            anchor_log_ratio,
-            self.reward_scale,
-        )
+        rewards = batch.anchor_rewards, batch.policy_rewards
+        return Scores(*rewards, quantiles, log_ratio, anchor_log_ratio, self.reward_scale)
 
     def backward(self, batch: Batch, weights: Tensor) -> Tensor:
         """Add the gradient of the loss -(1/B) sum w log pi, weights [B, N+K]; returns the loss.
@@ -261,15 +246,10 @@ class Trainer:
     def evaluate(self) -> pd.DataFrame:
         """Measure the policy on the held-out prompts; see `evaluation.evaluate`."""
         with self.accelerator.autocast():
-            table = evaluate(
-                self.policy,
-                self.reference,
-                self.task,
-                self.held_out,
-                self.config.evaluation_samples,
-                partial(seeded, self.config.seed, "evaluation", self.step),
-                self.quantiles.predict,
-            )
+            generators = partial(seeded, self.config.seed, "evaluation", self.step)
+            models, samples = (self.policy, self.reference), self.config.evaluation_samples
+            given = self.task, self.held_out, samples, generators
+            table = evaluate(*models, *given, self.quantiles.predict)
         table.insert(0, "step", self.step)
         return table
 

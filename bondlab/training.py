@@ -29,6 +29,7 @@ from bondlab.bank import BankFolder, passing
 from bondlab.config import Config
 from bondlab.lm.language_model import LanguageModel
 from bondlab.results import RunFolder, digest, write_atomically
+from bondlab.rules import check
 from bondlab.task import Task, score
 from bondlab.trainer import Trainer
 
@@ -51,8 +52,7 @@ class Run:
         return self.folder.evaluation()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy as a folder that transformers' `from_pretrained` loads; see
-        `Trainable.save_pretrained`."""
+        """Write the policy as a folder that `from_pretrained` loads; see `Trainable`."""
         self.policy.save_pretrained(folder)
 
 
@@ -72,29 +72,21 @@ def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
 def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     """The reference's stored samples that a run reads: of training prompts, of held-out prompts.
 
-    No more training prompts have samples than pass by: a reward may cost money. The held-out ones
-    come from another stream of random numbers, and stand alone where the training samples are drawn
-    anew at each step or the algorithm wants none.
+    The held-out ones stand alone where the others are drawn anew at each step or not wanted. Of the
+    training prompts those alone have samples that pass by: a reward may cost money.
 
     Raises:
         ValueError: the training bank is too small for the algorithm.
     """
-    read = [task.train_prompts[i] for i in passing(len(task.train_prompts), config)]
-    kinds = [(read, config.bank_samples), (task.eval_prompts, config.evaluation_bank)]
     parent, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
-    training, held_out = (
-        BankFolder.of(parent, task, prompts, samples, seed, precision)
-        for seed, (prompts, samples) in enumerate(kinds)
-    )
-    wanted = algorithm.anchor_draws + algorithm.quantile_draws
+    held_out = BankFolder.of(parent, task, task.eval_prompts, config.evaluation_bank, 1, precision)
+    wanted, stored = algorithm.anchor_draws + algorithm.quantile_draws, config.bank_samples
     if config.fresh or algorithm.anchor_moves or not wanted:
         return [held_out]
-    if wanted > config.bank_samples:
-        raise ValueError(
-            f"the algorithm wants {wanted} samples a prompt of a bank of {config.bank_samples}: "
-            "raise bank_samples, or set fresh=True"
-        )
-    return [training, held_out]
+    demand = f"the algorithm needs bank_samples of {wanted} or more, or fresh=True"
+    check(demand, wanted <= stored, stored)
+    read = [task.train_prompts[i] for i in passing(len(task.train_prompts), config)]
+    return [BankFolder.of(parent, task, read, stored, 0, precision), held_out]
 
 
 def trainer(task: Task, algorithm: Algorithm, config: Config, parent: Path) -> Trainer:
@@ -115,24 +107,20 @@ def train(
         folder: parent of the run's folder; by default `runs/library`.
 
     Raises:
-        ValueError: the bank is too small for the algorithm; the reward returned something not
-            finite, or the loss became so.
+        ValueError: the bank is too small for the algorithm; a reward or the loss is not finite.
         RuntimeError: another process computes the same run.
     """
     parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"
-    name = identity(task, algorithm, config)
-    if not RunFolder.known(parent, name):
+    run = RunFolder.of(parent, identity(task, algorithm, config))
+    if not run.manifest:
         # Ask a new run's reward about four short texts, before anything long is computed for it.
         prompts = task.eval_prompts[:2]
         score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])
-    run = RunFolder.of(parent, name)
     # Also where the caller has gradients turned off.
     with run.lock(), torch.inference_mode(False), torch.enable_grad():
         found = trainer(task, algorithm, config, parent)
         if not run.finished or found.step < config.steps:  # its last checkpoint may be gone
             _loop(found)
-        else:
-            run.warn_of_kind("is read")
     return Run(run, found.policy)
 
 
@@ -158,12 +146,9 @@ def _loop(trainer: Trainer) -> None:
 
 
 def _start(trainer: Trainer) -> pd.DataFrame:
-    """The evaluation before the first step: of the reference itself, so runs of a seed share it.
-
-    A quantile model adds its predictions, and a copy in float32 rounds in its own way: such runs
-    measure for themselves.
-    """
+    """The evaluation before the first step: of the reference itself, so runs of a seed share it."""
     config, held_out = trainer.config, trainer.folders[-1]
+    # A quantile model adds its predictions, and a copy in float32 rounds in its own way.
     if trainer.algorithm.quantile_model or config.lora_rank is None:
         return trainer.evaluate()
     path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"

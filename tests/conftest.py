@@ -54,7 +54,7 @@ def _start_afresh() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.set_float32_matmul_precision("highest")
     torch.manual_seed(0)
-    for module, loader in (("tasks", "build"), ("scorers", "load")):
+    for module, loader in (("tasks", "build"), ("tasks.scorers", "load")):
         if loaded := sys.modules.get(f"bondlab.{module}"):
             getattr(loaded, loader).cache_clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 
 import pandas as pd
@@ -17,10 +18,9 @@ from bondlab.tasks import Task, tiny
 from bondlab.trainer import Trainer
 
 BOND = bond(n=3, beta=0.5, quantile_draws=5)
-CONFIG = Config(
-    steps=4, prompts_per_step=3, learning_rate=1e-2, warmup=2, lora_rank=2, bank_samples=8,
-    evaluate_every=2, evaluation_samples=2, evaluation_bank=4, precision="fp32",
-)  # fmt: skip
+SIZES = {"steps": 4, "prompts_per_step": 3, "warmup": 2, "lora_rank": 2, "bank_samples": 8}
+MEASURED = {"evaluate_every": 2, "evaluation_samples": 2, "evaluation_bank": 4}
+CONFIG = Config(**SIZES, **MEASURED, learning_rate=1e-2, precision="fp32")
 ALL = {"lora_rank": None, "learning_rate": 2e-3}  # weights, where the default is an adapter
 BOTH = pytest.mark.parametrize("weights", [{}, ALL], ids=["adapter", "all weights"])
 
@@ -36,10 +36,11 @@ def score_of(word: str) -> float:
 
 def taste(prompts, completions) -> torch.Tensor:
     """The mean of fixed scores of the words: learnable, and two texts hardly ever tie."""
-    return torch.tensor([
-        [sum(map(score_of, text.split())) / max(1, len(text.split())) for text in texts]
-        for texts in completions
-    ])  # fmt: skip
+
+    def mean(text: str) -> float:
+        return sum(map(score_of, text.split())) / max(1, len(text.split()))
+
+    return torch.tensor([[mean(text) for text in texts] for texts in completions])
 
 
 def task_of(
@@ -80,14 +81,12 @@ class Killed(BaseException):
 
 def kill(patch, owner: type, name: str, calls: int, before: bool) -> None:
     """Make the method raise at its n-th call, before or after doing its work."""
-    original, seen = getattr(owner, name), []
+    original, count = getattr(owner, name), itertools.count(1)
 
     def method(*positional, **named):
-        seen.append(0)
-        if before and len(seen) == calls:
-            raise Killed
-        result = original(*positional, **named)
-        if len(seen) == calls:
+        last = next(count) == calls
+        result = None if last and before else original(*positional, **named)
+        if last:
             raise Killed
         return result
 

@@ -7,6 +7,8 @@ this file in a process of its own: torch must know a device before its first bac
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pandas as pd
 import pytest
 import second_device
@@ -70,14 +72,12 @@ def assert_equal(run: training.Run, expected: training.Run) -> None:
         pd.testing.assert_frame_equal(found[columns], wanted[columns], rtol=1e-3, atol=1e-3)
 
 
-def on_processor(*args, **changed) -> training.Run:
-    """The same run where accelerate computes on the processor."""
-    kept = dict(PartialState._shared_state)
-    PartialState._shared_state["device"] = torch.device("cpu")
-    try:
-        return trained(*args, **changed)
-    finally:
-        PartialState._shared_state.update(kept)
+def as_on_processor(family: str, algorithm, folder, **changed) -> training.Run:
+    """A run, compared with the same one where accelerate computes on the processor."""
+    run = trained(language_model(family), algorithm, folder / "there", **changed)
+    with patch.dict(PartialState._shared_state, device=torch.device("cpu")):
+        assert_equal(run, trained(language_model(family), algorithm, folder / "here", **changed))
+    return run
 
 
 @pytest.mark.parametrize("rank", [2, None], ids=["adapter", "all weights"])
@@ -86,11 +86,8 @@ def on_processor(*args, **changed) -> training.Run:
 def test_the_readmes_program(family, name, rank, where, tmp_path):
     """A model as `from_pretrained` gives it, on the processor: the run is computed on the device,
     equals the processor's, and what is saved are the policy's weights."""
-    run = trained(language_model(family), ALGORITHMS[name], tmp_path / "there", lora_rank=rank)
+    run = as_on_processor(family, ALGORITHMS[name], tmp_path, lora_rank=rank)
     assert {p.device for p in run.policy.parameters()} == {where}
-    assert_equal(run, on_processor(
-        language_model(family), ALGORITHMS[name], tmp_path / "here", lora_rank=rank
-    ))  # fmt: skip
     run.save_pretrained(tmp_path / "saved")
     loaded = language_model(family)
     state = load_file(tmp_path / "saved" / "model.safetensors")
@@ -122,17 +119,11 @@ def test_whatever_device_the_model_came_on(family, moved, where, tmp_path):
 @pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {*README}))
 def test_every_algorithm_takes_its_step(name, where, tmp_path):
     """Moving anchors, learned quantiles, rescored anchor draws, rewards over their spread."""
-    assert_equal(
-        trained(language_model("causal"), ALGORITHMS[name], tmp_path / "there", steps=2),
-        on_processor(language_model("causal"), ALGORITHMS[name], tmp_path / "here", steps=2),
-    )
+    as_on_processor("causal", ALGORITHMS[name], tmp_path, steps=2)
 
 
 def test_samples_drawn_anew(where, tmp_path):
-    assert_equal(
-        trained(language_model("t5"), ALGORITHMS["bond"], tmp_path / "there", fresh=True),
-        on_processor(language_model("t5"), ALGORITHMS["bond"], tmp_path / "here", fresh=True),
-    )
+    as_on_processor("t5", ALGORITHMS["bond"], tmp_path, fresh=True)
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -140,8 +131,8 @@ def test_a_stopped_run_goes_on(family, where, tmp_path, monkeypatch):
     """Killed after the checkpoint of step 1, whose tensors lie on the processor: step 2 is that of
     a run that was not stopped."""
     whole = trained(language_model(family), j_bond(), tmp_path / "whole", steps=2)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, training.RunFolder, "append", 2, before=True)
+    with monkeypatch.context() as inner, pytest.raises(Killed):
+        kill(inner, training.RunFolder, "append", 2, before=True)
         trained(language_model(family), j_bond(), tmp_path / "stopped", steps=2)
     assert_equal(trained(language_model(family), j_bond(), tmp_path / "stopped", steps=2), whole)
 
@@ -160,22 +151,24 @@ def test_a_reward_on_the_device(where, tmp_path):
     assert rows["reward"].tolist() == pytest.approx(learned([], texts)[:, 0].tolist())
 
 
-def test_weights_of_rules_on_the_device(where):
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        (rules.jeffreys, {"n": 4, "beta": 0.5}),
+        (rules.j_bond, {"beta": 0.5, "gamma": 1.0}),
+        (rules.reinforce, {"beta_rl": 0.1}),
+        (rules.online_dpo, {"beta_dpo": 0.1}),
+        (rules.bonbon, {"alpha": 0.5}),
+    ],
+)
+def test_weights_of_rules_on_the_device(rule, settings, where):
     """Rules work wherever their scores are; every tensor that they make follows."""
     generator = torch.Generator().manual_seed(0)
     anchors, own, ratio, other = (torch.rand(4, k, generator=generator) for k in (2, 3, 3, 2))
-    given = rules.Scores(anchors, own, own.clamp(min=0.1), ratio, other)
-    there = rules.Scores(*(
-        x.to(where) for x in (anchors, own, own.clamp(min=0.1), ratio, other)
-    ))  # fmt: skip
-    for rule, settings in {
-        rules.forward_kl: {}, rules.backward_kl: {"n": 4}, rules.jeffreys: {"n": 4, "beta": 0.5},
-        rules.j_bond: {"beta": 0.5, "gamma": 1.0}, rules.reinforce: {"beta_rl": 0.1},
-        rules.online_dpo: {"beta_dpo": 0.1}, rules.bonbon: {"alpha": 0.5},
-    }.items():  # fmt: skip
-        weights = rule(there, **settings)
-        assert weights.device == where
-        torch.testing.assert_close(weights.cpu(), rule(given, **settings))
+    given = anchors, own, own.clamp(min=0.1), ratio, other
+    weights = rule(rules.Scores(*(x.to(where) for x in given)), **settings)
+    assert weights.device == where
+    torch.testing.assert_close(weights.cpu(), rule(rules.Scores(*given), **settings))
 
 
 @pytest.mark.parametrize("family", MAKERS)

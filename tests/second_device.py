@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -42,15 +43,9 @@ class Pretend(torch.Tensor):
 
     @staticmethod
     def __new__(cls, raw: torch.Tensor) -> Pretend:
-        out = torch.Tensor._make_wrapper_subclass(
-            cls,
-            raw.shape,
-            strides=raw.stride(),
-            storage_offset=raw.storage_offset(),
-            dtype=raw.dtype,
-            device=torch.device(NAME, 0),
-            requires_grad=False,
-        )
+        layout = {"strides": raw.stride(), "storage_offset": raw.storage_offset()}
+        kind = {"dtype": raw.dtype, "device": torch.device(NAME, 0)}
+        out = torch.Tensor._make_wrapper_subclass(cls, raw.shape, **layout, **kind)
         out.raw = raw
         return out
 
@@ -104,44 +99,21 @@ def _run(func, args, kwargs):
     return tree_map(wrapped, out)
 
 
-class _Module:
-    """What torch asks of `torch.<device>`."""
-
-    def is_available(self):
-        return True
-
-    def is_initialized(self):
-        return True
-
-    def _is_in_bad_fork(self):
-        return False
-
-    def device_count(self):
-        return 1
-
-    def current_device(self):
-        return 0
-
-    def manual_seed_all(self, seed):
-        pass
-
-    def get_rng_state(self, *args):
-        return torch.zeros(1, dtype=torch.uint8)
-
-    def set_rng_state(self, *args):
-        pass
-
-    def is_bf16_supported(self, *args):
-        return True
-
-    def get_amp_supported_dtype(self):
-        return [torch.bfloat16, torch.float16]
-
-    def empty_cache(self):
-        pass
-
-    def synchronize(self, *args):
-        pass
+# What torch asks of `torch.<device>`.
+_MODULE = SimpleNamespace(
+    is_available=lambda: True,
+    is_initialized=lambda: True,
+    _is_in_bad_fork=lambda: False,
+    device_count=lambda: 1,
+    current_device=lambda: 0,
+    manual_seed_all=lambda seed: None,
+    get_rng_state=lambda *_: torch.zeros(1, dtype=torch.uint8),
+    set_rng_state=lambda *_: None,
+    is_bf16_supported=lambda *_: True,
+    get_amp_supported_dtype=lambda: [torch.bfloat16, torch.float16],
+    empty_cache=lambda: None,
+    synchronize=lambda *_: None,
+)
 
 
 def install() -> None:
@@ -150,7 +122,7 @@ def install() -> None:
         return
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+    _setup_privateuseone_for_python_backend(NAME, backend_module=_MODULE)
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), "PrivateUse1")
     _installed.append(library)

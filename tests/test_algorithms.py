@@ -26,57 +26,42 @@ from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.quantiles import Learned
 from bondlab.rules import Scores
 
+FIFTH = Periodic(5)
 ALL = {
     "bond": bond(4, 0.5),
     "j_bond": j_bond(),
     "reinforce": reinforce(0.1),
     "warp": warp(0.1, 0.01),
-    "raft": raft(4, Periodic(5)),
+    "raft": raft(4, FIFTH),
     "vbon": vbon(4),
     "online_dpo": online_dpo(0.1),
     "bonbon": bonbon(4),
 }
 
 
-def draws(algorithm: Algorithm) -> list[int]:
-    """Anchor, policy and quantile draws a prompt."""
-    return [algorithm.anchor_draws, algorithm.policy_draws, algorithm.quantile_draws]
-
-
-def test_j_bond_is_algorithm_2():
-    """Two anchor completions and one of the policy a prompt, beta 0.5, no further KL, a moving
-    average of rate 0.02, no quantile draws."""
-    found = j_bond()
-    assert found.rule is rules.j_bond and found.settings == {"beta": 0.5, "gamma": 0.0}
-    assert draws(found) == [2, 1, 0] and found.anchor == MovingAverage(0.02)
-    assert draws(j_bond(policy_draws=3)) == [2, 3, 0]
-
-
-def test_reinforce_draws_the_policy_alone():
-    """Two completions of the policy, each the other's baseline, rewards in units of their spread,
-    and the reference as the anchor; WARP's first stage differs by its anchor alone."""
-    found = reinforce(0.1)
-    assert draws(found) == [0, 2, 0] and found.scales_rewards
-    assert isinstance(found.anchor, Frozen) and found.settings == {"beta_rl": 0.1}
-    stage = warp(0.1, 0.01)
-    assert stage == reinforce(0.1, anchor=MovingAverage(0.01)) != found
-
-
-def test_the_ends_of_bond_have_names_of_their_own():
-    """RAFT is beta = 0 with an anchor that follows, vBoN beta = 1 with one that stays: the same
-    plans, so that runs of equal meaning have one identity."""
-    assert raft(8, Periodic(50)).identity == bond(8, 0.0, anchor=Periodic(50)).identity
-    assert draws(raft(8, Periodic(50))) == [8, 0, 0]
-    assert vbon(8).identity == bond(8, 1.0).identity and draws(vbon(8)) == [0, 2, 16]
-
-
-def test_pairs_are_drawn_where_their_paper_draws_them():
-    """Online DPO ranks two of the policy's completions. BoNBoN takes the best and the worst of n of
-    the reference's, and wants the policy's log-probabilities of them."""
-    assert draws(online_dpo(0.1)) == [0, 2, 0]
-    assert draws(bonbon(8)) == [8, 0, 0] and bonbon(8).scores_anchor_draws
-    assert bonbon(8).settings == {"alpha": 0.005}
-    assert not any(ALL[name].scores_anchor_draws for name in ALL if name != "bonbon")
+@pytest.mark.parametrize(
+    ("plan", "rule", "draws", "settings", "anchor"),
+    [
+        (bond(8, 0.5), rules.jeffreys, (8, 2, 16), {"n": 8, "beta": 0.5}, Frozen()),
+        (j_bond(), rules.j_bond, (2, 1, 0), {"beta": 0.5, "gamma": 0.0}, MovingAverage(0.02)),
+        (j_bond(0, 1, FIFTH, 3), rules.j_bond, (2, 3, 0), {"beta": 0, "gamma": 1}, FIFTH),
+        (reinforce(0.1), rules.reinforce, (0, 2, 0), {"beta_rl": 0.1}, Frozen()),
+        (warp(0.1, 0.01), rules.reinforce, (0, 2, 0), {"beta_rl": 0.1}, MovingAverage(0.01)),
+        (raft(8, FIFTH), rules.jeffreys, (8, 0, 0), {"n": 8, "beta": 0.0}, FIFTH),
+        (vbon(8), rules.jeffreys, (0, 2, 16), {"n": 8, "beta": 1.0}, Frozen()),
+        (online_dpo(0.1), rules.online_dpo, (0, 2, 0), {"beta_dpo": 0.1}, Frozen()),
+        (bonbon(8), rules.bonbon, (8, 0, 0), {"alpha": 0.005}, Frozen()),
+    ],
+)
+def test_a_plan_is_what_its_paper_says(plan, rule, draws, settings, anchor):
+    """Completions a prompt of the anchor, of the policy and behind quantiles (Algorithm 2: two, one
+    and none), the papers' settings, and how the anchor follows. REINFORCE wants rewards in units of
+    their spread, BoNBoN the policy's log-probabilities of the anchor's draws. RAFT and vBoN are the
+    ends of BOND, under BOND's own names."""
+    assert plan.rule is rule and plan.settings == settings and plan.anchor == anchor
+    assert (plan.anchor_draws, plan.policy_draws, plan.quantile_draws) == draws
+    assert plan.scales_rewards == (rule is rules.reinforce)
+    assert plan.scores_anchor_draws == (rule is rules.bonbon)
 
 
 def first(scores: Scores, share: float = 1.0) -> torch.Tensor:
@@ -126,15 +111,11 @@ def test_every_part_of_a_plan_is_in_its_identity():
     assert bond(8, 0.5).identity["draws"] == [8, 2, 16]
 
 
-def scores_of(prompts: int, anchors: int) -> Scores:
-    nothing = torch.zeros(prompts, 1)
-    return Scores(torch.arange(float(prompts * anchors)).view(prompts, -1), *[nothing] * 3)
-
-
 def test_weights_of_another_shape_are_refused():
     """One column for two prompts of four and one completions: [2, 5] was expected."""
+    scores = Scores(torch.zeros(2, 4), *[torch.zeros(2, 1)] * 3)
     with pytest.raises(ValueError, match=r"weights \(2, 1\), expected \[B, N\+K\] = \(2, 5\)"):
-        Algorithm(first, anchor_draws=4, policy_draws=1).weights(scores_of(2, 4))
+        Algorithm(first, anchor_draws=4, policy_draws=1).weights(scores)
 
 
 @pytest.mark.parametrize("name", ALL)

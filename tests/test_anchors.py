@@ -81,12 +81,3 @@ def test_anchors_keep_parameters_and_policy():
 def test_a_pace_that_is_none_is_refused(make, value, said):
     with pytest.raises(ValueError, match=said):
         make(value)
-
-
-def test_updates_check_what_they_are_given():
-    """Unmatched tensors or a step before the first update would go wrong silently."""
-    for anchor_rule in (Frozen(), Periodic(2), MovingAverage(0.5)):
-        with pytest.raises(ValueError, match="matching parameters"):
-            anchor_rule.update(parameters(0), parameters(1)[:1], 1)
-        with pytest.raises(ValueError, match="from 1"):
-            anchor_rule.update(parameters(0), parameters(1), 0)

@@ -282,7 +282,6 @@ def test_constants_of_a_continuous_reward(n, forward, reverse, log_quantile, win
     from below (it is a bound for every discrete reward)."""
     assert best_of_n.kl_bound(n) == pytest.approx(forward, abs=5e-4)
     assert best_of_n.reverse_kl(n) == pytest.approx(reverse, abs=5e-4)
-    assert best_of_n.mean_log_quantile(n) == log_quantile
     assert best_of_n.win_rate(n) == pytest.approx(win, abs=5e-4)
     count = 20_000
     probs = torch.full((count,), 1 / count, dtype=F64)

@@ -33,8 +33,9 @@ def folders(tmp_path) -> dict[str, str]:
     lines = iter(tiny.documents(200, words=12))
     talks = [
         {"dialogue": str(i), "context": [next(lines) for _ in range(turns)], "reply": next(lines)}
-        for i in range(12) for turns in (1, 3)
-    ]  # fmt: skip
+        for i in range(12)
+        for turns in (1, 3)
+    ]
     save(tmp_path / "dialogues", talks[:16], talks[16:])
     names = {"policy": "policy", "sentiment": "reviews", "chat": "dialogues"}
     return {key: str(tmp_path / name) for key, name in names.items()}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -33,21 +34,12 @@ def test_a_run_is_named_by_its_identity(tmp_path, run):
     """The name is 12 hex digits of the SHA-256 of the sorted JSON with the results' version; it is
     the same in any order of keys and another for any other value. Made once, never rewritten."""
     text = json.dumps({"results_version": results.RESULTS_VERSION, **IDENTITY}, sort_keys=True)
-    assert run.path.name == results.hashlib.sha256(text.encode()).hexdigest()[:12]
-    turned = {key: IDENTITY[key] for key in reversed(IDENTITY)}
-    assert RunFolder.of(tmp_path, turned) == run
-    changed = IDENTITY | {"config": {"steps": 5, "learning_rate": 1e-3}}
-    assert RunFolder.of(tmp_path, changed).path != run.path
-    assert run.config == {"results_version": results.RESULTS_VERSION, **IDENTITY}
+    assert run.path.name == hashlib.sha256(text.encode()).hexdigest()[:12]
     before = (run.path / "config.json").stat().st_mtime_ns
-    RunFolder.of(tmp_path, IDENTITY)
+    assert RunFolder.of(tmp_path, {key: IDENTITY[key] for key in reversed(IDENTITY)}) == run
     assert (run.path / "config.json").stat().st_mtime_ns == before
-
-
-def test_a_new_run_is_empty(run):
-    """Nothing recorded, evaluated or begun."""
-    assert run.record().empty and run.evaluation().empty
-    assert run.manifest == {} and not run.finished and not run.evaluated(0)
+    assert RunFolder.of(tmp_path, IDENTITY | {"config": {"steps": 5}}).path != run.path
+    assert run.config == json.loads(text) and run.manifest == {}
 
 
 def test_a_record_line_cut_short_is_left_out(run):
@@ -65,6 +57,7 @@ def test_a_record_line_cut_short_is_left_out(run):
 def test_rewinding_forgets_what_the_checkpoint_has_not_seen(run):
     """To step 2: record lines 3 and 4 and the evaluation of step 4 go; those up to 2 stay as they
     were, and numbers survive the rewriting to the last bit."""
+    assert run.record().empty and run.evaluation().empty and not run.evaluated(0)
     for step in (1, 2, 3, 4):
         run.append({"step": step, "loss": 0.1 * step})
     for step in (0, 2, 4):
@@ -112,14 +105,12 @@ def test_whatever_damages_the_newest_the_one_before_serves(run):
     no meaning; the run then saves 3 again and all is well."""
     path = saved(run, 1, 2, 3) / "step-000003.pt"
     data = path.read_bytes()
-    for place in range(0, len(data), 7):
+    numbers = data.index(torch.full((3,), 3.0).numpy().tobytes())
+    for place in (numbers, *range(0, len(data), 7)):
         path.write_bytes(data[:place])
         assert loaded_step(run) == 2
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        assert loaded_step(run) in (2, 3)
-    numbers = data.index(torch.full((3,), 3.0).numpy().tobytes())
-    path.write_bytes(data[:numbers] + bytes([data[numbers] ^ 1]) + data[numbers + 1 :])
-    assert loaded_step(run) == 2
+        assert loaded_step(run) in ((2,) if place == numbers else (2, 3))
     path.unlink()
     assert loaded_step(run) == 2
     saved(run, 3)
@@ -138,15 +129,11 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(run, monkeypatch):
     """The write of step 2 meets a full disk: one error in words that names the file, no partial
     file stays, step 1 still loads, and with room again step 2 is kept."""
     folder = saved(run, 1)
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left on device; nothing earlier") as raised:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(os, "fsync", Mock(side_effect=full))
+        with pytest.raises(OSError, match=rf"{folder}.*No space left on device; nothing earlier"):
             saved(run, 2)
-    assert str(folder) in str(raised.value) and raised.value.__cause__ is None
     assert os.listdir(folder) == ["step-000001.pt"] and loaded_step(run) == 1
     saved(run, 2)
     assert loaded_step(run) == 2
@@ -159,9 +146,8 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(path.read_bytes()))
     results.write_atomically(path, b"new")
-    assert (
-        seen == [b"old"] and path.read_bytes() == b"new" and os.listdir(path.parent) == [path.name]
-    )
+    assert seen == [b"old"] and path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == [path.name]
 
 
 # -- the manifest ---------------------------------------------------------------------------------
@@ -171,17 +157,15 @@ def test_a_lock_keeps_another_process_out(run):
     """A second holder is refused with the run's folder in the message, here and in another
     process; once released, it is free."""
     code = (
-        "import sys, pathlib, filelock\n"
-        "try: filelock.FileLock(pathlib.Path(sys.argv[1]) / '.lock', timeout=0).acquire()\n"
-        "except filelock.Timeout: print('refused')"
+        "import sys, pathlib, bondlab.results as r; r.RunFolder(pathlib.Path(sys.argv[1])).lock()"
     )
     command = [sys.executable, "-c", code, str(run.path)]
+    refused = f"another process is computing {run.path}"
     with run.lock():
-        with pytest.raises(RuntimeError, match=f"another process is computing {run.path}"):
-            with run.lock():
-                pass
-        assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == "refused"
-    assert subprocess.run(command, capture_output=True, text=True).stdout == ""
+        with pytest.raises(RuntimeError, match=refused):
+            run.lock()
+        assert refused in subprocess.run(command, capture_output=True, text=True).stderr
+    subprocess.run(command, check=True)
     with run.lock():
         pass
 
@@ -198,24 +182,16 @@ def test_the_manifest_says_how_a_run_came_about(run):
     assert run.finished and manifest["seconds"] == 3.75 and manifest["starts"] == 2
     assert manifest["run"] == run.path.name and manifest["config"] == run.config
     assert manifest["started"] == started <= manifest["written"]
-    assert set(manifest["packages"]) == set(results.PACKAGES)
-    assert all(version[0].isdigit() for version in manifest["packages"].values())
+    assert set(manifest["packages"]) == set(results.PACKAGES) and "commit" in manifest
     assert manifest["machine"]["threads"] >= 1 and manifest["machine"]["cores"] >= 1
-    assert {"commit", "dirty"} <= set(manifest)
 
 
 def test_a_run_says_on_what_it_was_computed(run, monkeypatch):
-    """Two starts on one kind of machine, one on another, one back: three kinds, one a change, with
-    a warning at each; of its samples' kinds those that are not its own. Its name stays."""
-    seen = []
+    """Two starts on one kind of machine, one on another, one back: three kinds, one a change; of
+    its samples' kinds those that are not its own. Its name stays."""
     for kind in ("one", "one", "other", "one"):
         monkeypatch.setattr(device, "kind", lambda kind=kind: kind)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            run.mark("running", 0.0)
-        seen.append([str(w.message) for w in caught])
-    assert [len(messages) for messages in seen] == [0, 0, 1, 1]
-    assert "computed on one and goes on on other" in seen[2][0]
+        run.mark("running", 0.0)
     run.mark("finished", 1.0, ["third", "other", "third"])
     manifest = run.manifest
     assert manifest["kinds"] == ["one", "other", "one"] and manifest["bank_kinds"] == ["third"]
@@ -225,10 +201,8 @@ def test_a_run_says_on_what_it_was_computed(run, monkeypatch):
 def test_the_kind_of_a_processor_is_one_line(monkeypatch):
     """Vendor, family and model (a virtual machine's name of it may be another one's) and what
     rounds in its own way; where nothing is known of a processor, Python's name of it."""
-    known = {
-        "vendor_id": "GenuineIntel", "cpu family": "6", "model": "207", "model name": "Xeon",
-        "flags": "fpu avx2 amx_bf16 sse",
-    }  # fmt: skip
+    known = {"vendor_id": "GenuineIntel", "cpu family": "6", "model": "207"}
+    known |= {"model name": "Xeon", "flags": "fpu avx2 amx_bf16 sse"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")

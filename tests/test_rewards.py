@@ -60,15 +60,15 @@ def scored(values) -> torch.Tensor:
         tuple(map(tuple, NUMBERS)),
         [torch.tensor(row) for row in NUMBERS],
         [[torch.tensor(float(x)) for x in row] for row in NUMBERS],
-        [np.array(row) for row in NUMBERS],
         [[np.float32(x) for x in row] for row in NUMBERS],
         np.array(NUMBERS, dtype=np.float16),
+        pd.DataFrame(NUMBERS),
         torch.tensor(NUMBERS, dtype=torch.bfloat16),
         torch.tensor(NUMBERS) * torch.ones(3, 2, dtype=torch.float64, requires_grad=True),
     ],
 )
 def test_score_takes_any_matrix_of_numbers(values):
-    """Tensors, arrays, lists of rows: all come back as plain float64 [B, K]."""
+    """Tensors, arrays, tables, lists of rows: all come back as plain float64 [B, K]."""
     found = scored(values)
     assert found.dtype == torch.float64 and not found.requires_grad
     assert found.tolist() == NUMBERS
@@ -80,37 +80,27 @@ def test_a_large_constant_changes_no_rank():
     assert (found - 1e9).tolist() == NUMBERS
 
 
-async def awaited(prompts, texts):
-    return NUMBERS
-
-
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         (None, r"None \(did it forget to return\?\)"),
-        ([[1, None], [2, 3], [4, 5]], r"None at \[0\]\[1\]"),
-        ([[1], [2, 3], [4]], "rows of different lengths"),
-        ((row for row in NUMBERS), "a generator .*list"),
+        ([[1, None], [2, 3], [4, 5]], "nan for completion 1 of prompt 0"),
+        ([[1], [2, 3], [4]], "a list .*equal size"),
+        ((row for row in NUMBERS), "a generator"),
         ({"reward": NUMBERS}, "a dict"),
-        (pd.DataFrame(NUMBERS), "a DataFrame .*to_numpy"),
-        ([["5", "6"]] * 3, r"a str at \[0\]\[0\] .*float"),
-        (np.array(NUMBERS, dtype=object), "a ndarray of object"),
-        (torch.tensor(NUMBERS) * 1j, "a Tensor of torch.complex64"),
+        ([["good", "bad"]] * 3, "a list .*'good'"),
         (1.0, r"shape \[\]"),
-        ([], r"shape \[0\]"),
+        ([], "a list"),
+        (torch.zeros(3), r"shape \[3\]"),
+        (torch.zeros(2, 3), r"shape \[2, 3\]"),
+        (torch.zeros(3, 2, 1), r"shape \[3, 2, 1\]"),
     ],
 )
 def test_score_says_what_is_no_matrix_of_numbers(values, said):
-    """One sentence for each: what came, where, what was expected, and what may be missing."""
-    with pytest.raises(ValueError, match=rf"^the reward returned {said}.*expected a \[B, K\]"):
+    """One sentence for each: what came, and what was expected."""
+    expected = r".*(expected a \[B, K\] = \[3, 2\]|return a finite number)"
+    with pytest.raises(ValueError, match=rf"^the reward returned {said}{expected}"):
         scored(values)
-
-
-def test_score_says_that_a_reward_is_async(recwarn):
-    """A coroutine is no number; it is closed, so that Python does not warn as well."""
-    with pytest.raises(ValueError, match="returned a coroutine .*asyncio.run.*= \\[3, 2\\]"):
-        score(awaited, ["x", "y", "z"], TEXTS)
-    assert not recwarn.list
 
 
 def test_a_reward_computes_in_its_own_precision():
@@ -127,21 +117,11 @@ def test_a_reward_computes_in_its_own_precision():
     assert torch.equal(found, (100 + left).double())
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3), (3, 2, 1), (6,)])
-def test_score_refuses_another_shape(shape):
-    """Three prompts of two completions are [3, 2] and nothing else."""
-    with pytest.raises(ValueError, match=r"returned shape .* expected a \[B, K\] = \[3, 2\]"):
-        score(lambda prompts, texts: torch.zeros(shape), ["x", "y", "z"], [["a", "b"]] * 3)
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_score_quotes_the_first_completion_without_a_number(bad):
-    """The second completion of the third prompt is the first bad one of two."""
-    values = torch.zeros(4, 2)
-    values[2, 1] = values[3, 0] = bad
-    texts = [["a", "b"], ["c", "d"], ["e", "this one"], ["g", "h"]]
-    with pytest.raises(ValueError, match=f"{bad} for completion 1 of prompt 2: 'this one'"):
-        score(lambda prompts, completions: values, list("wxyz"), texts)
+    """The second completion of the second prompt is the first bad one of two."""
+    with pytest.raises(ValueError, match=f"{bad} for completion 1 of prompt 1: 'd'"):
+        scored([[0, 0], [0, bad], [bad, 0]])
 
 
 # -- entailment -----------------------------------------------------------------------------------
@@ -233,6 +213,6 @@ def test_scores_carry_a_gradient():
     reward = reward_of()
     reward.model.requires_grad_(True)
     reward.scores(reward.encode(PREMISES, CLAIMS[:3])).sum().backward()
-    assert reward.model.get_output_embeddings().weight.grad.abs().sum() > 0
-    assert reward.model.encoder.embed_tokens.weight.grad.abs().sum() > 0
+    for weight in (reward.model.get_output_embeddings(), reward.model.encoder.embed_tokens):
+        assert weight.weight.grad.abs().sum() > 0
     assert not reward.log_odds(PREMISES, CLAIMS[:3]).requires_grad

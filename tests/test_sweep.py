@@ -165,10 +165,10 @@ def at_work(process: int) -> bool:
 
 def is_free(folder: RunFolder) -> bool:
     try:
-        folder.lock().release()
+        with folder.lock():
+            return True
     except RuntimeError:
         return False
-    return True
 
 
 @pytest.mark.slow
