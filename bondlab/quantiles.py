@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from bondlab.lm.completions import Completions, Prompts
-from bondlab.lm.language_model import LanguageModel
 from bondlab.rules import check
+
+if TYPE_CHECKING:  # who counts need not wait for transformers
+    from accelerate import Accelerator
+
+    from bondlab.lm.completions import Completions, Prompts
+    from bondlab.lm.language_model import LanguageModel
 
 
 @torch.no_grad()
