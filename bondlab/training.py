@@ -16,6 +16,7 @@ It never knows which algorithm runs. What differs from the paper, or fills what 
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,12 @@ def train(
         # Ask a new run's reward about four short texts, before anything long is computed for it.
         prompts = task.eval_prompts[:2]
         score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])
+    if (kinds := run.manifest.get("kinds")) and kinds[-1] != device.kind():
+        warnings.warn(
+            f"{run.path} was computed on {kinds[-1]}, this is {device.kind()}: numbers of the two "
+            "differ from the last digit on; its manifest names the kinds that it comes from",
+            stacklevel=2,
+        )
     # Also where the caller has gradients turned off.
     with run.lock(), torch.inference_mode(False), torch.enable_grad():
         found = trainer(task, algorithm, config, parent)
