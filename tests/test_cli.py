@@ -15,9 +15,9 @@ from bondlab import assets
 from bondlab.assets import AssetError
 from bondlab.making import prepare
 from bondlab.report.kept import Profile
+from bondlab.report.notebook import ParameterError
 from bondlab.study import experiments
 from bondlab.study import run as study
-from bondlab.report.notebook import ParameterError
 
 PROFILES = [name for name in get_args(Profile) if name != "shipped"]
 

@@ -63,11 +63,10 @@ def traceforge_title_model(source: Path, out: Path) -> None:
 
 
 def save_t5(graphs: Mapping[str, onnx.GraphProto], config: T5Config, out: Path) -> None:
-    """Write the model of two int8 graphs as safetensors; every weight must be found.
+    """Write the model of two int8 graphs, "encoder" and "decoder", as safetensors.
 
-    `graphs` maps "encoder" and "decoder" to their graphs.  The output matrix is taken from them and
-    is not the embedding, and `config` is changed to say so.
-    Raises ValueError naming the weights that the graphs lack or hold too many of.
+    The output matrix is taken from them and is not the embedding: `config` is changed to say so.
+    Raises RuntimeError naming the weights that the graphs lack or hold too many of.
     """
     import torch
     from transformers import T5ForConditionalGeneration
@@ -77,20 +76,16 @@ def save_t5(graphs: Mapping[str, onnx.GraphProto], config: T5Config, out: Path) 
     config.tie_word_embeddings = False
     with torch.device("meta"):  # no random start: a first fetch must not move the caller's seed
         model = T5ForConditionalGeneration(config)
+    # Untied also means that each stack has an embedding of its own: T5 has one.
+    model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
     weights = {
         name: torch.from_numpy(value)
         for part, graph in graphs.items()
         for name, value in t5_weights(graph, part)
     }
-    expected = {name for name in model.state_dict() if "embed_tokens" not in name}
-    if set(weights) != expected:
-        raise ValueError(
-            f"The graphs do not hold this T5: missing {sorted(expected - set(weights))[:5]}, "
-            f"unexpected {sorted(set(weights) - expected)[:5]}."
-        )
-    model.load_state_dict(weights, strict=False, assign=True)
-    # Untied also means that each stack has an embedding of its own: T5 has one.
-    model.encoder.embed_tokens.weight = model.decoder.embed_tokens.weight = model.shared.weight
+    for stack in ("encoder", "decoder"):
+        weights[f"{stack}.embed_tokens.weight"] = weights["shared.weight"]
+    model.load_state_dict(weights, assign=True)
     model.save_pretrained(out)
 
 
