@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bondlab.making.alterations import garble, name_spans, number_spans, swap_entities, swap_numbers
+from bondlab.making.alterations import garble, names_of, numbers_of, swap_entities, swap_numbers
 
 EVIDENCE = (
     "Police said 1,250 people met Angela Merkel in Berlin on Monday 12 March 2014. "
@@ -24,14 +24,13 @@ def draws(swap, claim: str, evidence: str = EVIDENCE, count: int = 40) -> set[st
     return {swap(claim, evidence, random.Random(seed)) for seed in range(count)}
 
 
-def test_number_spans_know_their_kind():
-    spans = number_spans("On 12 May 2014 two of 3.5m won a 1st.")
-    assert [span.text for span in spans] == ["12", "2014", "two", "3.5", "1st"]
-    assert [span.kind for span in spans] == ["numeral", "year", "word", "numeral", "ordinal"]
+def test_numbers_of_every_kind_are_found():
+    found = numbers_of("On 12 May 2014 two of 3.5m won a 1st.")
+    assert found == ["12", "2014", "two", "3.5", "1st"]
 
 
 def test_numbers_inside_names_are_not_numbers():
-    assert number_spans("COVID-19 and the G20 met U2.") == []
+    assert numbers_of("COVID-19 and the G20 met U2.") == []
 
 
 def test_a_number_swaps_with_the_other_numbers_of_its_kind():
@@ -63,7 +62,7 @@ def test_a_made_up_number_is_one_to_three_units_away(claim, expected):
 def test_names_skip_words_that_only_start_a_sentence():
     """Doctors also occurs in lower case, so it is no name; "Mr" and "The" never are."""
     text = "Doctors met Mr Cameron. The Bank of England told doctors so."
-    assert [span.text for span in name_spans(text)] == ["Cameron", "Bank of England"]
+    assert names_of(text) == ["Cameron", "Bank of England"]
 
 
 def test_a_name_swaps_with_one_of_as_many_words():

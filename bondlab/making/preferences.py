@@ -6,12 +6,11 @@ human reply stands against a reply that does not belong: a chat reward knows fit
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bondlab.assets.corpora import digest
 from bondlab.making.alterations import garble, swap_entities, swap_numbers
@@ -64,10 +63,8 @@ class Comparison:
 
     def judged(self) -> tuple[Judged, Judged]:
         """Both completions by themselves."""
-        return (
-            Judged(self.prompt, self.chosen, True, "human", self.group),
-            Judged(self.prompt, self.rejected, False, self.origin, self.group),
-        )
+        human = Judged(self.prompt, self.chosen, True, "human", self.group)
+        return human, replace(human, completion=self.rejected, good=False, origin=self.origin)
 
 
 # -- claims ---------------------------------------------------------------------------------------
@@ -90,18 +87,18 @@ def claims(rows: Sequence[Mapping], rng: random.Random) -> list[Judged]:
         for origin, (alter, share) in ALTERATIONS.items():
             altered = alter(true.completion, true.prompt, rng) if rng.random() < share else None
             if altered:
-                made.append(Judged(true.prompt, altered, False, origin, true.group))
+                made.append(replace(true, completion=altered, good=False, origin=origin))
         if rng.random() < FOREIGN:
             foreign = rng.choice(rows)["evidence"]
             if foreign != true.prompt:
-                made.append(Judged(foreign, true.completion, False, "foreign", true.group))
+                made.append(replace(true, prompt=foreign, good=False, origin="foreign"))
     return [_hidden(claim, rows, rng) if rng.random() < HIDDEN else claim for claim in made]
 
 
 def _hidden(claim: Judged, rows: Sequence[Mapping], rng: random.Random) -> Judged:
     parts = [claim.prompt, *(rng.choice(rows)["evidence"] for _ in range(rng.randint(1, 3)))]
     rng.shuffle(parts)
-    return dataclasses.replace(claim, prompt=" ".join(parts))
+    return replace(claim, prompt=" ".join(parts))
 
 
 # -- reviews --------------------------------------------------------------------------------------
@@ -164,11 +161,9 @@ def comparisons(
     rows: Sequence[Mapping], rng: random.Random, shares: Mapping[str, float] = REWARDED
 ) -> list[Comparison]:
     """Each human reply against one that does not fit, of a kind drawn by its share."""
-    worse = _Worse(rows, rng)
-    drawn = (
-        worse.than(row, *rng.choices(list(shares), list(shares.values()))) for row in worse.rows
-    )
-    return [made for made in drawn if made]
+    worse, kinds = _Worse(rows, rng), [*shares]
+    made = (worse.than(row, *rng.choices(kinds, list(shares.values()))) for row in worse.rows)
+    return [comparison for comparison in made if comparison]
 
 
 def replies(rows: Sequence[Mapping], rng: random.Random) -> list[Judged]:
@@ -180,10 +175,9 @@ def every_reply(rows: Sequence[Mapping], count: int, rng: random.Random) -> list
     """`count` human replies, each with one of every kind that does not fit."""
     made, worse = [], _Worse(rows, rng)
     for row in rng.sample(worse.rows, min(count, len(worse.rows))):
-        prompt, group = dialogue(row["context"]), row["dialogue"]
-        made.append(Judged(prompt, row["reply"], True, "human", group))
-        drawn = (worse.than(row, origin) for origin in DIFFERENT)
-        made += [against.judged()[1] for against in drawn if against]
+        made.append(Judged(dialogue(row["context"]), row["reply"], True, "human", row["dialogue"]))
+        against = [worse.than(row, origin) for origin in DIFFERENT]
+        made += [comparison.judged()[1] for comparison in against if comparison]
     return made
 
 
