@@ -175,12 +175,12 @@ def test_comparisons_reject_another_reply():
     another; never the chosen reply."""
     rows = turns(20, 30)
     made = preferences.comparisons(rows, random.Random(0))
-    assert [x.chosen for x in made] == [row["reply"] for row in rows]
-    same = [x for x in made if x.origin == "same dialogue"]
+    assert [human.completion for human, _ in made] == [row["reply"] for row in rows]
+    same = [other for _, other in made if other.origin == "same dialogue"]
     assert abs(len(same) - 150) < 5 * math.sqrt(600 * 0.25 * 0.75)
-    for x in made:
-        own = x.chosen.split()[1] in x.rejected.split()
-        assert own == (x.origin == "same dialogue") and x.rejected != x.chosen
+    for human, other in made:
+        own = human.completion.split()[1] in other.completion.split()
+        assert own == (other.origin == "same dialogue") and other.completion != human.completion
 
 
 def test_judged_replies_are_even_and_wrong_in_three_ways():
@@ -224,7 +224,7 @@ def test_the_nearest_foreign_reply_shares_words():
     ]
     rows += [{"dialogue": "x", "context": ["hi"], "reply": "topica is fine"}]
     worse = preferences._Worse(rows, random.Random(0))
-    found = [worse.than(rows[0], "similar words").rejected[:6] == "topica" for _ in range(200)]
+    found = [worse.than(rows[0], "similar words")[1].completion[:6] == "topica" for _ in range(200)]
     chance = 1 - 0.95**CANDIDATES
     assert sum(found) == pytest.approx(200 * chance, abs=5 * math.sqrt(200 * chance * (1 - chance)))
 

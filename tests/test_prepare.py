@@ -121,11 +121,15 @@ def test_pointwise_loss_is_the_cross_entropy():
     assert pointwise(Fixed(), batch).item() == pytest.approx(expected, abs=1e-6)
 
 
+def compared(prompt: str, better: str, worse: str) -> Comparison:
+    return tuple(Judged(prompt, text, text == better, "", "") for text in (better, worse))
+
+
 @pytest.mark.parametrize("shift", [0, 5])
 def test_bradley_terry_loss_sees_differences_alone(shift):
     """-log sigmoid(chosen - rejected), averaged: 3 - 1 and 0 - 1; adding 5 to both changes none."""
     numbers = [(3 + shift, 1 + shift), (0 + shift, 1 + shift)]
-    batch = [Comparison("p", str(better), str(worse), "", "") for better, worse in numbers]
+    batch = [compared("p", str(better), str(worse)) for better, worse in numbers]
     expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(1))) / 2
     assert bradley_terry(Fixed(), batch).item() == pytest.approx(expected, abs=1e-6)
 
@@ -134,12 +138,12 @@ def test_the_encoder_learns_which_reply_is_better():
     """Of two replies the one that says "yes" is better: 40 steps on 32 comparisons bring the
     held-out loss from log 2 (all scores are 0) below a tenth."""
     torch.manual_seed(0)
-    compared = [Comparison(a, "yes " + a, "no " + a, "", "") for a in tiny.documents(48, words=8)]
+    pairs = [compared(text, f"yes {text}", f"no {text}") for text in tiny.documents(48, words=8)]
     reward = EncoderReward(*tiny_encoder(), Encoder(separate=True))
     reward.add_adapter(4)
     settings = dataclasses.replace(SHORT, steps=40, batch=8, check_every=40)
     recipe = dataclasses.replace(RECIPES["chat_reward"], settings=settings)
-    curve = prepare.fit(reward, recipe, compared[:32], compared[32:])
+    curve = prepare.fit(reward, recipe, pairs[:32], pairs[32:])
     first, last = curve["held_out_loss"].dropna()
     assert first == pytest.approx(math.log(2), abs=1e-3) and last < 0.1
 
@@ -216,9 +220,9 @@ def test_rewards_and_judges_share_no_training_data(toy):
     made = {name: RECIPES[name].examples(random.Random(0))[0] for name in names}
     assert {x.origin for x in made["sentiment_reward"]} == {"imdb"}
     assert {x.origin for x in made["sentiment_judge"]} == {"rotten_tomatoes"}
-    assert isinstance(made["chat_reward"][0], Comparison)
-    groups = [{x.group for x in made[name]} for name in ("chat_reward", "chat_judge")]
-    assert all(groups) and not groups[0] & groups[1]
+    rewarded = {x.group for pair in made["chat_reward"] for x in pair}
+    judged = {x.group for x in made["chat_judge"]}
+    assert rewarded and judged and not rewarded & judged
 
 
 def test_what_ships_is_what_there_are_recipes_for():

@@ -34,21 +34,10 @@ def traceforge_title_model(source: Path, out: Path) -> None:
     from transformers import PreTrainedTokenizerFast, T5Config
 
     data = source / "traceforge_title_model" / "data" / "span"
-    # flan-t5-small's shape (T5 v1.1); a head of its own also means that logits are not scaled.
-    config = T5Config(
-        vocab_size=32128,
-        d_model=512,
-        d_kv=64,
-        d_ff=1024,
-        num_layers=8,
-        num_decoder_layers=8,
-        num_heads=6,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    )
+    # flan-t5-small's shape (T5 v1.1), where it is not that of T5 small; a head of its own also means
+    # that logits are not scaled.
+    shape = {"d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
+    config = T5Config(**shape, tie_word_embeddings=False, decoder_start_token_id=0)
     graphs = {part: onnx.load(data / f"{part}.onnx").graph for part in ("encoder", "decoder")}
     save_t5(graphs, config, out)
     PreTrainedTokenizerFast(

@@ -51,20 +51,7 @@ class Judged:
     group: str  # what pairs are independent by: the page, the review or the dialogue
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A prompt with a better and a worse completion, and how the worse one was made."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-    origin: str
-    group: str
-
-    def judged(self) -> tuple[Judged, Judged]:
-        """Both completions by themselves."""
-        human = Judged(self.prompt, self.chosen, True, "human", self.group)
-        return human, replace(human, completion=self.rejected, good=False, origin=self.origin)
+Comparison = tuple[Judged, Judged]  # of one prompt: a human reply, and one that does not fit
 
 
 # -- claims ---------------------------------------------------------------------------------------
@@ -163,21 +150,21 @@ def comparisons(
     """Each human reply against one that does not fit, of a kind drawn by its share."""
     worse, kinds = _Worse(rows, rng), [*shares]
     made = (worse.than(row, *rng.choices(kinds, list(shares.values()))) for row in worse.rows)
-    return [comparison for comparison in made if comparison]
+    return [pair for pair in made if pair]
 
 
 def replies(rows: Sequence[Mapping], rng: random.Random) -> list[Judged]:
     """Each human reply, and one that does not fit: of its dialogue, near in words, or shuffled."""
-    return [reply for made in comparisons(rows, rng, JUDGED) for reply in made.judged()]
+    return [reply for pair in comparisons(rows, rng, JUDGED) for reply in pair]
 
 
 def every_reply(rows: Sequence[Mapping], count: int, rng: random.Random) -> list[Judged]:
     """`count` human replies, each with one of every kind that does not fit."""
     made, worse = [], _Worse(rows, rng)
     for row in rng.sample(worse.rows, min(count, len(worse.rows))):
-        made.append(Judged(dialogue(row["context"]), row["reply"], True, "human", row["dialogue"]))
+        made.append(_human(row))
         against = [worse.than(row, origin) for origin in DIFFERENT]
-        made += [comparison.judged()[1] for comparison in against if comparison]
+        made += [pair[1] for pair in against if pair]
     return made
 
 
@@ -185,6 +172,10 @@ def shuffled(text: str, rng: random.Random) -> str:
     """The words of a text in random order."""
     words = text.split()
     return " ".join(rng.sample(words, len(words)))
+
+
+def _human(row: Mapping) -> Judged:
+    return Judged(dialogue(row["context"]), row["reply"], True, "human", row["dialogue"])
 
 
 class _Worse:
@@ -198,7 +189,8 @@ class _Worse:
 
     def than(self, row: Mapping, origin: str) -> Comparison | None:
         """The turn's reply against one of a kind; None if there is none but the turn's own."""
-        prompt, reply, group = dialogue(row["context"]), row["reply"], row["dialogue"]
+        human, group = _human(row), row["dialogue"]
+        reply = human.completion
         if origin == "same dialogue":
             others = [text for text in self.own[group] if text != reply]
             rejected = self.rng.choice(others) if others else reply
@@ -207,10 +199,11 @@ class _Worse:
         elif origin == "other dialogue":
             rejected = self._foreign(group)
         else:
-            known = _content(prompt)
+            known = _content(human.prompt)
             foreign = [self._foreign(group) for _ in range(CANDIDATES)]
             rejected = max(foreign, key=lambda text: len(known & _content(text)))
-        return Comparison(prompt, reply, rejected, origin, group) if rejected != reply else None
+        bad = replace(human, completion=rejected, good=False, origin=origin)
+        return (human, bad) if rejected != reply else None
 
     def _foreign(self, dialogue: str) -> str:
         while True:

@@ -59,10 +59,11 @@ def pointwise(scorer: Scorer, batch: Sequence[Judged]) -> Tensor:
 
 
 def bradley_terry(scorer: Scorer, batch: Sequence[Comparison]) -> Tensor:
-    """-log sigmoid(r(chosen) - r(rejected)), nats a comparison."""
-    texts = [x.chosen for x in batch] + [x.rejected for x in batch]
-    chosen, rejected = scorer.scores(scorer.encode([x.prompt for x in batch] * 2, texts)).chunk(2)
-    return -nn.functional.logsigmoid(chosen - rejected).mean()
+    """-log sigmoid(r(better) - r(worse)), nats a comparison."""
+    replies = [reply for side in zip(*batch, strict=True) for reply in side]
+    rows = scorer.encode([x.prompt for x in replies], [x.completion for x in replies])
+    better, worse = scorer.scores(rows).chunk(2)
+    return -nn.functional.logsigmoid(better - worse).mean()
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ RECIPES = {
         ["topical_chat train, first half of the dialogues by digest"],
         partial(turns, half=0, make=preferences.comparisons),
         loss=bradley_terry,
-        length=lambda x: len(x.prompt) + max(len(x.chosen), len(x.rejected)),
+        length=lambda pair: len(pair[0].prompt) + max(len(x.completion) for x in pair),
     ),
     "chat_judge": Recipe(
         Supervised(steps=500, batch=32),
