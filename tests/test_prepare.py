@@ -26,7 +26,6 @@ from bondlab.making.prepare import (
     pointwise,
 )
 from bondlab.tasks import models, scorers, tiny, xsum
-from bondlab.tasks.scorers import Encoder, EncoderReward
 
 TOY = Supervised(steps=40, batch=4, learning_rate=2e-2, rank=4, warmup=4, check_every=20)
 SHORT = Supervised(steps=3, batch=4, learning_rate=1e-2, rank=2, warmup=1, check_every=3)
@@ -134,48 +133,26 @@ def test_bradley_terry_loss_sees_differences_alone(shift):
     assert bradley_terry(Fixed(), batch).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_encoder_learns_which_reply_is_better():
-    """Of two replies the one that says "yes" is better: 40 steps on 32 comparisons bring the
-    held-out loss from log 2 (all scores are 0) below a tenth."""
-    torch.manual_seed(0)
-    pairs = [compared(text, f"yes {text}", f"no {text}") for text in tiny.documents(48, words=8)]
-    reward = EncoderReward(*tiny_encoder(), Encoder(separate=True))
-    reward.add_adapter(4)
-    settings = dataclasses.replace(SHORT, steps=40, batch=8, check_every=40)
-    recipe = dataclasses.replace(RECIPES["chat_reward"], settings=settings)
-    curve = prepare.fit(reward, recipe, pairs[:32], pairs[32:])
-    first, last = curve["held_out_loss"].dropna()
-    assert first == pytest.approx(math.log(2), abs=1e-3) and last < 0.1
-
-
 # -- recipes --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """Short recipes on tiny models and made-up data; weights in a temporary folder."""
-    texts = tiny.documents(60, words=30)
-    news = [{"document": document, "summary": summary} for document, summary in pairs(12)]
-    facts = [
-        {"evidence": text, "claim": text[:20], "label": ("SUPPORTS", "REFUTES")[i % 2], "page": "p"}
-        for i, text in enumerate(texts)
+    rows = [
+        dict.fromkeys(("document", "evidence", "text"), text)
+        | dict.fromkeys(("summary", "claim", "reply", "page"), text[:30])
+        | {"context": [text], "dialogue": f"d{i // 5}"}
+        | {"source": ("imdb", "rotten_tomatoes")[i // 2 % 2]}
+        for i, text in enumerate(tiny.documents(60, words=30))
     ]
-    reviews = [
-        {"text": text, "label": i % 2, "source": ("imdb", "rotten_tomatoes")[i // 2 % 2]}
-        for i, text in enumerate(texts)
-    ]
-    turns = [
-        {"dialogue": f"d{i // 5}", "context": [text], "reply": texts[i - 1]}
-        for i, text in enumerate(texts)
-    ]
-    rows = {"xsum": news, "bbc": news, "vitaminc": facts, "movie_reviews": reviews}
-    data = {
-        name: DatasetDict(
-            {split: Dataset.from_list(part) for split in ("train", "validation", "test")}
-        )
-        for name, part in (rows | {"topical_chat": turns}).items()
-    }
-    monkeypatch.setattr(assets, "dataset", data.__getitem__)
+
+    def dataset(name: str) -> DatasetDict:
+        labels = ("SUPPORTS", "REFUTES") if name == "vitaminc" else (0, 1)
+        own = [row | {"label": labels[i % 2]} for i, row in enumerate(rows)]
+        return DatasetDict(dict.fromkeys(("train", "validation", "test"), Dataset.from_list(own)))
+
+    monkeypatch.setattr(assets, "dataset", dataset)
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     monkeypatch.setattr(models, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
     monkeypatch.setattr(models, "encoder", lambda name: tiny_encoder())

@@ -34,8 +34,8 @@ def traceforge_title_model(source: Path, out: Path) -> None:
     from transformers import PreTrainedTokenizerFast, T5Config
 
     data = source / "traceforge_title_model" / "data" / "span"
-    # flan-t5-small's shape (T5 v1.1), where it is not that of T5 small; a head of its own also means
-    # that logits are not scaled.
+    # flan-t5-small's shape (T5 v1.1), where it is not that of T5 small; with a head of its own
+    # logits are not scaled.
     shape = {"d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
     config = T5Config(**shape, tie_word_embeddings=False, decoder_start_token_id=0)
     graphs = {part: onnx.load(data / f"{part}.onnx").graph for part in ("encoder", "decoder")}
