@@ -4,68 +4,50 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
+from bondlab import assets
 from bondlab.assets import AssetError
 from bondlab.report.notebook import ParameterError
 
 
-def fetch(names: list[str]) -> None:
-    from bondlab import assets
-
-    for folder in assets.fetch(names or None):
-        print(folder)
-
-
-def list_assets() -> None:
-    from bondlab import assets
-
-    print(assets.listing().drop(columns="sha256").to_string(index=False))
-
-
-def prepare(retrain: bool, only: str | None) -> None:
-    from bondlab.making import prepare as module
-
-    module.prepare(retrain, only)
-
-
-def run(experiment: str, profile: str, workers: int | None) -> None:
-    from bondlab.study import experiments
-    from bondlab.study.run import select
-
-    for name, chosen in select(experiments.EXPERIMENTS, [experiment]).items():
-        folders = experiments.run(name, profile, workers)
-        for folder in folders:
-            print(folder.path)
-        if not folders:
-            print(f"{chosen.notebook} has no runs of its own: execute the notebook")
-
-
-def study(profile: str, only: list[str], workers: int | None) -> int:
-    from bondlab.study import run as module
-
-    return module.study(profile, only, workers)
-
-
-# Heavy imports wait until a command needs them.
-COMMANDS = {"fetch": fetch, "assets": list_assets, "prepare": prepare, "run": run, "study": study}
-
-
-def main(
-    arguments: Sequence[str] | None = None,
-    commands: Mapping[str, Callable[..., int | None]] = COMMANDS,
-) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; returns its exit code."""
-    options = vars(_parser().parse_args(arguments))
-    command = commands[options.pop("command")]
+    options = _parser().parse_args(arguments)
     try:
-        return command(**options) or 0
+        return _run(options) or 0
     except KeyboardInterrupt:
         print("\nStopped. Finished work is kept: the same command goes on.", file=sys.stderr)
         return 130
     except (ParameterError, AssetError) as error:  # the message says what to change
         print(f"bondlab: {error}", file=sys.stderr)
         return 2
+
+
+def _run(options: argparse.Namespace) -> int | None:
+    """Call the library. Heavy imports wait until a command needs them."""
+    if options.command == "fetch":
+        print(*assets.fetch(options.names or None), sep="\n")
+    elif options.command == "assets":
+        print(assets.listing().drop(columns="sha256").to_string(index=False))
+    elif options.command == "prepare":
+        from bondlab.making.prepare import prepare
+
+        prepare(options.retrain, options.only)
+    elif options.command == "study":
+        from bondlab.study.run import study
+
+        return study(options.profile, options.only, options.workers)
+    else:
+        from bondlab.study import experiments
+        from bondlab.study.run import select
+
+        for name, chosen in select(experiments.EXPERIMENTS, [options.experiment]).items():
+            folders = experiments.run(name, options.profile, options.workers)
+            for folder in folders:
+                print(folder.path)
+            if not folders:
+                print(f"{chosen.notebook} has no runs of its own: execute the notebook")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,21 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("prepare", help="make the adapters in bondlab/weights ready")
     sub.add_argument("--retrain", action="store_true", help="train them anew")
     sub.add_argument("--only", metavar="NAME", help="one of them, by the name of its folder")
-    sub = commands.add_parser("run", help="compute the runs of one experiment")
-    sub.add_argument("experiment", help="its name, or the first letters of its notebook")
-    _scale(sub)
+    one = commands.add_parser("run", help="compute the runs of one experiment")
+    one.add_argument("experiment", help="its name, or the first letters of its notebook")
     sub = commands.add_parser("study", help="fetch, run, execute the notebooks, summarise")
     sub.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="such as 00 02")
-    _scale(sub)
+    for each in (one, sub):
+        profiles = ("smoke", "laptop", "study", "paper")
+        each.add_argument("--profile", choices=profiles, default="laptop")
+        text = "runs at once; default: as the machine allows"
+        each.add_argument("--workers", type=_count, help=text)
     return parser
-
-
-def _scale(parser: argparse.ArgumentParser) -> None:
-    profiles = ("smoke", "laptop", "study", "paper")
-    parser.add_argument("--profile", choices=profiles, default="laptop")
-    parser.add_argument(
-        "--workers", type=_count, help="runs at once; default: as the machine allows"
-    )
 
 
 def _count(text: str) -> int:

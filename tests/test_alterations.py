@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bondlab.making.alterations import garble, name_spans, number_spans, swap_entities, swap_numbers
+from bondlab.making.alterations import garble, names_of, numbers_of, swap_entities, swap_numbers
 
 EVIDENCE = (
     "Police said 1,250 people met Angela Merkel in Berlin on Monday 12 March 2014. "
@@ -24,21 +24,54 @@ def draws(swap, claim: str, evidence: str = EVIDENCE, count: int = 40) -> set[st
     return {swap(claim, evidence, random.Random(seed)) for seed in range(count)}
 
 
-def test_number_spans_know_their_kind():
-    spans = number_spans("On 12 May 2014 two of 3.5m won a 1st.")
-    assert [span.text for span in spans] == ["12", "2014", "two", "3.5", "1st"]
-    assert [span.kind for span in spans] == ["numeral", "year", "word", "numeral", "ordinal"]
+@pytest.mark.parametrize(
+    ("find", "text", "found"),
+    [
+        (numbers_of, "On 12 May 2014 two of 3.5m won a 1st.", ["12", "2014", "two", "3.5", "1st"]),
+        (numbers_of, "COVID-19 and the G20 met U2.", []),  # inside names
+        # Doctors also occurs in lower case, so it is no name; "Mr" and "The" never are.
+        (
+            names_of,
+            "Doctors met Mr Cameron. The Bank of England told doctors so.",
+            ["Cameron", "Bank of England"],
+        ),
+    ],
+)
+def test_numbers_and_names_are_found(find, text, found):
+    assert find(text) == found
 
 
-def test_numbers_inside_names_are_not_numbers():
-    assert number_spans("COVID-19 and the G20 met U2.") == []
-
-
-def test_a_number_swaps_with_the_other_numbers_of_its_kind():
-    """The evidence's numerals are 1,250 and 12, its years 2014 and 2012, its words three, seven."""
-    assert draws(swap_numbers, "It took 12 days.") == {"It took 1,250 days."}
-    assert draws(swap_numbers, "It was in 2014.") == {"It was in 2012."}
-    assert draws(swap_numbers, "Two fell.") == {"Three fell.", "Seven fell."}
+@pytest.mark.parametrize(
+    ("swap", "claim", "evidence", "expected"),
+    [
+        # Of its kind: numerals are 1,250 and 12, years 2014 and 2012, words three and seven.
+        (swap_numbers, "It took 12 days.", EVIDENCE, {"It took 1,250 days."}),
+        (swap_numbers, "It was in 2014.", EVIDENCE, {"It was in 2012."}),
+        (swap_numbers, "Two fell.", EVIDENCE, {"Three fell.", "Seven fell."}),
+        # Made up, one to three units away; above zero.
+        (swap_numbers, "a 2nd", "none", {"a 1st", "a 3rd", "a 4th", "a 5th"}),
+        (swap_numbers, "at 0.2%", "none", {"at 0.1%", "at 0.3%", "at 0.4%", "at 0.5%"}),
+        (swap_numbers, "only two", "none", {"only three", "only four", "only five"}),
+        # Names of as many words that the claim has not; days for days.
+        (swap_entities, "He was in Berlin.", EVIDENCE, {"He was in Cameron.", "He was in Paris."}),
+        (swap_entities, "It rained on Monday.", EVIDENCE, {"It rained on Thursday."}),
+        (swap_entities, "It rained in March.", EVIDENCE, {None}),
+        # David Cameron is Cameron: swapping the two would leave the claim true.
+        (swap_entities, "I met Cameron.", "David Cameron won.", {None}),
+        # Only the part that the evidence knows changes, and everywhere.
+        (
+            swap_entities,
+            "Chancellor Angela Merkel spoke.",
+            "Angela Merkel met Theresa May.",
+            {"Chancellor Theresa May spoke."},
+        ),
+        (swap_entities, "Berlin is Berlin.", "In Berlin and in Paris.", {"Paris is Paris."}),
+        (swap_numbers, "nothing of that kind here", EVIDENCE, {None}),
+        (swap_entities, "nothing of that kind here", EVIDENCE, {None}),
+    ],
+)
+def test_what_a_swap_may_give(swap, claim, evidence, expected):
+    assert draws(swap, claim, evidence, count=200) == expected
 
 
 def test_equal_values_in_another_spelling_are_no_alteration():
@@ -46,51 +79,6 @@ def test_equal_values_in_another_spelling_are_no_alteration():
     for altered in draws(swap_numbers, "We saw 1250 birds.", "They saw 1,250 birds."):
         value = int(altered.split()[2])
         assert value != 1250 and 1000 <= value <= 1500
-
-
-@pytest.mark.parametrize(
-    ("claim", "expected"),
-    [
-        ("a 2nd", {"a 1st", "a 3rd", "a 4th", "a 5th"}),  # stays above zero
-        ("at 0.2%", {"at 0.1%", "at 0.3%", "at 0.4%", "at 0.5%"}),
-        ("only two", {"only three", "only four", "only five"}),
-    ],
-)
-def test_a_made_up_number_is_one_to_three_units_away(claim, expected):
-    assert draws(swap_numbers, claim, "no number here", count=200) == expected
-
-
-def test_names_skip_words_that_only_start_a_sentence():
-    """Doctors also occurs in lower case, so it is no name; "Mr" and "The" never are."""
-    text = "Doctors met Mr Cameron. The Bank of England told doctors so."
-    assert [span.text for span in name_spans(text)] == ["Cameron", "Bank of England"]
-
-
-def test_a_name_swaps_with_one_of_as_many_words():
-    """One-word names of the evidence outside the claim: Cameron and Paris."""
-    altered = draws(swap_entities, "He was in Berlin.")
-    assert altered == {"He was in Cameron.", "He was in Paris."}
-
-
-def test_days_swap_with_days():
-    assert draws(swap_entities, "It rained on Monday.") == {"It rained on Thursday."}
-    assert draws(swap_entities, "It rained in March.") == {None}
-
-
-def test_a_name_never_becomes_a_part_of_itself():
-    """David Cameron is Cameron: swapping the two would leave the claim true, so nothing is left."""
-    assert draws(swap_entities, "I met Cameron.", "David Cameron won.") == {None}
-
-
-def test_only_the_part_known_to_the_evidence_changes():
-    evidence = "Angela Merkel met Theresa May."
-    altered = draws(swap_entities, "Chancellor Angela Merkel spoke.", evidence)
-    assert altered == {"Chancellor Theresa May spoke."}
-
-
-def test_every_occurrence_of_the_name_changes():
-    altered = draws(swap_entities, "Berlin is Berlin.", "In Berlin and in Paris.")
-    assert altered == {"Paris is Paris."}
 
 
 def test_a_garbled_claim_is_a_word_a_shuffle_or_a_phrase_with_equal_chance():
@@ -116,13 +104,11 @@ def test_a_garbled_claim_is_a_word_a_shuffle_or_a_phrase_with_equal_chance():
 
 def test_a_garbled_phrase_is_about_as_long_as_the_claim():
     """Ten words: a phrase of 2 comes 5 times, one of 3 comes round(10 / 3) = 3 times."""
-    claim = "a b c d e f g h i j"
-    lengths = {
-        (len(set(text)), len(text))
-        for seed in range(200)
-        if len(set(text := garble(claim, "", random.Random(seed)).split())) in (2, 3)
+    made = [text.split() for text in draws(garble, "a b c d e f g h i j", "", count=200)]
+    assert {(len(set(text)), len(text)) for text in made if len(set(text)) in (2, 3)} == {
+        (2, 10),
+        (3, 9),
     }
-    assert lengths == {(2, 10), (3, 9)}
 
 
 def test_short_claims_and_claims_that_say_nothing_already_stay_out():
@@ -131,12 +117,6 @@ def test_short_claims_and_claims_that_say_nothing_already_stay_out():
     assert draws(garble, "it rained hard") == draws(garble, "") == {None}
     made = draws(garble, "go go go go", "go", count=200)
     assert "go go go go" not in made and None in made and "go go" in made
-
-
-@pytest.mark.parametrize("swap", [swap_numbers, swap_entities])
-def test_nothing_to_swap_gives_none(swap):
-    assert swap("nothing of that kind here", EVIDENCE, random.Random(0)) is None
-    assert swap("", "", random.Random(0)) is None
 
 
 @pytest.mark.parametrize("swap", [swap_numbers, swap_entities, garble])

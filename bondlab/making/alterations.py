@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 
 NUMBER_WORDS = tuple(
@@ -45,16 +44,6 @@ _NAME = re.compile(rf"\b{_NAME_WORD}(?: (?:(?:of|de|van|von|al|bin) )?{_NAME_WOR
 _SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'“”‘’(]*$|[\"“‘(]$")
 
 
-@dataclass(frozen=True)
-class Span:
-    """A piece of a text: the characters `start` to `end`, and its kind; unlike kinds never swap."""
-
-    text: str
-    start: int
-    end: int
-    kind: str
-
-
 def swap_numbers(claim: str, evidence: str, rng: random.Random) -> str | None:
     """Replace one number of the claim by another number of the same kind from the evidence.
 
@@ -62,15 +51,16 @@ def swap_numbers(claim: str, evidence: str, rng: random.Random) -> str | None:
     other number of that kind, a nearby different number is made up. The new number always differs
     from the old one in value, not only in spelling. None when the claim has no number.
     """
-    numbers = number_spans(claim)
+    numbers = list(_NUMBER.finditer(claim))
     if not numbers:
         return None
-    old = rng.choice(numbers)
-    same_kind = {span.text for span in number_spans(evidence) if span.kind == old.kind}
-    others = [x for x in sorted(same_kind) if number_value(x) != number_value(old.text)]
-    new = (rng.choice(others) if others else _nearby(old, rng)).lower()
-    new = new.capitalize() if old.text[0].isupper() else new
-    return claim[: old.start] + new + claim[old.end :]
+    match = rng.choice(numbers)
+    old, kind = match[0], _number_kind(match[0])
+    same_kind = {text for text in numbers_of(evidence) if _number_kind(text) == kind}
+    others = [x for x in sorted(same_kind) if number_value(x) != number_value(old)]
+    new = (rng.choice(others) if others else _nearby(old, kind, rng)).lower()
+    new = new.capitalize() if old[0].isupper() else new
+    return claim[: match.start()] + new + claim[match.end() :]
 
 
 def swap_entities(claim: str, evidence: str, rng: random.Random) -> str | None:
@@ -82,13 +72,12 @@ def swap_entities(claim: str, evidence: str, rng: random.Random) -> str | None:
     Every occurrence of the old name changes. None when the claim has no such name or the evidence
     no other one.
     """
-    names = [found for span in name_spans(claim) if (found := _known_part(span, evidence))]
-    others = name_spans(evidence)
+    names = [found for name in names_of(claim) if (found := _known_part(name, evidence))]
+    others = names_of(evidence)
     rng.shuffle(names)
     for old in names:
-        new = _other_name(old, claim, others, rng)
-        if new is not None:
-            return re.sub(rf"(?<!\w){re.escape(old.text)}(?!\w)", new, claim)
+        if new := _other_name(old, claim, others, rng):
+            return re.sub(_whole(old), new, claim)
     return None
 
 
@@ -115,36 +104,31 @@ def garble(claim: str, evidence: str, rng: random.Random) -> str | None:
     return " ".join(made) if made != words else None
 
 
-def number_spans(text: str) -> list[Span]:
+def numbers_of(text: str) -> list[str]:
     """The numbers of a text in order: numerals, ordinals ("12th"), years, "two" to "twelve"."""
-    return [
-        Span(match[0], match.start(), match.end(), _number_kind(match[0]))
-        for match in _NUMBER.finditer(text)
-    ]
+    return [match[0] for match in _NUMBER.finditer(text)]
 
 
 def number_value(text: str) -> Decimal:
-    """The number a span stands for; "1,000" and "1000" are equal, so are "7" and "seven"."""
+    """The number a text stands for; "1,000" and "1000" are equal, so are "7" and "seven"."""
     if text[0].isalpha():
         return Decimal(NUMBER_WORDS.index(text.lower()) + 2)
     return Decimal(re.sub(r"[^\d.]", "", text))
 
 
-def name_spans(text: str) -> list[Span]:
-    """The capitalised name spans of a text in order, without words that only start a sentence."""
+def names_of(text: str) -> list[str]:
+    """The capitalised names of a text in order, without words that only start a sentence."""
     lower_words = set(re.findall(r"\b[a-z]\w*", text))
-    spans = []
+    names = []
     for match in _NAME.finditer(text):
         words, start = match[0].split(" "), match.start()
         first, opens = words[0].lower(), _SENTENCE_START.search(text[max(0, start - 8) : start])
         if first in FUNCTION_WORDS or (opens and first in lower_words):
-            start += len(words.pop(0)) + 1
+            words.pop(0)
         if words and words[0][0].islower():  # a connective left over: "Many of England"
-            start += len(words.pop(0)) + 1
-        name = " ".join(words)
-        if len(name) > 1:
-            spans.append(Span(name, start, start + len(name), _name_kind(name)))
-    return spans
+            words.pop(0)
+        names.append(" ".join(words))
+    return [name for name in names if len(name) > 1]
 
 
 def _number_kind(text: str) -> str:
@@ -155,17 +139,17 @@ def _number_kind(text: str) -> str:
     return "year" if re.fullmatch(r"(?:1[5-9]|20)\d\d", text) else "numeral"
 
 
-def _nearby(old: Span, rng: random.Random) -> str:
+def _nearby(old: str, kind: str, rng: random.Random) -> str:
     """A different number of the same kind within a fifth of the old one, or one to three away."""
-    value = number_value(old.text)
-    if old.kind == "word":
+    value = number_value(old)
+    if kind == "word":
         return rng.choice([w for w in NUMBER_WORDS if 0 < abs(number_value(w) - value) <= 3])
     unit = Decimal(1).scaleb(value.as_tuple().exponent)  # 0.1 for "3.5": keeps the decimals
-    reach = 3 if old.kind == "year" else max(3, int(value / unit / 5))
+    reach = 3 if kind == "year" else max(3, int(value / unit / 5))
     step = unit * rng.randint(1, reach)
     changed = value - step if rng.random() < 0.5 and value > step else value + step
-    text = f"{changed:,}" if "," in old.text else f"{changed}"
-    if old.kind != "ordinal":
+    text = f"{changed:,}" if "," in old else f"{changed}"
+    if kind != "ordinal":
         return text
     teens = changed % 100 in (11, 12, 13)
     return text + ("th" if teens else {1: "st", 2: "nd", 3: "rd"}.get(int(changed) % 10, "th"))
@@ -177,23 +161,26 @@ def _name_kind(name: str) -> str:
     return "month" if name in MONTHS else "name"
 
 
-def _known_part(span: Span, evidence: str) -> Span | None:
-    """The longest run of the span's words that the evidence contains, or None."""
-    words = span.text.split(" ")
+def _whole(text: str) -> str:
+    """A pattern of a text that is no part of a longer word."""
+    return rf"(?<!\w){re.escape(text)}(?!\w)"
+
+
+def _known_part(name: str, evidence: str) -> str | None:
+    """The longest run of the name's words that the evidence contains, or None."""
+    words = name.split(" ")
     for size in range(len(words), 0, -1):
         for first in range(len(words) - size + 1):
             part = words[first : first + size]
-            text = " ".join(part)
             proper = part[0][0].isupper() and part[-1][0].isupper()
-            if proper and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", evidence):
-                start = span.start + len(" ".join(words[:first])) + (first > 0)
-                return Span(text, start, start + len(text), _name_kind(text))
+            if proper and re.search(_whole(" ".join(part)), evidence):
+                return " ".join(part)
     return None
 
 
-def _other_name(old: Span, claim: str, others: list[Span], rng: random.Random) -> str | None:
+def _other_name(old: str, claim: str, others: list[str], rng: random.Random) -> str | None:
     taken = set(re.findall(r"\w+", claim.lower()))
-    same_kind = {span.text for span in others if span.kind == old.kind}
+    same_kind = {name for name in others if _name_kind(name) == _name_kind(old)}
     fitting = [x for x in sorted(same_kind) if not taken & {*re.findall(r"\w+", x.lower())}]
-    alike = [name for name in fitting if name.count(" ") == old.text.count(" ")]
+    alike = [name for name in fitting if name.count(" ") == old.count(" ")]
     return rng.choice(alike or fitting) if fitting else None

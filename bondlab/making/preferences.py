@@ -6,12 +6,11 @@ human reply stands against a reply that does not belong: a chat reward knows fit
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bondlab.assets.corpora import digest
 from bondlab.making.alterations import garble, swap_entities, swap_numbers
@@ -52,22 +51,7 @@ class Judged:
     group: str  # what pairs are independent by: the page, the review or the dialogue
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A prompt with a better and a worse completion, and how the worse one was made."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-    origin: str
-    group: str
-
-    def judged(self) -> tuple[Judged, Judged]:
-        """Both completions by themselves."""
-        return (
-            Judged(self.prompt, self.chosen, True, "human", self.group),
-            Judged(self.prompt, self.rejected, False, self.origin, self.group),
-        )
+Comparison = tuple[Judged, Judged]  # of one prompt: a human reply, and one that does not fit
 
 
 # -- claims ---------------------------------------------------------------------------------------
@@ -90,18 +74,18 @@ def claims(rows: Sequence[Mapping], rng: random.Random) -> list[Judged]:
         for origin, (alter, share) in ALTERATIONS.items():
             altered = alter(true.completion, true.prompt, rng) if rng.random() < share else None
             if altered:
-                made.append(Judged(true.prompt, altered, False, origin, true.group))
+                made.append(replace(true, completion=altered, good=False, origin=origin))
         if rng.random() < FOREIGN:
             foreign = rng.choice(rows)["evidence"]
             if foreign != true.prompt:
-                made.append(Judged(foreign, true.completion, False, "foreign", true.group))
+                made.append(replace(true, prompt=foreign, good=False, origin="foreign"))
     return [_hidden(claim, rows, rng) if rng.random() < HIDDEN else claim for claim in made]
 
 
 def _hidden(claim: Judged, rows: Sequence[Mapping], rng: random.Random) -> Judged:
     parts = [claim.prompt, *(rng.choice(rows)["evidence"] for _ in range(rng.randint(1, 3)))]
     rng.shuffle(parts)
-    return dataclasses.replace(claim, prompt=" ".join(parts))
+    return replace(claim, prompt=" ".join(parts))
 
 
 # -- reviews --------------------------------------------------------------------------------------
@@ -164,26 +148,23 @@ def comparisons(
     rows: Sequence[Mapping], rng: random.Random, shares: Mapping[str, float] = REWARDED
 ) -> list[Comparison]:
     """Each human reply against one that does not fit, of a kind drawn by its share."""
-    worse = _Worse(rows, rng)
-    drawn = (
-        worse.than(row, *rng.choices(list(shares), list(shares.values()))) for row in worse.rows
-    )
-    return [made for made in drawn if made]
+    worse, kinds = _Worse(rows, rng), [*shares]
+    made = (worse.than(row, *rng.choices(kinds, list(shares.values()))) for row in worse.rows)
+    return [pair for pair in made if pair]
 
 
 def replies(rows: Sequence[Mapping], rng: random.Random) -> list[Judged]:
     """Each human reply, and one that does not fit: of its dialogue, near in words, or shuffled."""
-    return [reply for made in comparisons(rows, rng, JUDGED) for reply in made.judged()]
+    return [reply for pair in comparisons(rows, rng, JUDGED) for reply in pair]
 
 
 def every_reply(rows: Sequence[Mapping], count: int, rng: random.Random) -> list[Judged]:
     """`count` human replies, each with one of every kind that does not fit."""
     made, worse = [], _Worse(rows, rng)
     for row in rng.sample(worse.rows, min(count, len(worse.rows))):
-        prompt, group = dialogue(row["context"]), row["dialogue"]
-        made.append(Judged(prompt, row["reply"], True, "human", group))
-        drawn = (worse.than(row, origin) for origin in DIFFERENT)
-        made += [against.judged()[1] for against in drawn if against]
+        made.append(_human(row))
+        against = [worse.than(row, origin) for origin in DIFFERENT]
+        made += [pair[1] for pair in against if pair]
     return made
 
 
@@ -191,6 +172,10 @@ def shuffled(text: str, rng: random.Random) -> str:
     """The words of a text in random order."""
     words = text.split()
     return " ".join(rng.sample(words, len(words)))
+
+
+def _human(row: Mapping) -> Judged:
+    return Judged(dialogue(row["context"]), row["reply"], True, "human", row["dialogue"])
 
 
 class _Worse:
@@ -204,7 +189,8 @@ class _Worse:
 
     def than(self, row: Mapping, origin: str) -> Comparison | None:
         """The turn's reply against one of a kind; None if there is none but the turn's own."""
-        prompt, reply, group = dialogue(row["context"]), row["reply"], row["dialogue"]
+        human, group = _human(row), row["dialogue"]
+        reply = human.completion
         if origin == "same dialogue":
             others = [text for text in self.own[group] if text != reply]
             rejected = self.rng.choice(others) if others else reply
@@ -213,10 +199,11 @@ class _Worse:
         elif origin == "other dialogue":
             rejected = self._foreign(group)
         else:
-            known = _content(prompt)
+            known = _content(human.prompt)
             foreign = [self._foreign(group) for _ in range(CANDIDATES)]
             rejected = max(foreign, key=lambda text: len(known & _content(text)))
-        return Comparison(prompt, reply, rejected, origin, group) if rejected != reply else None
+        bad = replace(human, completion=rejected, good=False, origin=origin)
+        return (human, bad) if rejected != reply else None
 
     def _foreign(self, dialogue: str) -> str:
         while True:

@@ -5,20 +5,26 @@ section 6). Here the reference learns one-sentence summaries (XSum and BBC) by m
 and the reward "does the evidence entail the claim?" (VitaminC), with negatives that keep the topic.
 The judge's data are apart from its reward's: other reviews' site, other dialogues, other ways of
 being wrong. None of the settings is stated in the paper; steps are chosen for five to fifty minutes
-of two cores each. `prepare --retrain` makes them again.
+of two cores each. Each folder holds the adapter in bfloat16, its training curve and a manifest.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from bondlab import assets, device
 from bondlab.assets import AssetError
@@ -26,9 +32,9 @@ from bondlab.lm.adapters import Trainable
 from bondlab.lm.language_model import LanguageModel
 from bondlab.making import preferences
 from bondlab.making.preferences import Comparison, Judged
-from bondlab.making.supervised import Supervised, fit, save
 from bondlab.tasks import models, scorers, xsum
-from bondlab.tasks.scorers import EncoderReward, EntailmentReward, Scorer
+from bondlab.tasks.scorers import EncoderReward, Scorer
+from bondlab.tasks.settings import LIMITS
 
 Pair = tuple[str, str]  # a document and its summary
 Examples = tuple[list, list]  # to train on, and held out
@@ -53,10 +59,11 @@ def pointwise(scorer: Scorer, batch: Sequence[Judged]) -> Tensor:
 
 
 def bradley_terry(scorer: Scorer, batch: Sequence[Comparison]) -> Tensor:
-    """-log sigmoid(r(chosen) - r(rejected)), nats a comparison."""
-    texts = [x.chosen for x in batch] + [x.rejected for x in batch]
-    chosen, rejected = scorer.scores(scorer.encode([x.prompt for x in batch] * 2, texts)).chunk(2)
-    return -nn.functional.logsigmoid(chosen - rejected).mean()
+    """-log sigmoid(r(better) - r(worse)), nats a comparison."""
+    replies = [reply for side in zip(*batch, strict=True) for reply in side]
+    rows = scorer.encode([x.prompt for x in replies], [x.completion for x in replies])
+    better, worse = scorer.scores(rows).chunk(2)
+    return -nn.functional.logsigmoid(better - worse).mean()
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -90,6 +97,20 @@ def turns(rng: random.Random, half: int, make: Callable[..., list]) -> Examples:
 
 
 @dataclass(frozen=True)
+class Supervised:
+    """Settings of one supervised LoRA training. None is stated in the paper."""
+
+    steps: int
+    batch: int
+    learning_rate: float = 1e-3
+    rank: int = 16
+    warmup: int = 30
+    clip: float = 1.0
+    check_every: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How an adapter is trained.
 
@@ -111,12 +132,18 @@ class Recipe:
     held_out: int = 256
 
 
+def summariser(name: str) -> LanguageModel:
+    """The small T5 with the template and the limits of the task XSum."""
+    limits = zip(("max_prompt_tokens", "max_new_tokens"), LIMITS["xsum"], strict=True)
+    return xsum.policy(*models.load(models.BASE), **dict(limits))
+
+
 RECIPES = {
     "xsum_reference": Recipe(
         Supervised(steps=680, batch=8),  # two passes over the 2,712 pairs
         ["xsum train", "bbc train"],
         articles,
-        lambda name: xsum.summariser(*models.load(models.BASE)),
+        summariser,
         likelihood,
         length=lambda pair: len(pair[1]),
     ),
@@ -124,7 +151,6 @@ RECIPES = {
         Supervised(steps=1200, batch=32),  # 3 of 5 pairs, seen once
         ["vitaminc train"],
         claims,
-        lambda name: EntailmentReward(*models.load(models.BASE)),
         length=lambda claim: len(claim.prompt),
         held_out=512,
     ),
@@ -143,7 +169,7 @@ RECIPES = {
         ["topical_chat train, first half of the dialogues by digest"],
         partial(turns, half=0, make=preferences.comparisons),
         loss=bradley_terry,
-        length=lambda x: len(x.prompt) + max(len(x.chosen), len(x.rejected)),
+        length=lambda pair: len(pair[0].prompt) + max(len(x.completion) for x in pair),
     ),
     "chat_judge": Recipe(
         Supervised(steps=500, batch=32),
@@ -151,6 +177,54 @@ RECIPES = {
         partial(turns, half=1, make=preferences.replies),
     ),
 }
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def fit(model: Trainable, recipe: Recipe, data: Sequence, held_out: Sequence) -> pd.DataFrame:
+    """AdamW with linear warm-up and decay on the adapter: step, loss, held_out_loss, seconds."""
+    settings, accelerator = recipe.settings, device.accelerator("auto")
+    model.to(accelerator.device)
+    optimizer = torch.optim.AdamW(model.trainable(), lr=settings.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _ramp(step, settings))
+    stream, curve, started = batches(data, recipe), [], time.perf_counter()
+    checks = {*range(0, settings.steps, settings.check_every), settings.steps}
+    parts = [held_out[i : i + settings.batch] for i in range(0, len(held_out), settings.batch)]
+    for step in tqdm(range(settings.steps + 1), desc="training", unit="step"):
+        now = checked = math.nan
+        if step in checks:
+            with torch.no_grad(), accelerator.autocast():
+                total = sum(recipe.loss(model, part).item() * len(part) for part in parts)
+            checked = total / len(held_out)
+        if step < settings.steps:
+            with accelerator.autocast():
+                value = recipe.loss(model, next(stream))
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(model.trainable(), settings.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            now = value.item()
+        curve.append((step, now, checked, time.perf_counter() - started))
+    return pd.DataFrame(curve, columns=["step", "loss", "held_out_loss", "seconds"])
+
+
+def _ramp(step: int, settings: Supervised) -> float:
+    rise = (step + 1) / max(1, settings.warmup)
+    return min(1.0, rise, (settings.steps - step) / max(1, settings.steps - settings.warmup))
+
+
+def batches(data: Sequence, recipe: Recipe) -> Iterator[list]:
+    """Batches of passes over the data without end; those of a batch are alike in length."""
+    size, rng = recipe.settings.batch, random.Random(recipe.settings.seed)
+    while True:
+        order = rng.sample(range(len(data)), len(data))
+        for start in range(0, len(order), size * 16):
+            near = sorted(order[start : start + size * 16], key=lambda i: recipe.length(data[i]))
+            alike = [near[i : i + size] for i in range(0, len(near), size)]
+            for batch in rng.sample(alike, len(alike)):
+                yield [data[i] for i in batch]
 
 
 def train(name: str, recipe: Recipe) -> Path:
@@ -162,17 +236,22 @@ def train(name: str, recipe: Recipe) -> Path:
     examples, held_out = recipe.examples(rng)
     if len(held_out) > recipe.held_out:
         held_out = rng.sample(held_out, recipe.held_out)
-    loss = partial(recipe.loss, model)
-    curve = fit(model, loss, examples, held_out, settings, recipe.length)
-    base = scorers.ENCODER if isinstance(model, EncoderReward) else models.BASE
+    curve = fit(model, recipe, examples, held_out)
     folder = models.WEIGHTS / name
-    save(model, folder, curve, settings, recipe.data, base)
+    model.save_adapter(folder)
+    curve.round(4).to_csv(folder / "training.csv", index=False)
+    manifest = {
+        "base": scorers.ENCODER if isinstance(model, EncoderReward) else models.BASE,
+        "data": list(recipe.data),
+        "settings": dataclasses.asdict(settings),
+        "machine": device.describe(),
+        "seconds": round(float(curve["seconds"].iloc[-1])),
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return folder
 
 
-def prepare(
-    retrain: bool = False, only: str | None = None, recipes: Mapping[str, Recipe] = RECIPES
-) -> None:
+def prepare(retrain: bool = False, only: str | None = None) -> None:
     """Check that the shipped models are there and train what is missing; `retrain`: make anew.
 
     Args:
@@ -181,10 +260,10 @@ def prepare(
     Raises:
         AssetError: `only` names none of them.
     """
-    if only is not None and only not in recipes:
-        raise AssetError(f"no adapter is called {only!r}: choose one of {', '.join(recipes)}")
-    for name in [only] if only else recipes:
+    if only is not None and only not in RECIPES:
+        raise AssetError(f"no adapter is called {only!r}: choose one of {', '.join(RECIPES)}")
+    for name in [only] if only else RECIPES:
         there = (models.WEIGHTS / name / "adapter_model.safetensors").exists()
         print(f"{name}: {'training' if retrain or not there else 'ready'}")
         if retrain or not there:
-            train(name, recipes[name])
+            train(name, RECIPES[name])

@@ -34,7 +34,7 @@ from bondlab.report.kept import Profile, Results, Tables, once, runs_table
 from bondlab.report.plots import Panel
 from bondlab.study import summaries
 from bondlab.task import Reward, score
-from bondlab.tasks import TaskSettings, models, scorers, xsum
+from bondlab.tasks import TaskSettings, models, scorers
 
 SIZES = (1, 2, 4, 8, 16)  # N of Best-of-N
 PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
@@ -104,7 +104,7 @@ class Audit:
                 "rules": list(self.rules),
                 "precision": device.resolve("auto"),
                 "models": {
-                    name: (scorers if name in scorers.SCORERS else xsum).identity(name)
+                    name: (scorers if name in scorers.SCORERS else models).identity(name)
                     for name in self.models
                 },
             }

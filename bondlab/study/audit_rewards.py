@@ -23,7 +23,7 @@ from bondlab.study import audit
 from bondlab.study.audit import SIZES, Audit, Settings, above, of
 from bondlab.study.benchmark_texts import comparisons
 from bondlab.study.judge import judge_of
-from bondlab.tasks import TaskSettings, scorers, tiny
+from bondlab.tasks import TaskSettings, tiny
 
 NAME = "alignment_rewards"
 TASKS = ("sentiment", "chat")
@@ -105,7 +105,7 @@ AUDIT = Audit(
     SETTINGS,
     measure,
     rules=[f"{task}: {name}" for task, probes in PROBES.items() for name in probes],
-    models=tuple(scorers.SCORERS),
+    models=("sentiment_reward", "sentiment_judge", "chat_reward", "chat_judge"),
     retrains=("laptop", "study", "paper"),
 )
 

@@ -22,7 +22,7 @@ from bondlab.report.intervals import accuracy_interval, auc_interval
 from bondlab.report.kept import Results
 from bondlab.study.audit import Audit, Settings, above, completions, of, sampled, scored
 from bondlab.study.xsum import HUB
-from bondlab.tasks import Task, TaskSettings, tiny, xsum
+from bondlab.tasks import Task, TaskSettings, models, tiny, xsum
 
 CHANGES = {"number": swap_numbers, "name": swap_entities}  # of claims and of lead sentences
 FALSE_COPIES = {**CHANGES, "garbled": garble}  # of claims
@@ -59,7 +59,7 @@ def measure(settings: Settings) -> pd.DataFrame:
         task = dataclasses.replace(task, eval_prompts=articles, eval_references=references)
         untrained, pairs = tiny.language_model("t5", seed=1), tiny_claims(articles)
     else:
-        untrained = xsum.reference("auto", settings.untrained, **chosen.limits)
+        untrained = models.reference(xsum.policy, settings.untrained, "auto", **chosen.limits)
         pairs = list(assets.dataset("vitaminc")["test"])
     counts = [settings.samples if i < settings.many else 1 for i in range(len(task.eval_prompts))]
     with device.accelerator("auto").autocast():
@@ -87,9 +87,8 @@ def documents(profile: str) -> dict[str, list[str]]:
     if chosen.name == "tiny":
         articles = [_tiny_article(text) for text in tiny.documents(chosen.evaluate, words=24)]
         return {"ARTICLE": articles, "REFERENCE": [text.splitlines()[-1] for text in articles]}
-    rows = xsum.documents(chosen.data)[1]
-    names = {"ARTICLE": "document", "REFERENCE": "summary"}
-    return {label: [row[name] for row in rows] for label, name in names.items()}
+    articles, references = zip(*xsum.texts(chosen.data)[1], strict=True)
+    return {"ARTICLE": list(articles), "REFERENCE": list(references)}
 
 
 def _tiny_article(text: str) -> str:

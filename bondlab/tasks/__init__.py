@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from bondlab.task import Task
 from bondlab.tasks import chat, models, scorers, sentiment, tiny, xsum
-from bondlab.tasks.settings import TaskSettings, first
+from bondlab.tasks.settings import TaskSettings
 
 __all__ = ["Task", "TaskSettings", "build"]
 
@@ -23,18 +23,25 @@ def build(settings: TaskSettings, precision: str) -> Task:
     if settings.name in ("tiny", "tiny_causal"):
         return _tiny(settings, precision)
     kind = {"xsum": xsum, "sentiment": sentiment, "chat": chat}[settings.name]
-    named, rated, load = models.identity, scorers.identity, scorers.load
-    if kind is xsum:
-        named, rated, load = xsum.identity, xsum.identity, xsum.reward
-    train, held_out = first(*kind.texts(settings.data), settings)
+    train, held_out = kind.texts(settings.data)
+    if settings.train > len(train) or settings.evaluate > len(held_out):
+        raise ValueError(
+            f"asked for {settings.train} training and {settings.evaluate} held-out prompts; "
+            f"there are {len(train)} and {len(held_out)}"
+        )
+    prompts, references = zip(*held_out[: settings.evaluate], strict=True)
     policy, reward = settings.policy or kind.POLICY, settings.reward or kind.REWARD
+    load = xsum.reward if kind is xsum else scorers.load
     return Task(
-        model=kind.reference(precision, policy, **settings.limits),
-        reward=load(name=reward, precision=precision),
-        train_prompts=train,
-        eval_prompts=[prompt for prompt, _ in held_out],
-        eval_references=[reference for _, reference in held_out],
-        identity={"policy": named(policy), "reward": rated(reward)},
+        model=models.reference(kind.policy, policy, precision, **settings.limits),
+        reward=load(reward, precision),
+        train_prompts=train[: settings.train],
+        eval_prompts=prompts,
+        eval_references=references,
+        identity={
+            "policy": models.identity(policy),
+            "reward": (models if kind is xsum else scorers).identity(reward),
+        },
     )
 
 

