@@ -5,7 +5,7 @@ Legend: B prompts, N anchor completions, K policy completions a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -62,21 +62,26 @@ def evaluate(
             "policy": (drawn, rewards, drawn.log_prob, reference(prompts, drawn).sum(-1)),
             "reference": (stored, others, policy(prompts, stored).sum(-1), stored.log_prob),
         }
-        for source, (completions, reward, log_prob, reference_log_prob) in sides.items():
-            grids = {"reward": reward, "log_prob": log_prob, "tokens": completions.lengths}
-            grids["reference_log_prob"] = reference_log_prob
+        for source, (completions, *measured) in sides.items():
+            grids = dict(zip(("reward", "log_prob", "reference_log_prob"), measured, strict=True))
+            grids["tokens"] = completions.lengths
             if source == "policy":
                 grids["quantile"] = quantiles.empirical(rewards, others)
             if predict is not None:
                 grids["predicted_quantile"] = predict(prompts, completions)
-            part = pd.DataFrame({name: grid.flatten().tolist() for name, grid in grids.items()})
-            part["source"], k = source, reward.shape[1]
-            part["prompt"], part["sample"] = np.repeat(index, k), [*range(k)] * len(index)
-            if source == "policy":
-                part["text"] = [text for row in policy.decode(drawn) for text in row]
-            tables.append(part)
+            tables.append(_rows(source, index, grids))
+        written = policy.decode(drawn)
+        tables[-2]["text"] = [text for row in written for text in row]
     table = pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
     return table.astype({"text": "string"})
+
+
+def _rows(source: str, index: Sequence[int], grids: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Measures [B, K] of the prompts with these numbers, a row a completion."""
+    table = pd.DataFrame({name: grid.flatten().tolist() for name, grid in grids.items()})
+    k = len(table) // len(index)
+    sample = [*range(k)] * len(index)
+    return table.assign(source=source, prompt=np.repeat(index, k), sample=sample)
 
 
 def step_measures(scores: Scores, drawn: Completions | None) -> dict[str, Tensor]:
