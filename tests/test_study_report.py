@@ -220,6 +220,22 @@ def test_differences_are_paired_by_item():
         items.of_results(joined(results("a"), results("b", profile="study")), ["p_reward"])
 
 
+def test_a_drawn_figure_has_its_levels_and_marks_or_is_a_line_of_text(monkeypatch, capsys):
+    """Curves of two series, sampled Best-of-2's 2.1, and the step at which the anchor moves."""
+    made = []
+    monkeypatch.setattr(Results, "publish", lambda self, *given: made.append(given))
+    report.draw(results(), "gains", GAINS, "Gains", "4", sizes=[2])
+    ((stem, figure, table, panels, paper),) = made
+    assert (stem, panels, paper) == ("gains", GAINS, "4") and len(table) == 2 * 2 * 3
+    *curves, level, mark = figure.axes[0].lines
+    assert curves[1].get_ydata() == pytest.approx([1.1, 1.3, 1.5])
+    assert level.get_ydata()[0] == pytest.approx(2.1) and mark.get_xdata()[0] == 20
+    report.draw(results().where(n=[16]), "gains", GAINS, "Gains")
+    assert len(made) == 1 and capsys.readouterr().out == (
+        "Gains: the profile laptop has no such runs.\n"
+    )
+
+
 # -- the trade-off and effective N -----------------------------------------------------------------
 
 
@@ -228,7 +244,7 @@ def test_the_trade_off_pairs_each_measure_with_the_distance():
     its KL, with the rewards n + (0, 0.1, 0.2). The bound is -1/N at the KL of Best-of-N, from the
     reference past every run's KL of 1.5."""
     table = report.tradeoff(results(), GAINS)
-    others = [iterative.SAMPLED, iterative.BOUND]
+    others = [report.SAMPLED, report.BOUND]
     assert table["series"].unique().tolist() == [*(run[0] for run in RUNS), *others]
     own = table[table["series"] == "iterative, n = 2"]
     for panel, shift in (("p_reward", 0), ("log_quantile", -3)):
