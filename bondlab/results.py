@@ -92,11 +92,15 @@ class RunFolder:
     @classmethod
     def of(cls, parent: Path, identity: Mapping[str, Any]) -> RunFolder:
         """The folder of the run with this identity, made and described if new."""
-        whole = {"results_version": RESULTS_VERSION, **identity}
-        folder = cls(parent / digest(whole))
+        folder = cls(cls.place(parent, identity))
         if not (folder.path / "config.json").exists():
-            folder._write("config.json", whole)
+            folder._write("config.json", {"results_version": RESULTS_VERSION, **identity})
         return folder
+
+    @staticmethod
+    def place(parent: Path, identity: Mapping[str, Any]) -> Path:
+        """Where that folder is or will be; not made here."""
+        return parent / digest({"results_version": RESULTS_VERSION, **identity})
 
     @property
     def config(self) -> dict[str, Any]:

@@ -112,11 +112,12 @@ def train(
         RuntimeError: another process computes the same run.
     """
     parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"
-    run = RunFolder.of(parent, identity(task, algorithm, config))
-    if not run.manifest:
+    name = identity(task, algorithm, config)
+    if not RunFolder.place(parent, name).exists():
         # Ask a new run's reward about four short texts, before anything long is computed for it.
         prompts = task.eval_prompts[:2]
         score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])
+    run = RunFolder.of(parent, name)
     if (kinds := run.manifest.get("kinds")) and kinds[-1] != device.kind():
         warnings.warn(
             f"{run.path} was computed on {kinds[-1]}, this is {device.kind()}: numbers of the two "

@@ -209,7 +209,7 @@ def test_a_new_run_asks_its_reward_first(runs, folder):
     is not asked again for a run that is finished."""
     with pytest.raises(ValueError, match="the reward returned None"):
         train(task_of(reward=lambda prompts, completions: None), BOND, CONFIG, folder)
-    assert not (runs / "banks").exists()
+    assert not (runs / "banks").exists() and not folder.exists()
     train(task_of(), BOND, configured(steps=1), folder)
     train(task_of(reward=lambda *_: 1 / 0), BOND, configured(steps=1), folder)
 
