@@ -11,7 +11,7 @@ What is where, in reading order; a folder imports from those above it alone (`st
     quantiles   p_<=, counted from samples or learned
     anchors     how the anchor follows the policy: never, by copies, as a moving average
     algorithms  an algorithm: a plan of who is sampled, and a rule; one constructor each
-    measures    estimators of what a policy is worth, and their intervals
+    measures    estimators of how far a policy is from Best-of-N
     task        what a run trains on: prompts, reference, reward; texts scored and checked
     config      settings of a run; device: where and how precisely it is computed
     bank        samples of the reference, stored; which prompts pass by; the unit of rewards
@@ -21,11 +21,12 @@ What is where, in reading order; a folder imports from those above it alone (`st
     results     what a run leaves on the disk, and checkpoints; paths: where
     lm/         one face for transformers' models: sampling, scoring, adapters, templates
     naming/     names of models, rewards and rules by what they compute: a run's id
-    toy/        a policy whose every completion is listed: the test bed
+    report/     how measures are shown: intervals, plots, kept tables, notebooks' parameters
+    toy/        a policy whose every completion is listed: the test bed, and notebook 00
     assets/     models and data: fetched, verified, converted
     tasks/      XSum, sentiment, chat and tiny ones: prompts, reference and reward by name
     making/     how the adapters in weights/ were trained
-    study/      the paper's experiments: runs, claims, tables, figures, notebooks
+    study/      the paper's experiments, a file each: runs and claims as data; the sweep
 """
 
 from importlib import import_module

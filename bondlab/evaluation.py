@@ -39,9 +39,8 @@ def evaluate(
     """Sample the policy on the held-out prompts and rescore the reference's samples.
 
     Args:
-        policy, reference: the models; the law of both is the sampler's.
-        task: for its held-out prompts and its reward.
-        bank: k reference samples of each held-out prompt (section 6: k = 32).
+        policy, reference: the models; the distribution of both is the sampler's.
+        bank: k reference samples of each of the task's held-out prompts (section 6: k = 32).
         samples: completions of the policy a prompt.
         generators: called with a batch's first prompt, gives the generator that the batch shares.
         predict: the learned quantile model, where there is one.
@@ -63,15 +62,13 @@ def evaluate(
             "reference": (stored, others, policy(prompts, stored).sum(-1), stored.log_prob),
         }
         for source, (completions, *measured) in sides.items():
-            grids = dict(zip(("reward", "log_prob", "reference_log_prob"), measured, strict=True))
-            grids["tokens"] = completions.lengths
+            grids = dict(zip(COLUMNS[3:6], measured, strict=True), tokens=completions.lengths)
             if source == "policy":
                 grids["quantile"] = quantiles.empirical(rewards, others)
             if predict is not None:
                 grids["predicted_quantile"] = predict(prompts, completions)
             tables.append(_rows(source, index, grids))
-        written = policy.decode(drawn)
-        tables[-2]["text"] = [text for row in written for text in row]
+        tables[-2]["text"] = [text for row in policy.decode(drawn) for text in row]
     table = pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
     return table.astype({"text": "string"})
 

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,6 +98,8 @@ class Results:
         if all(_covers(found[name], path) for name, path in files.items()):
             for name, path in files.items():
                 _write(path, found[name])
+        else:
+            warnings.warn(f"{self.folder} keeps its tables: these lack some of their series")
         return replace(self, tables={**self.tables, **found})
 
     def where(self, **columns: Iterable[Any]) -> Results:
