@@ -15,7 +15,8 @@ class Config(BaseModel):
     """Settings of a run; what the paper does not state says why it was chosen.
 
     `steps` optimiser steps of `prompts_per_step` prompts; warm-up and the intervals of evaluations
-    and checkpoints count steps. `bank_samples`, `evaluation_samples` and `evaluation_bank` are
+    count steps. A checkpoint is written after so many seconds of training, which is what a kill can
+    cost, and at the end. `bank_samples`, `evaluation_samples` and `evaluation_bank` are
     completions a prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient norm
     (a run's record says which steps it bound). `fresh` draws the reference's samples anew at each
     step, as the paper does, and not from a bank.
@@ -39,6 +40,6 @@ class Config(BaseModel):
     evaluate_every: Count = 500  # section 6
     evaluation_samples: Count = 4  # policy completions a held-out prompt; not stated
     evaluation_bank: Count = 32  # k of section 6
-    checkpoint_every: Count = 1
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # 0: after each step
     seed: int = 0
     precision: device.Precision = "auto"

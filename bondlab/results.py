@@ -61,7 +61,7 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; equal ones give equal bytes."""
+    """Write tensors and plain values, one after the other from whatever device they are on."""
     write_atomically(path, lambda file: torch.save(state, file))
 
 

@@ -59,7 +59,7 @@ class Run:
 
 def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
     """Everything that determines a run's numbers, as its folder is named by it."""
-    settings = config.model_dump(exclude={"checkpoint_every", "micro_batch"})
+    settings = config.model_dump(exclude={"checkpoint_seconds", "micro_batch"})
     settings["precision"] = device.resolve(config.precision)
     return {
         "task": task.identity,
@@ -133,7 +133,8 @@ def train(
 
 
 def _loop(trainer: Trainer) -> None:
-    started, config, run = time.perf_counter(), trainer.config, trainer.run
+    started = saved = time.perf_counter()
+    config, run = trainer.config, trainer.run
     run.mark("running", 0.0)
     run.rewind(trainer.step)
     bar = tqdm(total=config.steps, initial=trainer.step, desc="steps", unit="step", leave=False)
@@ -145,8 +146,10 @@ def _loop(trainer: Trainer) -> None:
         if last:
             break
         run.append(trainer.update())
-        if trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps:
+        waited = time.perf_counter() - saved
+        if trainer.step == config.steps or waited >= config.checkpoint_seconds:
             trainer.save()
+            saved = time.perf_counter()
         bar.update()
     bar.close()
     kinds = [kind for folder in trainer.folders for kind in folder.kinds]

@@ -20,7 +20,7 @@ from bondlab.trainer import Trainer
 BOND = bond(n=3, beta=0.5, quantile_draws=5)
 SIZES = {"steps": 4, "prompts_per_step": 3, "warmup": 2, "lora_rank": 2, "bank_samples": 8}
 MEASURED = {"evaluate_every": 2, "evaluation_samples": 2, "evaluation_bank": 4}
-CONFIG = Config(**SIZES, **MEASURED, learning_rate=1e-2, precision="fp32")
+CONFIG = Config(**SIZES, **MEASURED, learning_rate=1e-2, precision="fp32", checkpoint_seconds=0)
 ALL = {"lora_rank": None, "learning_rate": 2e-3}  # weights, where the default is an adapter
 BOTH = pytest.mark.parametrize("weights", [{}, ALL], ids=["adapter", "all weights"])
 

@@ -95,7 +95,7 @@ def test_a_run_draws_the_figures_that_are_shipped(smoke):
 
 
 def test_every_run_is_finished_and_its_tables_read(smoke):
-    """Training leaves a record and evaluations, a measurement its table, exact mathematics no run."""
+    """Training leaves a record and evaluations, a measurement its table, exact numbers no run."""
     for folder in (path.parent for path in (smoke / "runs").glob("*/*/config.json")):
         assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
         if (folder / "table.parquet").exists():

@@ -63,7 +63,7 @@ STOPS = {
 }
 LATE = [(*UPDATE, 3, False)]  # lines and an evaluation past the last checkpoint must be forgotten
 CASES = {name: (stops, "t5", BOND, {}) for name, stops in STOPS.items()} | {
-    "rare checkpoints": (LATE, "t5", BOND, {"checkpoint_every": 3}),
+    "rare checkpoints": (LATE, "t5", BOND, {"checkpoint_seconds": 1e9}),
     "fresh": (LATE, "t5", BOND, {"fresh": True}),
     "all weights": (LATE, "t5", BOND, ALL),
     "iterative": (LATE, "t5", bond(2, 0.5, quantile_draws=5, anchor=Periodic(2)), {}),
@@ -139,7 +139,7 @@ def test_settings_name_the_run():
     def name(algorithm=BOND, task=task, **changed) -> str:
         return repr(training.identity(task, algorithm, configured(**changed)))
 
-    assert name() == name(micro_batch=1) == name(checkpoint_every=7)
+    assert name() == name(micro_batch=1) == name(checkpoint_seconds=7)
     changes = dict(steps=5, seed=1, learning_rate=2e-2, lora_rank=4, bank_samples=9, fresh=True)
     changes |= dict(evaluation_bank=5, evaluate_every=3, clip=2.0, warmup=3)
     fewer = dataclasses.replace(task, train_prompts=task.train_prompts[:-1])
@@ -279,7 +279,7 @@ def test_a_run_s_folder_may_begin_at_home(tmp_path, monkeypatch):
 def test_bond_raises_the_log_quantile(tmp_path):
     """40 steps of BOND (N = 4, beta 0.5) move the held-out mean log quantile from about -1 towards
     -1/4: the paired 95 % interval over 32 prompts lies above 0."""
-    sizes = {"steps": 40, "evaluate_every": 40, "evaluation_samples": 16, "checkpoint_every": 10}
+    sizes = {"steps": 40, "evaluate_every": 40, "evaluation_samples": 16}
     config = Config(**sizes, learning_rate=1e-2, warmup=2, precision="fp32")
     run = train(task_of(evaluate=32), bond(4, 0.5, policy_draws=4), config)
     own = run.evaluation.query("source == 'policy'").assign(log=lambda t: np.log(t["quantile"]))
@@ -348,3 +348,12 @@ def test_another_kind_of_machine_is_told(folder, monkeypatch):
     monkeypatch.setattr(device, "kind", lambda: "another kind")
     with pytest.warns(match=f"{first.folder.path.name} was computed on .*, this is another kind"):
         train(task_of(), BOND, configured(steps=1), folder)
+
+
+def test_checkpoints_are_written_by_the_clock(folder, monkeypatch):
+    """After each of four steps, or at the end alone where the run is shorter than the seconds."""
+    steps = spied(monkeypatch, Trainer, "save", lambda trainer: trainer.step)
+    for seconds, expected in ((0, [1, 2, 3, 4]), (1e9, [4])):
+        steps.clear()
+        train(task_of(), BOND, configured(checkpoint_seconds=seconds), folder / str(seconds))
+        assert steps == expected

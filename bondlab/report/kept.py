@@ -99,7 +99,8 @@ class Results:
             for name, path in files.items():
                 _write(path, found[name])
         else:
-            warnings.warn(f"{self.folder} keeps its tables: these lack some of their series")
+            told = f"{self.folder} keeps its tables: these lack some of their series"
+            warnings.warn(told, stacklevel=2)
         return replace(self, tables={**self.tables, **found})
 
     def where(self, **columns: Iterable[Any]) -> Results:

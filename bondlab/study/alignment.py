@@ -78,7 +78,7 @@ STUDY = Config(
 # as many as on XSum. Neither is the distance between evaluations: 20 points on each curve.
 PAPER = Config(
     steps=5000, prompts_per_step=128, evaluate_every=250, warmup=100, learning_rate=3e-6,
-    lora_rank=None, fresh=True, checkpoint_every=100, micro_batch=4,
+    lora_rank=None, fresh=True, checkpoint_seconds=600, micro_batch=4,
 )  # fmt: skip
 # Training prompts, held-out prompts and completion tokens (None: the task's own length). The paper
 # profile has as many prompts as the dialogues have, to the next thousand.

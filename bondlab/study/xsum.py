@@ -27,7 +27,7 @@ STUDY = Config(steps=64, evaluate_every=16, learning_rate=2e-3)
 # Steps between evaluations are the paper's; sizes of models, batch and length are not stated.
 PAPER = Config(
     steps=5000, evaluate_every=500, prompts_per_step=32, learning_rate=1e-5, warmup=100,
-    lora_rank=None, fresh=True, checkpoint_every=100, micro_batch=4,
+    lora_rank=None, fresh=True, checkpoint_seconds=600, micro_batch=4,
 )  # fmt: skip
 # No T5 of the paper is public. Flan-T5 saw XSum's training split among its tasks; the TRUE model is
 # the public entailment T5 of the same group as the paper's reward (Roit et al. 2023).
