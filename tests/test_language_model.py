@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from bondlab.lm import language_model
 from bondlab.lm.completions import Completions, concatenate
-from bondlab.lm.language_model import LanguageModel, draw
+from bondlab.lm.language_model import LanguageModel
+from bondlab.lm.sampler import draw
 from bondlab.tasks import models, tiny
 
 VOCABULARY = len(tiny.tokenizer())

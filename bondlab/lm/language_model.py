@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from bondlab.lm import agreement, model_settings, templates
+from bondlab.lm import agreement, model_settings, sampler, templates
 from bondlab.lm.adapters import ADAPTER, Trainable, refuse_adapters
 from bondlab.lm.completions import Completions, Prompts
 from bondlab.lm.network import Network
@@ -138,22 +138,9 @@ class LanguageModel(templates.Reader, Trainable, Network):
         The uniform numbers come from the generator beforehand, wherever it lives: with one of the
         processor a seed means the same numbers on every device.
         """
-        ends, pad, rows = self.end_tokens, self.pad_token, len(prompts.ids) * k
-        shape = (self.max_new_tokens, rows, 1)
+        shape = (self.max_new_tokens, len(prompts.ids) * k, 1)
         uniforms = torch.rand(shape, generator=generator, device=generator.device).to(self.device)
-        prefix = self._prefix(prompts, k)
-        last, running = prefix.last, torch.ones(rows, dtype=torch.bool, device=self.device)
-        tokens, masks, log_probs = [], [], []
-        for uniform in uniforms:
-            if tokens:
-                last = self._extend(prefix, tokens[-1][:, None])[:, -1]
-            token, log_prob = draw(self._logits(last), uniform)
-            tokens.append(token.masked_fill(~running, pad))
-            masks.append(running)
-            log_probs.append(log_prob.masked_fill(~running, 0.0))
-            running = running & ~torch.isin(token, ends)
-        shape = (len(prompts.ids), k, self.max_new_tokens)
-        return Completions(*(torch.stack(x, 1).view(shape) for x in (tokens, masks, log_probs)))
+        return sampler.sample(self, prompts, k, uniforms)
 
     def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""
@@ -179,17 +166,3 @@ class LanguageModel(templates.Reader, Trainable, Network):
     def _score(self, read: Tensor, tokens: Tensor) -> Tensor:
         logits = self._logits(read)
         return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-
-
-def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row from softmax(logits [R, V]): tokens [R] and their log-probabilities [R].
-
-    By inversion of the cumulative distribution with one uniform number a row, [R, 1] in [0, 1): V
-    times fewer random numbers than the exponential race of `torch.multinomial`, which costs more
-    than the model's step on a CPU.
-    """
-    log_norm = logits.logsumexp(-1, keepdim=True)
-    cumulative = (logits - log_norm).exp().cumsum(-1)
-    token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    token = token.clamp(max=logits.shape[-1] - 1)
-    return token[:, 0], (logits.gather(-1, token) - log_norm)[:, 0]
