@@ -61,7 +61,7 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values, one after the other from whatever device they are on."""
+    """Write tensors and plain values, straight into the file; equal ones give equal bytes."""
     write_atomically(path, lambda file: torch.save(state, file))
 
 

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 
 import pandas as pd
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from bondlab import device
@@ -259,7 +260,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "quantiles": self.quantiles.state(),
         }
-        self.run.save(self.step, state)
+        self.run.save(self.step, send_to_device(state, "cpu"))
 
     @torch.no_grad()
     def _resume(self) -> None:

@@ -113,7 +113,7 @@ def train(
     """
     parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"
     name = identity(task, algorithm, config)
-    if not RunFolder.place(parent, name).exists():
+    if not RunFolder(RunFolder.place(parent, name)).manifest:
         # Ask a new run's reward about four short texts, before anything long is computed for it.
         prompts = task.eval_prompts[:2]
         score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])

@@ -28,6 +28,7 @@ TASK = TaskSettings(name="tiny", train=12, evaluate=4)  # banks of 2 parts and 1
 CONFIG = Config(
     steps=2, prompts_per_step=6, learning_rate=1e-2, lora_rank=2, bank_samples=8,
     evaluate_every=2, evaluation_samples=2, evaluation_bank=4, precision="fp32",
+    checkpoint_seconds=0,
 )  # fmt: skip
 
 
