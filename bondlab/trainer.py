@@ -109,6 +109,12 @@ class Trainer:
         return self.folders[0].filled(self.task, self.accelerator) if stored else None
 
     @cached_property
+    def _rows(self) -> dict[int, int]:
+        """Rows of the bank by the number of their training prompt."""
+        stored = passing(len(self.task.train_prompts), self.config)
+        return {number: row for row, number in enumerate(stored)}
+
+    @cached_property
     def reward_scale(self) -> float:
         """The unit of rewards that the rule is given; 1 where it goes by ranks."""
         if not self.algorithm.scales_rewards:
@@ -153,8 +159,7 @@ class Trainer:
             if self.bank is None:
                 source, rows = Bank(*drawn(self.anchor, "anchor", sum(sizes))), range(len(texts))
             else:
-                stored = passing(len(self.task.train_prompts), self.config)
-                source, rows = self.bank, [stored.index(i) for i in index]
+                source, rows = self.bank, [self._rows[i] for i in index]
             parts = source.subset(torch.tensor(rows), sizes, generator("subset"))
         own = drawn(self.policy, "policy", plan.policy_draws) if plan.policy_draws else nothing
         (anchors, anchor_rewards), (_, others) = parts

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from lab import spied
 
 from bondlab import device
 from bondlab.algorithms import bond
@@ -40,18 +41,6 @@ def specs(betas=(0.0, 0.5, 1.0), task: TaskSettings = TASK, **changed) -> list[S
     ]
 
 
-def counted(monkeypatch, owner: type, name: str) -> list[tuple]:
-    """The arguments of every call of a method, which still does its work."""
-    original, calls = getattr(owner, name), []
-
-    def method(self, *arguments):
-        calls.append((self, *arguments))
-        return original(self, *arguments)
-
-    monkeypatch.setattr(owner, name, method)
-    return calls
-
-
 def assert_same(first: list[RunFolder], second: list[RunFolder]) -> None:
     """Records and evaluations are equal to the last bit."""
     for one, other in zip(first, second, strict=True):
@@ -65,8 +54,8 @@ def test_a_sweep_computes_each_run_and_each_bank_part_once(runs, monkeypatch):
     one with a fourth run only that one. Folders come in the order of the specs; labels name none.
     Runs that draw anew read no training bank: one of another seed shares the held-out bank's part.
     """
-    updates = counted(monkeypatch, Trainer, "update")
-    fills = counted(monkeypatch, BankFolder, "fill")
+    updates = spied(monkeypatch, Trainer, "update", lambda *seen: seen)
+    fills = spied(monkeypatch, BankFolder, "fill", lambda *seen: seen)
     fresh = specs((0.5,), fresh=True)
     assert sweep.sweep(fresh, runs / "x", workers=1)[0].finished
     assert (len(updates), len(fills)) == (2, 1)
@@ -100,7 +89,7 @@ def test_a_sweep_goes_on_after_a_failure(runs, monkeypatch):
         with pytest.raises(ValueError, match="returned nan"):
             sweep.sweep(specs(), runs / "x", workers=1)
     assert [folder.finished for folder in (s.folder(runs / "x") for s in specs())] == [1, 0, 0]
-    updates = counted(monkeypatch, Trainer, "update")
+    updates = spied(monkeypatch, Trainer, "update", lambda *seen: seen)
     assert_same(sweep.sweep(specs(), runs / "x", workers=1), expected)
     assert len(updates) == 3
 

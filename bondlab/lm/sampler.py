@@ -54,12 +54,21 @@ def _looped(model: LanguageModel, prefix: Prefix, uniforms: Tensor) -> list[Tens
     for uniform in uniforms:
         if tokens:
             last = model._extend(prefix, tokens[-1][:, None])[:, -1]
-        token, log_prob = draw(model._logits(last), uniform)
-        tokens.append(token.masked_fill(~running, padding))
+        token, log_prob, still = _choose(model._logits(last), uniform, running, ends, padding)
+        tokens.append(token)
         masks.append(running)
-        log_probs.append(log_prob.masked_fill(~running, 0.0))
-        running = running & ~torch.isin(token, ends)
+        log_probs.append(log_prob)
+        running = still
     return [torch.stack(x) for x in (tokens, masks, log_probs)]
+
+
+def _choose(
+    logits: Tensor, uniform: Tensor, running: Tensor, ends: Tensor, padding: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens and log-probabilities [R], padded in rows that have ended, and which go on."""
+    token, log_prob = draw(logits, uniform)
+    still = running & ~torch.isin(token, ends)
+    return token.masked_fill(~running, padding), log_prob.masked_fill(~running, 0.0), still
 
 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,13 +190,11 @@ class Captured:
     def _advance(self, model: LanguageModel) -> None:
         """Draw a token a row and read it."""
         uniform = self.uniforms.index_select(0, self.step)[0]
-        token, log_prob = draw(model._logits(self.last), uniform)
-        ended = torch.isin(token, self.ends)
-        token = token.masked_fill(~self.running, self.padding)
-        found = token, self.running, log_prob.masked_fill(~self.running, 0.0)
-        for kept, new in zip(self.drawn, found, strict=True):
+        places = self.running, self.ends, self.padding
+        token, log_prob, still = _choose(model._logits(self.last), uniform, *places)
+        for kept, new in zip(self.drawn, (token, self.running, log_prob), strict=True):
             kept.index_copy_(0, self.step, new[None])
-        self.running.logical_and_(~ended)
+        self.running.copy_(still)
         self.seen.index_fill_(3, self.step + self.width, True)
         out = model.model.get_decoder()(
             input_ids=token[:, None],

@@ -22,7 +22,7 @@ _MADE_BY_CODE = 1 << 9  # Python's flag of classes that are no part of compiled 
 
 
 @functools.cache
-def library(module: str | None) -> bool:
+def installed(module: str | None) -> bool:
     """Whether a module is Python's own or lies in a folder that pip installs into.
 
     Not this package, wherever it is installed, nor what is installed to be edited in its place.
@@ -40,7 +40,7 @@ def library(module: str | None) -> bool:
     return any(next(home.glob("*.dist-info"), None) for home in homes)
 
 
-def library_class(kind: type) -> bool:
+def installed_class(kind: type) -> bool:
     """Whether a class is a library's own; not one that its functions made of a user's settings."""
     if not kind.__flags__ & _MADE_BY_CODE:
         return True
@@ -48,7 +48,7 @@ def library_class(kind: type) -> bool:
         found = operator.attrgetter(kind.__qualname__)(sys.modules[kind.__module__])
     except (AttributeError, KeyError):
         return False
-    return found is kind and library(kind.__module__)
+    return found is kind and installed(kind.__module__)
 
 
 def steps(code: CodeType) -> list[tuple[str, Any]]:
@@ -84,7 +84,7 @@ def imported(steps: list[tuple[str, Any]], package: str | None) -> dict[str, Mod
     """The user's modules that code imports when it runs."""
     found = {}
     for (_, level), _, (kind, value) in zip(steps, steps[1:], steps[2:], strict=False):
-        if kind == "IMPORT_NAME" and not library(
+        if kind == "IMPORT_NAME" and not installed(
             name := resolve_name("." * level + value, package)
         ):
             with suppress(ImportError):  # the code may do without it

@@ -133,7 +133,7 @@ def parts(value: object) -> dict[str, object]:
 
 def _kept(kind: type, name: str) -> bool:
     """Whether objects of the kind work this attribute out themselves when they are used."""
-    counter = name == "call_count" and code_of.library_class(kind)  # of transformers' pipelines
+    counter = name == "call_count" and code_of.installed_class(kind)  # of transformers' pipelines
     return counter or isinstance(getattr(kind, name, None), functools.cached_property)
 
 
@@ -168,13 +168,13 @@ def _(value: types.FunctionType) -> dict[str, object]:
     for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
         if name not in assigned and cell != empty:
             found[f"outer {name}"] = cell.cell_contents
-    if code_of.library(space.get("__name__")):
+    if code_of.installed(space.get("__name__")):
         return found | {"its name": [space["__name__"], code.co_qualname]}
     for name, attribute in code_of.loaded(steps):
         if name not in space and not hasattr(builtins, name):
             raise Unnamed(f"code that uses {name}, which is not defined yet")
         held = space.get(name)
-        users = isinstance(held, types.ModuleType) and not code_of.library(held.__name__)
+        users = isinstance(held, types.ModuleType) and not code_of.installed(held.__name__)
         if users and hasattr(held, attribute):
             name, held = f"{name}.{attribute}", getattr(held, attribute)
         found[f"global {name}"] = held
@@ -190,7 +190,7 @@ def _(value: staticmethod | classmethod | property | functools.cached_property |
 @parts.register
 def _(value: type) -> dict[str, object]:
     """A library's class by its name, any other by its bases, methods and attributes."""
-    if code_of.library_class(value):
+    if code_of.installed_class(value):
         return {"its name": [value.__module__, value.__qualname__]}
     code = (types.FunctionType, staticmethod, classmethod, property)
     members = {
@@ -205,7 +205,7 @@ def _(value: type) -> dict[str, object]:
 def _(value: types.ModuleType) -> dict[str, object]:
     """A library's module by its name, a user's by its code and that of the user's modules in it."""
     try:
-        source = None if code_of.library(value.__name__) else inspect.getsource(value)
+        source = None if code_of.installed(value.__name__) else inspect.getsource(value)
     except (OSError, TypeError):
         source = None
     if source is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+
+from bondlab.results import write_atomically
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the same on every machine
@@ -39,7 +40,6 @@ def save(
     keys. Each file is replaced as a whole, so that a reader or a kill never meets half a file.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "svg": _render(figure, "svg", {"Date": None, "Creator": "bondlab"}),
         "png": _render(figure, "png", {"Software": "bondlab"}),
@@ -47,9 +47,7 @@ def save(
         "json": (json.dumps(provenance, indent=2, sort_keys=True) + "\n").encode(),
     }
     for kind, content in contents.items():
-        partial = folder / f".{stem}.{kind}.{os.getpid()}"
-        partial.write_bytes(content)
-        partial.replace(folder / f"{stem}.{kind}")
+        write_atomically(folder / f"{stem}.{kind}", content)
     return tuple(folder / f"{stem}.{kind}" for kind in contents)
 
 

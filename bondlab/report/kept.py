@@ -9,7 +9,6 @@ the profile "study".
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -167,9 +166,7 @@ def _covers(table: pd.DataFrame, path: Path) -> bool:
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, table.to_parquet(index=False))
 
 
 def _ends(table: pd.DataFrame, panels: Sequence[Panel]) -> dict[str, tuple[Interval, str]]:

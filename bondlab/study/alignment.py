@@ -26,7 +26,7 @@ from bondlab.report.plots import Panel
 from bondlab.rules import J_BOND_PENALTY
 from bondlab.study import frontier, report
 from bondlab.study.claims import Term, at
-from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect
+from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
 from bondlab.study.judge import judged
 from bondlab.study.sweep import Spec
 from bondlab.tasks import TaskSettings
@@ -129,7 +129,7 @@ def specs(
         named = TaskSettings(name=task, policy=model, completion_tokens=tokens, **size)
     known = {"row": "", "n": 2, "warmup": config.warmup, "rate": 0.0, "every": 0}
     found = []
-    for seed in (0, 1, 2) if profile == "paper" else (0,):
+    for seed in seeds(profile):
         for series, (algorithm, own) in runs(profile).items():
             beta = algorithm.settings.get("beta", nan)
             labels = {**known, "series": series, "seed": seed, "beta": beta, **own}

@@ -24,16 +24,12 @@ from bondlab.report.intervals import grouped, mean_interval
 from bondlab.report.kept import Results, once
 from bondlab.results import RunFolder
 from bondlab.study.claims import Claim, Term, lead, rise
-from bondlab.study.experiment import Experiment, RunSettings
+from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.sweep import Spec
 from bondlab.study.xsum import AS_GOOD, RUNS, SIZES, spec
+from bondlab.toy.descents import OBJECTIVES
 from bondlab.training import banks, train
 
-OBJECTIVES = {
-    0.0: "beta = 0 (forward KL)",
-    0.5: "beta = 0.5 (Jeffreys)",
-    1.0: "beta = 1 (backward KL)",
-}
 FORWARD, JEFFREYS, BACKWARD = OBJECTIVES.values()
 N, ROW = 8, "N = 8"  # Figure 2's, with stored samples
 STORED, NEW = "training articles, stored samples", "training articles, new samples"
@@ -67,7 +63,7 @@ def specs(profile: str) -> list[Spec]:
     if profile == "study":
         others = runs(profile, [n for n in SIZES if n != N], [0])
         return runs(profile, [N], [0, 1, 2]) + runs(profile, [N], [0], anew=True) + others
-    return runs(profile, SIZES, [0, 1, 2] if profile == "paper" else [0])
+    return runs(profile, SIZES, seeds(profile))
 
 
 def _fall(column: str) -> Term:

@@ -33,6 +33,11 @@ class RunSettings(BaseModel):
     workers: int = Field(ge=0)
 
 
+def seeds(profile: str) -> tuple[int, ...]:
+    """Those of the runs at a profile, where an experiment has no others."""
+    return (0, 1, 2) if profile == "paper" else (0,)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One notebook's worth of runs.

@@ -16,10 +16,10 @@ from bondlab.report.kept import Results
 from bondlab.report.plots import Panel
 from bondlab.study import report
 from bondlab.study.claims import Claim, Term, at, halves, lead
-from bondlab.study.experiment import Experiment
+from bondlab.study.experiment import Experiment, seeds
 from bondlab.study.report import BY, DISTANCE, by_series, curve_table, ends
 from bondlab.study.sweep import Spec
-from bondlab.study.xsum import AS_GOOD, RUNS, SIZES, seeds, spec
+from bondlab.study.xsum import AS_GOOD, RUNS, SIZES, spec
 
 SMALL, LARGE = "iterative, n = 2", "iterative, n = 4"
 # Steps between copies of the policy into the anchor. Section 6: 1000; at the smaller scales a

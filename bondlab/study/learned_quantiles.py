@@ -24,9 +24,9 @@ from bondlab.report.kept import Results, Tables
 from bondlab.results import RunFolder
 from bondlab.study import calibration
 from bondlab.study.claims import Claim, Term, lead
-from bondlab.study.experiment import Experiment, RunSettings
+from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.sweep import Spec
-from bondlab.study.xsum import AS_GOOD, RUNS, SCALES, seeds, spec
+from bondlab.study.xsum import AS_GOOD, RUNS, SCALES, spec
 from bondlab.task import score
 
 N = 8  # appendix B.1, Fig. 9

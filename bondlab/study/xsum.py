@@ -44,11 +44,6 @@ SCALES = {
 }
 
 
-def seeds(profile: str) -> tuple[int, ...]:
-    """Those of the runs at a profile."""
-    return (0, 1, 2) if profile == "paper" else (0,)
-
-
 def spec(
     profile: str, algorithm: Algorithm, seed: int, labels: Mapping[str, object], **changed: object
 ) -> Spec:
