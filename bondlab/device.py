@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
@@ -37,8 +38,23 @@ def accelerator(precision: Precision) -> Accelerator:
     bfloat16, and the mode would outlive the run.
     """
     made, half = Accelerator(), resolve(precision) == "bf16"
+    if made.device.type == "cpu":
+        keep_memory()
     made.autocast = lambda: torch.autocast(made.device.type, torch.bfloat16, enabled=half)
     return made
+
+
+@functools.cache
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees, for its next use.
+
+    glibc gives large blocks back at once, and to fill them with zeros again took a third of a
+    training step. Elsewhere nothing is changed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: nothing is cut off at the heap's end
 
 
 def dtype(precision: Precision) -> torch.dtype:

@@ -8,13 +8,14 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft.tuners import lora
 from safetensors.torch import load_file
 from test_agreement import made
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from bondlab.bank import seeded
-from bondlab.lm.adapters import quiet
+from bondlab.lm.adapters import FEW_ROWS, adapted, quiet
 from bondlab.lm.language_model import LanguageModel
 from bondlab.tasks import models, tiny
 
@@ -219,3 +220,17 @@ def test_quiet_leaves_transformers_as_it_was():
             assert not logging.is_progress_bar_enabled()
             raise KeyError
         assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == before
+
+
+@pytest.mark.parametrize("rows", [3, FEW_ROWS + 1])
+def test_lean_layers_compute_what_pefts_own_do(rows):
+    """Also where an adapter from elsewhere has another scale; one that is no plain sum is left."""
+    policy = tiny.language_model("gemma").trainable_copy(2)
+    _, layer = adapted(policy.model)[0]
+    layer.scaling["policy"] = 0.5
+    with torch.no_grad():
+        layer.lora_B["policy"].weight.normal_()
+        x = torch.randn(rows, layer.in_features)
+        lean, theirs = layer(x), lora.Linear.forward(layer, x)
+    assert type(layer) is not lora.Linear
+    torch.testing.assert_close(lean, theirs)

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from bondlab.lm import language_model
 from bondlab.lm.completions import Completions, concatenate
 from bondlab.lm.language_model import LanguageModel
+from bondlab.lm.network import in_half
 from bondlab.lm.sampler import draw
 from bondlab.tasks import models, tiny
 
@@ -354,3 +355,38 @@ def test_tiny_models_are_the_same_in_every_process():
     torch.manual_seed(7)
     assert all(torch.equal(x, first[name]) for name, x in tiny.t5().state_dict().items())
     assert tiny.documents(3) == tiny.documents(5)[:3] != tiny.documents(3, seed=1)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "t5"])
+def test_gradients_made_with_the_scores_are_those_of_the_backward_pass(kind):
+    """A frozen head is passed through once: slopes of a row's score, times what comes back."""
+    model = tiny.language_model(kind, max_new_tokens=6, temperature=0.7)
+    policy, prompts = model.trainable_copy(2), model.encode(tiny.documents(3, seed=5))
+    drawn = policy.sample(prompts, 3, seeded())
+    weights = torch.randn(drawn.mask.shape, generator=seeded(1))
+
+    adapter = policy.trainable()
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad((weights * policy(prompts, drawn)).sum(), adapter)
+
+    found = gradients()
+    policy.model.get_output_embeddings().weight.requires_grad_()  # then it is no longer frozen
+    expected = gradients()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_processor_multiplies_halves_without_loss_and_leaves_the_mode():
+    """Products of bfloat16 numbers are float32 numbers; so only sums round, in any order."""
+    generator = seeded()
+    left, right = (torch.randn(8, 64, generator=generator).bfloat16() for _ in range(2))
+    mode = torch.backends.mkldnn.matmul.fp32_precision
+    with in_half(left, right):
+        product = left.float() @ right.float().T
+    assert torch.backends.mkldnn.matmul.fp32_precision == mode
+    torch.testing.assert_close(
+        product.double(), left.double() @ right.double().T, atol=1e-5, rtol=0
+    )
+    with in_half(left.float(), right):
+        assert torch.backends.mkldnn.matmul.fp32_precision == mode

@@ -1,6 +1,8 @@
-"""Decoding in tensors that keep their places draws what the plain loop draws.
+"""Every way of decoding draws what one row after the other draws.
 
-The graph that a GPU replays is made of these steps; `placement` runs it where there is one.
+In tensors that keep their places: the graph that a GPU replays is made of these steps; `placement`
+runs it where there is one. On a processor: from one cache a prompt, without rows that have ended,
+and with two models' rows in one pass.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import torch
 
 from bondlab.bank import seeded
 from bondlab.lm import sampler
+from bondlab.lm.adapters import mixable
 from bondlab.lm.completions import Prompts
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.sampler import BUCKET, Captured
@@ -19,7 +22,9 @@ PROMPTS = tiny.documents(3, seed=5)
 
 
 def both_ways(model: LanguageModel, k: int, captured: Captured | None = None, seed: int = 0):
-    """Tokens, masks and log-probabilities by the loop and by steps of a fixed shape."""
+    """Tokens, masks and log-probabilities by the loop and by steps of a fixed shape, which a GPU
+    takes after a prompt's cache that is repeated for its completions."""
+    model.shared = False
     prompts = sampler._to_bucket(model.encode(PROMPTS), model.pad_token)
     uniforms = torch.rand(model.max_new_tokens, 3 * k, 1, generator=seeded(seed, "sampler"))
     with torch.no_grad():
@@ -75,6 +80,7 @@ def test_models_whose_cache_has_no_fixed_size_are_looped():
     """Gemma 3 attends to windows of 64 tokens; T5's decoder asks its encoder; no other attention
     than torch's own takes the mask."""
     gemma, t5 = tiny.language_model("gemma"), tiny.language_model("t5")
+    gemma.shared = t5.shared = False  # as on a GPU
     with torch.no_grad():
         prefix = gemma._prefix(gemma.encode(PROMPTS), 1)
         steps = 64 - prefix.mask.shape[1]
@@ -82,6 +88,58 @@ def test_models_whose_cache_has_no_fixed_size_are_looped():
         assert not sampler._fits(t5, t5._prefix(t5.encode(PROMPTS), 1), 1)
     gemma.model.set_attn_implementation("eager")
     assert not sampler._fits(gemma, prefix, steps)
+
+
+def changed(model: LanguageModel, seed: int) -> LanguageModel:
+    """A policy of this model, some way from it."""
+    policy = model.trainable_copy(2, seed)
+    with torch.no_grad():
+        for weight in policy.trainable():
+            weight += 0.3 * torch.randn(weight.shape, generator=seeded(seed, "weights"))
+    return policy
+
+
+@pytest.mark.parametrize("kind", ["gemma", "t5"])
+def test_a_shared_cache_draws_what_repeated_ones_draw(kind):
+    """Rows end at different lengths, so prompts have one, two or no rows left: tokens are equal,
+    and so are masks and log-probabilities behind the end."""
+    model = tiny.language_model(kind, max_new_tokens=24)
+    ends = list(range(1, 12))  # of 128 tokens
+    model.model.generation_config.eos_token_id = ends
+    prompts = model.encode(tiny.documents(5, seed=5))
+    shared = model.sample(prompts, 3, seeded(0, "shared"))
+    assert model.shared and shared.mask.any(2).all() and shared.lengths.unique().numel() > 3
+    model.shared = False
+    repeated = model.sample(prompts, 3, seeded(0, "shared"))
+    fields = [(x.tokens, x.mask, x.log_probs) for x in (shared, repeated)]
+    assert_equal(*fields)
+    with torch.no_grad():
+        torch.testing.assert_close(model(prompts, shared), shared.log_probs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "t5"])
+def test_two_models_draw_in_one_pass_what_each_draws_alone(kind, monkeypatch):
+    """With other adapters over the same weights, and rows of both that end early."""
+    model = tiny.language_model(kind, max_new_tokens=16)
+    model.model.generation_config.eos_token_id = list(range(1, 12))
+    models, ks = (changed(model, 1), changed(model, 2)), (1, 2)
+    prompts = model.encode(tiny.documents(4, seed=5))
+    alone = [m.sample(prompts, k, seeded(k, "row")) for m, k in zip(models, ks, strict=True)]
+    monkeypatch.setattr(sampler, "sample", None)
+    both = models[0].sample_beside(models[1], prompts, ks, (seeded(1, "row"), seeded(2, "row")))
+    for one, other in zip(both, alone, strict=True):
+        assert_equal(*[(x.tokens, x.mask, x.log_probs) for x in (one, other)])
+
+
+def test_models_that_share_no_weights_draw_one_after_the_other():
+    model = tiny.language_model("gemma", max_new_tokens=4)
+    policy, whole = model.trainable_copy(2), model.trainable_copy(None)
+    for other in (model, whole, tiny.language_model("gemma").trainable_copy(2)):
+        assert not mixable(policy.model, other.model)
+    prompts, seeds = model.encode(PROMPTS), (seeded(0, "a"), seeded(0, "b"))
+    both = policy.sample_beside(whole, prompts, (1, 2), seeds)
+    expected = whole.sample(prompts, 2, seeded(0, "b"))
+    assert torch.equal(both[1].tokens, expected.tokens) and both[0].tokens.shape[1] == 1
 
 
 def test_prompts_have_tokens_where_the_mask_is():

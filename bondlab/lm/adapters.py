@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import logging
 from transformers.pytorch_utils import Conv1D
 
 from bondlab.lm.model_settings import sampling
 
 ADAPTER = "policy"
+FEW_ROWS = 64  # rows that are decoded; more are read
 
 
 class Trainable(nn.Module):
@@ -64,6 +69,7 @@ class Trainable(nn.Module):
         self._train_in_float32()
 
     def _train_in_float32(self) -> None:
+        hasten(self.model)
         for parameter in self.trainable():  # Adam's small updates would be lost in bfloat16
             parameter.data = parameter.data.float()
 
@@ -121,6 +127,85 @@ class Trainable(nn.Module):
         whole.model.generation_config = sampling(self)
         whole.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def hasten(model: nn.Module) -> None:
+    """Let linear layers with a plain adapter compute peft's sum in as few operations as it has: to
+    decode a few rows with an adapter costs the number of its operations, not their size."""
+    from peft.tuners.lora import Linear
+
+    for _, layer in adapted(model):
+        plain = type(layer) is Linear and list(layer.lora_A) == [ADAPTER] and not layer.lora_variant
+        if plain and layer.lora_B[ADAPTER].bias is None:
+            layer.__class__ = _lean_linear()
+
+
+@functools.cache
+def _lean_linear() -> type:
+    """peft is imported where it is needed."""
+    from peft.tuners.lora import Linear
+
+    class LeanLinear(Linear):
+        """peft's layer without its choices, and with rows of a second adapter beside: `beside`."""
+
+        second: tuple[Mixture, Linear] | None = None
+
+        def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+            if self.merged or self.disable_adapters:
+                return super().forward(x, *args, **kwargs)
+            out = self.base_layer(x)
+            if x.device.type != "cpu" or x[..., 0].numel() > FEW_ROWS or torch.is_grad_enabled():
+                return out + self._update(x)
+            # Small products of bfloat16 cost a processor several times those of float32.
+            with torch.autocast("cpu", enabled=False):
+                return out + self._update(x.float()).to(out.dtype)
+
+        def _update(self, x: Tensor) -> Tensor:
+            if self.second is None:
+                return self._own_update(x)
+            mixture, other = self.second
+            first, rest = x.split([mixture.first, len(x) - mixture.first])
+            return torch.cat([self._own_update(first), other._own_update(rest)])
+
+        def _own_update(self, x: Tensor) -> Tensor:
+            down, up = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
+            update, scale = linear(linear(x, down), up), self.scaling[ADAPTER]
+            return update if scale == 1 else update * scale
+
+    return LeanLinear
+
+
+@dataclass
+class Mixture:
+    """How many of the rows that pass, the first ones, are of the one model; the rest of another."""
+
+    first: int
+
+
+def mixable(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models differ in lean adapters over the same weights alone."""
+    weights = [
+        [x for name, x in model.named_parameters() if ".lora_" not in name]
+        for model in (one, other)
+    ]
+    layers = [layer for _, layer in (*adapted(one), *adapted(other))]
+    lean = bool(layers) and all(isinstance(layer, _lean_linear()) for layer in layers)
+    same = len(weights[0]) == len(weights[1]) and all(map(operator.is_, *weights))
+    return lean and same and len(adapted(one)) == len(adapted(other))
+
+
+@contextmanager
+def beside(one: nn.Module, other: nn.Module, mixture: Mixture) -> Iterator[None]:
+    """`one` then computes rows of both, which must be `mixable`."""
+    pairs = zip(adapted(one), adapted(other), strict=True)
+    layers = [(mine, theirs) for (_, mine), (_, theirs) in pairs]
+    for mine, theirs in layers:
+        mine.second = mixture, theirs
+    try:
+        yield
+    finally:
+        for mine, _ in layers:
+            mine.second = None
 
 
 def adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:

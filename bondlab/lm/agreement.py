@@ -30,20 +30,25 @@ ROUNDED_NATS = 0.25
 
 @torch.no_grad()
 def settle(model: LanguageModel) -> None:
-    """Choose the way in which a new model is read: the fast one, or its own forward (`plain`).
+    """Choose the way in which a new model is read: the fast one, its prompts' cache shared where
+    that can be, or its own forward (`plain`).
 
     Raises:
-        ValueError: its own forward fails or gives NaN; or neither way agrees with it, as where the
+        ValueError: its own forward fails or gives NaN; or no way agrees with it, as where the
             prompt is kept in a state that cannot be repeated for its completions.
     """
     name, found = type(model.model).__name__, []
     prompts, tokens = _probes(model)
     own_attention = model.model.config._attn_implementation
+    # Another attention than torch's own may do what ours does not.
+    can_share = model.is_encoder_decoder or own_attention == "sdpa"
     with torch.autocast(model.device.type, enabled=False):
         expected = _own(model, prompts, tokens, name)
-        for model.plain in (False, True):
-            if model.is_encoder_decoder:
-                chosen = own_attention if model.plain else attention.NAME
+        for model.plain, model.shared in ((False, can_share), (False, False), (True, False)):
+            if model.is_encoder_decoder and not model.plain and not model.shared:
+                continue
+            chosen = attention.NAME if model.shared else own_attention
+            if chosen != model.model.config._attn_implementation:
                 model.model.set_attn_implementation(chosen)
             try:
                 gap = _gap(model, prompts, tokens, expected)
@@ -56,7 +61,7 @@ def settle(model: LanguageModel) -> None:
     raise ValueError(
         f"{name} cannot be sampled here: its prompt must be read once and kept in a cache that its "
         f"completions share. Tried with the decoder ({found[0]}) and with the model's own forward "
-        f"({found[1]})"
+        f"({found[-1]})"
     )
 
 
@@ -64,7 +69,7 @@ def _gap(model: LanguageModel, prompts: Prompts, tokens: Tensor, expected: Tenso
     """Mean |log p - log q| under the mean of p and q, the largest over all places: of what is read
     at once, as in scoring, and one token after the other, as in sampling."""
     given = tokens[..., :-1]
-    prefix = model._prefix(prompts, K)
+    prefix = model._prefix(prompts, K, room=T)
     steps = [prefix.last[:, None]]
     steps += [model._extend(prefix, column) for column in given.flatten(0, 1).split(1, dim=1)]
     ways = torch.cat(steps, 1).unflatten(0, given.shape[:2]), model._follow(prompts, given)

@@ -8,7 +8,7 @@ width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from bondlab.lm import agreement, model_settings, sampler, templates
-from bondlab.lm.adapters import ADAPTER, Trainable, refuse_adapters
+from bondlab.lm.adapters import ADAPTER, Trainable, mixable, refuse_adapters
 from bondlab.lm.completions import Completions, Prompts
-from bondlab.lm.network import Network
+from bondlab.lm.network import Network, in_half
 
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 
@@ -138,9 +138,27 @@ class LanguageModel(templates.Reader, Trainable, Network):
         The uniform numbers come from the generator beforehand, wherever it lives: with one of the
         processor a seed means the same numbers on every device.
         """
-        shape = (self.max_new_tokens, len(prompts.ids) * k, 1)
-        uniforms = torch.rand(shape, generator=generator, device=generator.device).to(self.device)
-        return sampler.sample(self, prompts, k, uniforms)
+        return sampler.sample(self, prompts, k, self._uniforms(len(prompts.ids) * k, generator))
+
+    @torch.no_grad()
+    def sample_beside(
+        self,
+        other: LanguageModel,
+        prompts: Prompts,
+        ks: tuple[int, int],
+        generators: tuple[torch.Generator, torch.Generator],
+    ) -> list[Completions]:
+        """What `sample` draws from this model and from another, in one pass where that can be."""
+        pairs = list(zip((self, other), ks, generators, strict=True))
+        here = self.shared and self.device.type == "cpu"
+        if not (here and mixable(self.model, other.model)):
+            return [model.sample(prompts, k, generator) for model, k, generator in pairs]
+        uniforms = [self._uniforms(len(prompts.ids) * k, generator) for _, k, generator in pairs]
+        return sampler.sample_beside((self, other), prompts, ks, uniforms)
+
+    def _uniforms(self, rows: int, generator: torch.Generator) -> Tensor:
+        shape = (self.max_new_tokens, rows, 1)
+        return torch.rand(shape, generator=generator, device=generator.device).to(self.device)
 
     def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""
@@ -157,12 +175,37 @@ class LanguageModel(templates.Reader, Trainable, Network):
 
     def _token_log_probs(self, read: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities [R*T] of tokens; no more than LOGITS_AT_ONCE logits live at a time."""
-        size = max(1, LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.shape[0])
+        head = self.model.get_output_embeddings().weight
+        size = max(1, LOGITS_AT_ONCE // head.shape[0])
         pieces = list(zip(read.split(size), tokens.split(size), strict=True))
-        if len(pieces) == 1 or not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() and read.requires_grad):
             return torch.cat([self._score(h, y) for h, y in pieces])
-        return torch.cat([checkpoint(self._score, h, y, use_reentrant=False) for h, y in pieces])
+        if head.requires_grad or self.plain:
+            return torch.cat(
+                [checkpoint(self._score, h, y, use_reentrant=False) for h, y in pieces]
+            )
+        return torch.cat([_AtOnce.apply(h, y, self._score, head) for h, y in pieces])
 
     def _score(self, read: Tensor, tokens: Tensor) -> Tensor:
         logits = self._logits(read)
         return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+class _AtOnce(torch.autograd.Function):
+    """Scores of rows, each of its own row alone, and their gradients while the logits are there.
+
+    So a frozen head is passed through once, and no logits wait for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, read: Tensor, tokens: Tensor, score: Callable, head: Tensor) -> Tensor:
+        with torch.enable_grad(), in_half(read, head):
+            leaf = read.detach().requires_grad_()
+            scores = score(leaf, tokens)
+            ctx.save_for_backward(*torch.autograd.grad(scores.sum(), leaf))
+        return scores.detach()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (gradient[:, None] * slope).to(slope.dtype), None, None, None

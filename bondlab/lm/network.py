@@ -1,9 +1,9 @@
 """Run the network of a language model over prompts and completions: two ways, one face.
 
-The fast way reads hidden states from the decoder and applies the head here, in float32; the
-completions of an encoder-decoder's prompt share its cross-attention (`attention`). The plain way is
-the model's own forward, for models that do more than a head to their logits or attend otherwise.
-`agreement` decides, once a model, which of them gives the model's own distribution.
+The fast way reads hidden states from the decoder and applies the head here, in float32, and the
+completions of a prompt share its cache where `attention` can. The plain way is the model's own
+forward, for models that do more than a head to their logits or attend otherwise. `agreement`
+decides, once a model, which of them gives the model's own distribution.
 
 Shapes: B prompts, K completions a prompt, R = B*K rows, t tokens, D hidden width, V vocabulary.
 """
@@ -11,14 +11,18 @@ Shapes: B prompts, K completions a prompt, R = B*K rows, t tokens, D hidden widt
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from bondlab.lm.attention import SharedLayer, Sharing
 from bondlab.lm.completions import Prompts
 
 OPTIONAL = ("position_ids", "logits_to_keep")  # inputs that an architecture can do without
@@ -33,6 +37,24 @@ class Prefix:
     encoded: Tensor | None  # [R, P, D], the encoder's states
     cache: Any = None
     last: Tensor | None = None  # [R, ...] what `Network._read` gave of the last token
+    sharing: Sharing | None = None  # of the rows, where all of the cache is shared
+
+    @property
+    def caches(self) -> list[Cache]:
+        """Of a decoder's own attention, and of that to its encoder."""
+        if self.encoded is None:
+            return [self.cache]
+        return [self.cache.self_attention_cache, self.cache.cross_attention_cache]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows [R'] alone, in ascending order; the cache must be shared."""
+        counts = self.sharing.owner[rows].bincount(minlength=len(self.sharing.counts))
+        prompts = counts.nonzero()[:, 0]
+        self.sharing = Sharing(counts[prompts].tolist())
+        for layer in (layer for cache in self.caches for layer in cache.layers):
+            layer.keep(rows, prompts, self.sharing)
+        self.mask = self.mask[rows]
+        self.encoded = None if self.encoded is None else self.encoded[rows]
 
 
 class Network(nn.Module):
@@ -40,12 +62,13 @@ class Network(nn.Module):
 
     Attributes:
         plain: whether the model's own forward is used.
+        shared: whether a processor keeps one cache a prompt.
     """
 
     model: nn.Module
     temperature: float
     is_encoder_decoder: bool
-    plain = False
+    plain = shared = False
 
     def _follow(self, prompts: Prompts, tokens: Tensor, states: bool = False) -> Tensor:
         """`_read` of the prompt's end and of each of the tokens [B, K, t]: t+1 places."""
@@ -56,23 +79,38 @@ class Network(nn.Module):
             read = torch.cat([read, self._extend(prefix, tokens.flatten(0, 1), states)], 1)
         return read.unflatten(0, (b, k))
 
-    def _prefix(self, prompts: Prompts, k: int, states: bool = False) -> Prefix:
-        """Each prompt read once, for k completions of it."""
+    def _prefix(
+        self, prompts: Prompts, k: int | Sequence[int], states: bool = False, room: int = 0
+    ) -> Prefix:
+        """Each prompt read once, for k completions of it, or for as many as a list says where the
+        cache is shared; `room` as for `attention.SharedLayer`."""
         ids, mask, encoded = prompts.ids, prompts.mask, None
         if self.is_encoder_decoder:
             encoder, start = self.model.get_encoder(), self.model.config.decoder_start_token_id
             encoded = encoder(input_ids=ids, attention_mask=mask, return_dict=True)[0]
             ids = ids.new_full((len(ids), 1), start)
         prefix = Prefix(mask, encoded)
+        shared = self.shared and ids.device.type == "cpu"
+        if shared and encoded is None:  # one that forgets nothing
+            prefix.cache = Cache(layer_class_to_replicate=DynamicLayer)
         prefix.last = self._read(prefix, ids, states, logits_to_keep=1)[:, -1]
-        if k > 1:
-            # One row a prompt is enough for an encoder-decoder's cross-attention: see `attention`.
-            own = getattr(prefix.cache, "self_attention_cache", prefix.cache)
-            (prefix.cache if self.plain else own).batch_repeat_interleave(k)
-            for name in ("mask", "last", "encoded"):
-                if (held := getattr(prefix, name)) is not None:
-                    setattr(prefix, name, held.repeat_interleave(k, 0))
+        sharing = Sharing([k] * len(ids) if isinstance(k, int) else k)
+        self._share(prefix, sharing, shared, room)
+        repeats = sharing.most if sharing.even else torch.tensor(sharing.counts)
+        for name in ("mask", "last", "encoded"):
+            if sharing.most > 1 and (held := getattr(prefix, name)) is not None:
+                setattr(prefix, name, held.repeat_interleave(repeats, 0))
         return prefix
+
+    def _share(self, prefix: Prefix, sharing: Sharing, shared: bool, room: int) -> None:
+        """Make the prompts' cache one of their rows: shared, else repeated."""
+        for place, cache in enumerate(prefix.caches):
+            # On a GPU, too, a decoder's attention to its encoder is shared.
+            if shared or (place and not self.plain):
+                cache.layers = [SharedLayer(layer, sharing, room) for layer in cache.layers]
+            elif sharing.most > 1:
+                cache.batch_repeat_interleave(sharing.most)
+        prefix.sharing = sharing if shared else None
 
     def _extend(self, prefix: Prefix, tokens: Tensor, states: bool = False) -> Tensor:
         """`_read` of t more tokens [R, t]; the prefix then ends with them."""
@@ -123,11 +161,27 @@ class Network(nn.Module):
         head, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
         if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
             hidden = hidden * config.d_model**-0.5
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(hidden.device.type, enabled=False), in_half(hidden, head.weight):
             bias = None if head.bias is None else head.bias.float()
             logits = nn.functional.linear(hidden.float(), _in_float32(head.weight), bias)
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@contextmanager
+def in_half(*factors: Tensor) -> Iterator[None]:
+    """Let a processor multiply float32 as bfloat16, if these tensors are of it: then it loses
+    nothing, for its sums are float32 all the same, and takes a third of the time. Of gradients that
+    come back it rounds what is rounded next, when they become bfloat16."""
+    mode = torch.backends.mkldnn.matmul
+    if any(x.dtype != torch.bfloat16 or x.device.type != "cpu" for x in factors):
+        yield
+        return
+    before, mode.fp32_precision = mode.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        mode.fp32_precision = before
 
 
 def _in_float32(weight: Tensor) -> Tensor:

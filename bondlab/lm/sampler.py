@@ -3,7 +3,8 @@
 On a GPU a decoding step of a small model waits for its hundreds of kernels to be started one by
 one. There the whole step (network, head, draw) is captured once a shape as a CUDA graph over a
 cache of fixed size, and replayed. Elsewhere, and for models whose cache has no fixed size (encoder-
-decoders, texts longer than an attention's window, a model's own forward), a plain loop does it.
+decoders, texts longer than an attention's window, a model's own forward), a loop does it, which on
+a processor drops rows that have ended.
 
 Shapes: R rows (B prompts times K completions), T tokens, D hidden width, V vocabulary.
 """
@@ -11,6 +12,7 @@ Shapes: R rows (B prompts times K completions), T tokens, D hidden width, V voca
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -19,7 +21,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
-from bondlab.lm import model_settings
+from bondlab.lm import attention, model_settings
+from bondlab.lm.adapters import Mixture, beside
 from bondlab.lm.completions import Completions, Prompts
 from bondlab.lm.network import Prefix
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 BUCKET = 32  # prompts are padded to multiples of it, so that few shapes are captured
 KEPT = 4  # captured shapes a model; each holds a cache
+DROPPED = 0.9  # rows are dropped when no more than this share goes on: it costs a copy of the cache
 _CAPTURED: WeakKeyDictionary[LanguageModel, OrderedDict[tuple, Captured]] = WeakKeyDictionary()
 
 
@@ -39,27 +43,73 @@ def sample(model: LanguageModel, prompts: Prompts, k: int, uniforms: Tensor) -> 
     """
     if model.device.type == "cuda" and not model.is_encoder_decoder:
         prompts = _to_bucket(prompts, model.pad_token)
-    prefix = model._prefix(prompts, k)
+    prefix = model._prefix(prompts, k, room=len(uniforms))
     fixed = model.device.type == "cuda" and _fits(model, prefix, len(uniforms))
     drawn = (_replayed if fixed else _looped)(model, prefix, uniforms)
     shape = (len(prompts.ids), k, len(uniforms))
     return Completions(*(x.T.reshape(shape) for x in drawn))
 
 
-def _looped(model: LanguageModel, prefix: Prefix, uniforms: Tensor) -> list[Tensor]:
-    """Tokens, masks and log-probabilities [T, R], token by token."""
+def sample_beside(
+    models: Sequence[LanguageModel], prompts: Prompts, ks: Sequence[int], uniforms: Sequence[Tensor]
+) -> list[Completions]:
+    """`sample` of two models that share their weights, in one pass over these.
+
+    On a processor, where a pass costs little more for more rows; `mixable` models alone.
+
+    Args:
+        ks, uniforms: of each model, as for `sample`.
+    """
+    (one, other), count = models, len(prompts.ids)
+    twice = Prompts(prompts.ids.repeat(2, 1), prompts.mask.repeat(2, 1))
+    mixture, own = Mixture(count), count * ks[0]
+    with beside(one.model, other.model, mixture):
+        counts = [k for k in ks for _ in range(count)]
+        prefix = one._prefix(twice, counts, room=len(uniforms[0]))
+        drawn = _looped(one, prefix, torch.cat(list(uniforms), 1), (mixture, own))
+    parts = zip(*(x.split([own, count * ks[1]], 1) for x in drawn), strict=True)
+    return [
+        Completions(*(x.T.reshape(count, k, -1) for x in part))
+        for k, part in zip(ks, parts, strict=True)
+    ]
+
+
+def _looped(
+    model: LanguageModel,
+    prefix: Prefix,
+    uniforms: Tensor,
+    mixed: tuple[Mixture, int] | None = None,
+) -> list[Tensor]:
+    """Tokens, masks and log-probabilities [T, R], token by token.
+
+    `mixed`: the mixture to keep up to date, and how many rows are its first model's at the start.
+    """
     ends, padding, last = model.end_tokens, model.pad_token, prefix.last
-    running = torch.ones(len(last), dtype=torch.bool, device=last.device)
-    tokens, masks, log_probs = [], [], []
-    for uniform in uniforms:
-        if tokens:
-            last = model._extend(prefix, tokens[-1][:, None])[:, -1]
-        token, log_prob, still = _choose(model._logits(last), uniform, running, ends, padding)
-        tokens.append(token)
-        masks.append(running)
-        log_probs.append(log_prob)
-        running = still
-    return [torch.stack(x) for x in (tokens, masks, log_probs)]
+    size, here = uniforms.shape[:2], last.device
+    drawn = [
+        torch.full(size, padding, device=here),
+        torch.zeros(size, dtype=torch.bool, device=here),
+        torch.zeros(size, device=here),
+    ]
+    rows = torch.arange(size[1], device=here)
+    running = torch.ones_like(rows, dtype=torch.bool)
+    for step, uniform in enumerate(uniforms):
+        choice = _choose(model._logits(last), uniform[rows], running, ends, padding)
+        for kept, new in zip(drawn, (choice[0], running, choice[1]), strict=True):
+            kept[step, rows] = new
+        token, _, running = choice
+        if here.type == "cpu":  # elsewhere to ask would be to wait
+            if not running.any():
+                break
+            if prefix.sharing and running.float().mean() <= DROPPED:
+                going = running.nonzero()[:, 0]
+                prefix.keep(going)
+                token, rows, running = token[going], rows[going], running[going]
+        if mixed:
+            mixed[0].first = int((rows < mixed[1]).sum())
+        if step + 1 < len(uniforms):
+            last = model._extend(prefix, token[:, None])[:, -1]
+    return drawn
 
 
 def _choose(
@@ -101,7 +151,7 @@ def _fits(model: LanguageModel, prefix: Prefix, steps: int) -> bool:
         windowed = type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= length
         return windowed or type(layer) is DynamicLayer
 
-    plain = model.plain or model.model.config._attn_implementation != "sdpa"
+    plain = model.plain or model.model.config._attn_implementation not in ("sdpa", attention.NAME)
     return not plain and all(map(sees_all, getattr(prefix.cache, "layers", [None])))
 
 
