@@ -9,6 +9,7 @@ width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from bondlab.lm import agreement, model_settings, sampler, templates
 from bondlab.lm.adapters import ADAPTER, Trainable, refuse_adapters
 from bondlab.lm.completions import Completions, Prompts
 from bondlab.lm.network import Network
+
+if TYPE_CHECKING:
+    from bondlab.processes import Share
 
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 
@@ -132,14 +136,19 @@ class LanguageModel(templates.Reader, Trainable, Network):
     # -- the law ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, prompts: Prompts, k: int, generator: torch.Generator) -> Completions:
+    def sample(
+        self, prompts: Prompts, k: int, generator: torch.Generator, share: Share | None = None
+    ) -> Completions:
         """Draw k completions a prompt; always T decoding steps, so nothing waits for the device.
 
         The uniform numbers come from the generator beforehand, wherever it lives: with one of the
-        processor a seed means the same numbers on every device.
+        processor a seed means the same numbers on every device. Those of prompts that are a share
+        of a batch are theirs of the whole batch's: the same for any number of processes.
         """
-        shape = (self.max_new_tokens, len(prompts.ids) * k, 1)
-        uniforms = torch.rand(shape, generator=generator, device=generator.device).to(self.device)
+        total, rows = (share.total, share.rows) if share else (len(prompts.ids), slice(None))
+        shape = self.max_new_tokens, total, k
+        uniforms = torch.rand(shape, generator=generator, device=generator.device)[:, rows]
+        uniforms = uniforms.reshape(len(uniforms), -1, 1).to(self.device)
         return sampler.sample(self, prompts, k, uniforms)
 
     def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
