@@ -111,5 +111,5 @@ def add_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> None:
     for piece in pieces.values():
         flat = torch.cat([x.flatten().to(parameters[0]) for x in piece])
         distributed.all_reduce(flat)
-        sums = flat.split([x.numel() for x in piece])
-        torch._foreach_copy_(piece, [y.view_as(x) for x, y in zip(piece, sums, strict=True)])
+        for tensor, added in zip(piece, flat.split([x.numel() for x in piece]), strict=True):
+            tensor.copy_(added.view_as(tensor))

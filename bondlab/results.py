@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -47,7 +48,8 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         OSError: the disk is full or not writable; the message names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Processes of several machines may have one number.
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
             file.write(data) if isinstance(data, bytes) else data(file)

@@ -11,20 +11,22 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
+import torch
 from lab import BOND, Killed, configured, kill, task_of
+from test_sweep import specs
+from torch.multiprocessing import start_processes
 
 from bondlab import training
 from bondlab.algorithms import bond, j_bond, reinforce
 from bondlab.anchors import MovingAverage
 from bondlab.quantiles import Learned
 from bondlab.results import RunFolder
+from bondlab.study import sweep
 from bondlab.trainer import Trainer
 from bondlab.training import train
 
@@ -35,13 +37,12 @@ MOVING = j_bond(anchor=MovingAverage(0.3))
 LEARNED = bond(3, 0.5, quantile_model=Learned(learning_rate=2e-3))
 CASES = {
     "j_bond": ("gemma", MOVING, CONFIG),
-    "bond": ("t5", BOND, CONFIG),
     "learned": ("t5", LEARNED, CONFIG),
     "reinforce, all weights": ("t5", reinforce(0.1), CONFIG.model_copy(update={"lora_rank": None})),
 }
 
 
-def trained(name: str, folder: Path) -> list[np.ndarray]:
+def trained(name: str, folder: Path) -> list[torch.Tensor]:
     """Run a case; what policy, anchor and quantile model then are in this process."""
     (family, algorithm, config), made, make = CASES[name], [], training.trainer
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +51,7 @@ def trained(name: str, folder: Path) -> list[np.ndarray]:
     (trainer,) = made
     parts = [*trainer.parameters, *trainer.anchor_parameters]
     parts += trainer.quantiles.model.trainable() if algorithm.quantile_model else []
-    return [part.detach().numpy() for part in parts]
+    return [part.detach() for part in parts]
 
 
 def stopped(folder: Path) -> None:
@@ -70,35 +71,27 @@ def refused() -> None:
         train(task, BOND, CONFIG)
 
 
-def everything(folder: Path) -> dict[str, list[np.ndarray]]:
-    """All that is asked of one set of processes."""
-    refused()
-    stopped(folder.parent / "stopped")
-    return {name: trained(name, folder) for name in CASES}
-
-
-# -- processes ------------------------------------------------------------------------------------
-
-
-def connected(rank: int, environment: Mapping[str, str], work: Callable, folder: Path) -> object:
+def everything(rank: int, environment: Mapping[str, str], folder: Path) -> None:
+    """All that is asked of one set of processes, of which this is one."""
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
-    return work(folder)
+    refused()
+    sweep.sweep(specs((0.5, 1.0)), folder / "swept", workers=2)
+    stopped(folder.parent / "stopped")
+    torch.save({name: trained(name, folder) for name in CASES}, folder / f"of-{rank}.pt")
 
 
-def in_processes(count: int, work: Callable, folder: Path) -> list:
-    """What the work gives in each of so many connected processes."""
+def in_processes(count: int, folder: Path) -> list[dict[str, list[torch.Tensor]]]:
+    """`everything` in so many connected processes: the parameters in each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     environment = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     environment |= {"BONDLAB_RUNS": str(folder / "runs")}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bondlab.training", "bondlab.tasks", "peft", "pytest"])
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
-        given = environment, work, folder
-        jobs = [pool.submit(connected, rank, *given) for rank in range(count)]
-        return [job.result(timeout=300) for job in jobs]
+    multiprocessing.set_forkserver_preload(["bondlab.training", "bondlab.tasks", "peft", "pytest"])
+    # The first that raises ends them all.
+    start_processes(everything, (environment, folder), count, start_method="forkserver")
+    return [torch.load(folder / f"of-{rank}.pt") for rank in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +100,10 @@ def results(tmp_path_factory) -> dict[int, tuple[Path, list]]:
     folder, patch = tmp_path_factory.mktemp("processes"), pytest.MonkeyPatch()
     patch.setenv("BONDLAB_RUNS", str(folder / "1" / "runs"))
     found = {1: (folder / "1", [{name: trained(name, folder / "1") for name in CASES}])}
+    sweep.sweep(specs((0.5, 1.0)), folder / "1" / "swept", workers=1)
     stopped(folder / "stopped")
     for count in (4, 2):
-        parts = in_processes(count, everything, folder / str(count))
-        found[count] = folder / str(count), parts
+        found[count] = folder / str(count), in_processes(count, folder / str(count))
     trained("j_bond", folder / "stopped")
     patch.undo()
     return found
@@ -141,9 +134,18 @@ def test_processes_give_the_run_of_one(name, count, results):
     run = run_in(many / name)
     assert_close(run, run_in(one / name))
     assert run.manifest["machine"]["processes"] == count
-    for parts in zip(alone[name], *(each[name] for each in found), strict=True):
-        np.testing.assert_allclose(parts[1], parts[0], rtol=0, atol=2e-4)
-        assert all(np.array_equal(parts[1], other) for other in parts[2:])
+    torch.testing.assert_close(found[0][name], alone[name], rtol=0, atol=2e-4)
+    for other in found[1:]:
+        torch.testing.assert_close(other[name], found[0][name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_each_run_of_a_sweep(count, results):
+    """Two runs of BOND from a bank, 6 prompts a step, one after the other: processes have no
+    workers, which would take themselves for more of them."""
+    folders = [sorted((results[n][0] / "swept").iterdir()) for n in (count, 1)]
+    for paths in zip(*folders, strict=True):
+        assert_close(*map(RunFolder, paths))
 
 
 @pytest.mark.parametrize("count", [2, 4])
