@@ -36,18 +36,18 @@ CONFIG = configured(prompts_per_step=5, learning_rate=2e-3, evaluate_every=4, mi
 MOVING = j_bond(anchor=MovingAverage(0.3))
 LEARNED = bond(3, 0.5, quantile_model=Learned(learning_rate=2e-3))
 CASES = {
-    "j_bond": ("gemma", MOVING, CONFIG),
-    "learned": ("t5", LEARNED, CONFIG),
-    "reinforce, all weights": ("t5", reinforce(0.1), CONFIG.model_copy(update={"lora_rank": None})),
+    "j_bond": ("gemma", MOVING, {}),
+    "learned": ("t5", LEARNED, {"steps": 2}),
+    "reinforce, all weights": ("t5", reinforce(0.1), {"steps": 2, "lora_rank": None}),
 }
 
 
 def trained(name: str, folder: Path) -> list[torch.Tensor]:
     """Run a case; what policy, anchor and quantile model then are in this process."""
-    (family, algorithm, config), made, make = CASES[name], [], training.trainer
+    (family, algorithm, changed), made, make = CASES[name], [], training.trainer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "trainer", lambda *given: made.append(make(*given)) or made[0])
-        train(task_of(family, 20, 20), algorithm, config, folder / name)
+        train(task_of(family, 20, 20), algorithm, CONFIG.model_copy(update=changed), folder / name)
     (trainer,) = made
     parts = [*trainer.parameters, *trainer.anchor_parameters]
     parts += trainer.quantiles.model.trainable() if algorithm.quantile_model else []
@@ -192,7 +192,7 @@ def test_a_launched_program_trains_and_an_error_in_one_process_ends_it(tmp_path)
     words = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0"
     command = [sys.executable, *words.split(), "program.py", str(Path(__file__).parent)]
     options = {"cwd": tmp_path, "env": os.environ | {"BONDLAB_RUNS": str(tmp_path / "runs")}}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
     assert ended.stdout.splitlines() == ["4 steps of 2"] * 2
     assert (tmp_path / "policy" / "model.safetensors").exists()
     assert ended.returncode != 0 and "ValueError: the judge does not answer" in ended.stderr
