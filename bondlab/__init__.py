@@ -13,7 +13,8 @@ What is where, in reading order; a folder imports from those above it alone (`st
     algorithms  an algorithm: a plan of who is sampled, and a rule; one constructor each
     measures    estimators of how far a policy is from Best-of-N
     task        what a run trains on: prompts, reference, reward; texts scored and checked
-    config      settings of a run; device: where and how precisely it is computed
+    config      settings of a run; device: where and how precisely it is computed; processes:
+                what several of them, on one run, do and tell each other
     bank        samples of the reference, stored; which prompts pass by; the unit of rewards
     trainer     the loop, from the inside: one step of sampling, scoring, weighing, descending
     evaluation  what is measured of a policy, and of a step

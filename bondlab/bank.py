@@ -18,11 +18,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import device, paths, results
+from bondlab import device, paths, processes, results
 from bondlab.config import Config
 from bondlab.lm.completions import Completions, Prompts, concatenate
 from bondlab.lm.language_model import LanguageModel
 from bondlab.naming import fingerprint
+from bondlab.processes import Share
 from bondlab.task import Reward, Task, score
 
 PROMPTS_A_PART = 8
@@ -40,13 +41,19 @@ class Bank:
     rewards: Tensor
 
     def subset(
-        self, prompts: Tensor, sizes: Sequence[int], generator: torch.Generator
+        self,
+        prompts: Tensor,
+        sizes: Sequence[int],
+        generator: torch.Generator,
+        share: Share | None = None,
     ) -> list[tuple[Completions, Tensor]]:
         """Disjoint random subsets of the bank for prompts [b]: one (completions, rewards) a size.
 
         The sizes add up to M or less. Completions stay where they are, rewards on the processor.
+        Prompts that are a share of a batch get what they would get in the whole one.
         """
-        order = torch.rand(len(prompts), self.rewards.shape[1], generator=generator).argsort(1)
+        total, rows = (share.total, share.rows) if share else (len(prompts), slice(None))
+        order = torch.rand(total, self.rewards.shape[1], generator=generator)[rows].argsort(1)
         where = self.completions.tokens.device
         completions = self.completions.rows(prompts.to(where))
         parts = order[:, : sum(sizes)].split(list(sizes), 1)
@@ -142,9 +149,11 @@ class BankFolder:
         return Bank(completions, torch.cat([p["rewards"] for p in found]))
 
     def filled(self, task: Task, accelerator: Accelerator) -> Bank:
-        """The bank, with what is missing of it drawn."""
-        for part in tqdm(self.missing(), desc="reference samples", leave=False):
+        """The bank, with what is missing of it drawn, by all processes together."""
+        parts, hidden = processes.mine(processes.told(self.missing)), not processes.is_main()
+        for part in tqdm(parts, desc="reference samples", leave=False, disable=hidden):
             self.fill(task, part, accelerator)
+        processes.gathered(None)  # once all parts are there
         return self.load()
 
     @property
@@ -167,12 +176,14 @@ def draw(
     k: int,
     generator: torch.Generator,
     encoded: Prompts | None = None,
+    share: Share | None = None,
 ) -> tuple[Completions, Tensor]:
     """Sample k completions a prompt and score them: completions and rewards [B, k].
 
-    `encoded` are the prompts as tokens, where they are there already.
+    `encoded` are the prompts as tokens, where they are there already; `share` says of which batch
+    they are a part.
     """
-    drawn = model.sample(encoded or model.encode(prompts), k, generator)
+    drawn = model.sample(encoded or model.encode(prompts), k, generator, share)
     return drawn, score(reward, prompts, model.decode(drawn))
 
 

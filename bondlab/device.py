@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import platform
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,21 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 
 Precision = Literal["auto", "bf16", "fp32"]
+PATIENCE = timedelta(hours=1)  # with a process that takes longer: on a bank, with a slow reward
+
+
+def state() -> PartialState:
+    """The processes that a launcher started, connected by accelerate, and where this one computes.
+
+    Where there is no GPU accelerate connects them only if it is asked for the processor by name.
+    """
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=bool(on_cpu), timeout=PATIENCE)
 
 
 def place() -> torch.device:
     """Where this process computes: accelerate's choice, the GPU if there is one."""
-    return PartialState(cpu=bool(parse_flag_from_env("ACCELERATE_USE_CPU"))).device
+    return state().device
 
 
 def resolve(precision: Precision) -> str:
@@ -105,6 +116,7 @@ def describe() -> dict[str, object]:
         "kind": kind(),
         "processor": processor()["model name"],
         "cores": cores(),
+        "processes": state().num_processes,
         "threads": torch.get_num_threads(),
         "matmul": torch.get_float32_matmul_precision(),
         "system": platform.platform(),

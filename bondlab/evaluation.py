@@ -5,6 +5,7 @@ Legend: B prompts, N anchor completions, K policy completions a prompt.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import quantiles
+from bondlab import processes, quantiles
 from bondlab.bank import PROMPTS_A_PART, Bank, draw
 from bondlab.lm.completions import Completions, Prompts
 from bondlab.lm.language_model import LanguageModel
@@ -38,6 +39,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Sample the policy on the held-out prompts and rescore the reference's samples.
 
+    Processes share the batches; each gets the whole table.
+
     Args:
         policy, reference: the models; the distribution of both is the sampler's.
         bank: k reference samples of each of the task's held-out prompts (section 6: k = 32).
@@ -50,8 +53,9 @@ def evaluate(
         needs), prompt, sample, reward, log_prob (of the policy, nats), reference_log_prob, tokens,
         quantile (under the bank) and text of the policy's rows, predicted_quantile (by `predict`).
     """
-    tables, total = [], len(task.eval_prompts)
-    for start in tqdm(range(0, total, PROMPTS_A_PART), desc="evaluation", leave=False):
+    tables, total, hidden = [], len(task.eval_prompts), not processes.is_main()
+    starts = processes.mine(range(0, total, PROMPTS_A_PART))
+    for start in tqdm(starts, desc="evaluation", leave=False, disable=hidden):
         index = list(range(start, min(start + PROMPTS_A_PART, total)))
         texts = [task.eval_prompts[i] for i in index]
         prompts = policy.encode(texts)
@@ -69,7 +73,8 @@ def evaluate(
                 grids["predicted_quantile"] = predict(prompts, completions)
             tables.append(_rows(source, index, grids))
         tables[-2]["text"] = [text for row in policy.decode(drawn) for text in row]
-    table = pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
+    every = itertools.chain.from_iterable(processes.gathered(tables))
+    table = pd.concat(every, ignore_index=True).reindex(columns=COLUMNS)
     return table.astype({"text": "string"})
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from bondlab import processes
 from bondlab.rules import check
 
 if TYPE_CHECKING:  # who counts need not wait for transformers
@@ -58,7 +59,12 @@ class Counted:
     predict = None  # nothing is learned that could be asked about other completions
 
     def __call__(
-        self, prompts: Prompts, completions: Completions, rewards: Tensor, others: Tensor
+        self,
+        prompts: Prompts,
+        completions: Completions,
+        rewards: Tensor,
+        others: Tensor,
+        total: int | None = None,
     ) -> Tensor:
         """Quantiles [B, K] of completions with these rewards [B, K], others' rewards [B, M]."""
         return empirical(rewards, others)
@@ -143,15 +149,22 @@ class LearnedQuantiles:
         self.losses: Mapping[str, Tensor] = {}
 
     def __call__(
-        self, prompts: Prompts, completions: Completions, rewards: Tensor, others: Tensor
+        self,
+        prompts: Prompts,
+        completions: Completions,
+        rewards: Tensor,
+        others: Tensor,
+        total: int | None = None,
     ) -> Tensor:
         """Quantiles [B, K] as the model stands; then it learns from the same batch.
 
         Trained on the policy's completions, as B.1 implies: the label of a completion is whether
         an anchor sample of its prompt, others [B, M], scores no higher than its reward [B, K].
+        `total` prompts are in the batch of which these are a process's share; by default all.
         """
+        completed = (total or len(rewards)) * rewards.shape[1]
         labels = (others.unsqueeze(-2) <= rewards.unsqueeze(-1)).float().mean(-1)
-        total, found = rewards.new_zeros(()), []
+        learned, found = rewards.new_zeros(()), []
         for start in range(0, len(rewards), self.micro_batch):
             part = slice(start, start + self.micro_batch)
             with self.accelerator.autocast():
@@ -159,14 +172,15 @@ class LearnedQuantiles:
             target = labels[part].to(logits.device)
             # A sum over B*K completions, so that micro-batches add up to the batch's mean.
             loss = binary_cross_entropy_with_logits(logits, target, reduction="sum")
-            loss = loss / rewards.numel()
+            loss = loss / completed
             self.accelerator.backward(loss)
-            total = total + loss.detach().to(total.device)
+            learned = learned + loss.detach().to(learned.device)
             found.append(logits.detach())
+        processes.add_gradients(self.model.trainable(), learned)
         self.accelerator.clip_grad_norm_(self.model.trainable(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.losses = {"quantile_loss": total}
+        self.losses = {"quantile_loss": learned}
         return torch.cat(found).sigmoid().clamp(min=self.settings.floor).to(rewards.device)
 
     @torch.no_grad()

@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +27,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from bondlab import device
+from bondlab import device, processes
 from bondlab.paths import repository_root
 
 RESULTS_VERSION = 3  # raise when the code's numbers change: old runs then no longer match
@@ -47,7 +48,8 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         OSError: the disk is full or not writable; the message names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Processes of several machines may have one number.
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
             file.write(data) if isinstance(data, bytes) else data(file)
@@ -92,6 +94,8 @@ class RunFolder:
     @classmethod
     def of(cls, parent: Path, identity: Mapping[str, Any]) -> RunFolder:
         """The folder of the run with this identity, made and described if new."""
+        if not processes.is_main():
+            return Onlooker(cls.place(parent, identity))
         folder = cls(cls.place(parent, identity))
         if not (folder.path / "config.json").exists():
             folder._write("config.json", {"results_version": RESULTS_VERSION, **identity})
@@ -243,6 +247,18 @@ class RunFolder:
     def _write(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.path / name, text.encode())
+
+
+class Onlooker(RunFolder):
+    """A run in a process that reads it, and leaves the writing to the main process."""
+
+    def lock(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def _leave(self, *_: object) -> None:
+        """The main process does it."""
+
+    save = append = add_evaluation = rewind = mark = _leave
 
 
 def _versions() -> dict[str, str]:

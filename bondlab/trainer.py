@@ -16,17 +16,18 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
-from bondlab import device
+from bondlab import device, processes
 from bondlab.algorithms import Algorithm
-from bondlab.bank import Bank, BankFolder, draw, measured_spread, passing, prompts_at, seeded
+from bondlab.bank import Bank, BankFolder, measured_spread, passing, prompts_at, seeded
 from bondlab.config import Config
 from bondlab.evaluation import evaluate, step_measures
 from bondlab.lm.completions import Completions, Prompts, concatenate
 from bondlab.lm.language_model import LanguageModel
+from bondlab.processes import Share
 from bondlab.quantiles import Counted, LearnedQuantiles, QuantileModel
 from bondlab.results import RunFolder
 from bondlab.rules import Scores
-from bondlab.task import Task
+from bondlab.task import Task, score
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Batch:
             where the algorithm wants none.
         quantile_rewards: of the M draws that quantiles rest on [B, M].
         policy, policy_rewards: the policy's K completions, their rewards [B, K]; None and [B, 0].
+        share: which of the step's prompts these are; all of them where there is one process.
     """
 
     texts: list[str]
@@ -48,6 +50,7 @@ class Batch:
     quantile_rewards: Tensor
     policy: Completions | None
     policy_rewards: Tensor
+    share: Share
 
 
 class Trainer:
@@ -129,7 +132,8 @@ class Trainer:
         started = time.perf_counter()
         batch = self.sample(self.next_prompts())
         scores = self.score(batch)
-        loss = self.backward(batch, self.algorithm.weights(scores))
+        loss = self.backward(batch, self.algorithm.weights(scores)[batch.share.rows])
+        processes.add_gradients(self.parameters, loss)
         norm = self._descend()
         row = self._record(loss, norm, scores, batch.policy)
         return row | {"seconds": round(time.perf_counter() - started, 3)}
@@ -142,31 +146,39 @@ class Trainer:
 
     @torch.no_grad()
     def sample(self, index: Sequence[int]) -> Batch:
-        """Completions of the training prompts with these numbers, as this step draws them."""
+        """Completions of this process's share of the training prompts with these numbers."""
+        share = processes.share(len(index))
+        index = index[share.rows]
         texts = [self.task.train_prompts[i] for i in index]
         prompts = self.policy.encode(texts)
 
         def generator(purpose: str) -> torch.Generator:
             return seeded(self.config.seed, purpose, self.step)
 
-        def drawn(model: LanguageModel, purpose: str, k: int) -> tuple[Completions, Tensor]:
-            with self.accelerator.autocast():
-                return draw(model, self.task.reward, texts, k, generator(purpose), prompts)
+        def scored(drawn: Completions) -> tuple[Completions, Tensor]:
+            return drawn, score(self.task.reward, texts, self.policy.decode(drawn))
 
         plan, nothing = self.algorithm, (None, torch.zeros(len(texts), 0))
         sizes, parts = [plan.anchor_draws, plan.quantile_draws], [nothing, nothing]
+        fresh = sum(sizes) if self.bank is None else 0
+        with self.accelerator.autocast():
+            ks, generators = (plan.policy_draws, fresh), (generator("policy"), generator("anchor"))
+            own, of_anchor = self.policy.sample_beside(self.anchor, prompts, ks, generators, share)
         if any(sizes):
-            if self.bank is None:
-                source, rows = Bank(*drawn(self.anchor, "anchor", sum(sizes))), range(len(texts))
+            if fresh:
+                source, rows = Bank(*scored(of_anchor)), range(len(texts))
             else:
                 source, rows = self.bank, [self._rows[i] for i in index]
-            parts = source.subset(torch.tensor(rows), sizes, generator("subset"))
-        own = drawn(self.policy, "policy", plan.policy_draws) if plan.policy_draws else nothing
+            parts = source.subset(torch.tensor(rows), sizes, generator("subset"), share)
+        own = scored(own) if plan.policy_draws else nothing
         (anchors, anchor_rewards), (_, others) = parts
-        return Batch(texts, prompts, anchors, anchor_rewards, others, *own)
+        return Batch(texts, prompts, anchors, anchor_rewards, others, *own, share)
 
     def score(self, batch: Batch) -> Scores:
-        """What the rule sees of a batch; a quantile model learns from it, once it has answered."""
+        """What the rule sees of the whole step, of which this batch may be one process's share.
+
+        A quantile model learns from it, once it has answered.
+        """
         drawn, quantiles, anchor_log_ratio = batch.policy, None, None
         log_ratio = torch.zeros(batch.policy_rewards.shape)
         with torch.no_grad(), self.accelerator.autocast():
@@ -181,13 +193,15 @@ class Trainer:
             quantiles = log_ratio  # of no completions, [B, 0]
         elif self.algorithm.quantile_draws:
             given = batch.policy_rewards, batch.quantile_rewards
-            quantiles = self.quantiles(batch.prompts, drawn, *given)
+            quantiles = self.quantiles(batch.prompts, drawn, *given, batch.share.total)
         rewards = batch.anchor_rewards, batch.policy_rewards
-        return Scores(*rewards, quantiles, log_ratio, anchor_log_ratio, self.reward_scale)
+        whole = processes.joined([*rewards, quantiles, log_ratio, anchor_log_ratio])
+        return Scores(*whole, self.reward_scale)
 
     def backward(self, batch: Batch, weights: Tensor) -> Tensor:
         """Add the gradient of the loss -(1/B) sum w log pi, weights [B, N+K]; returns the loss.
 
+        Of a process's share of the prompts it is their part of the sum; B counts all prompts.
         Of the anchor's completions only as many are passed through as have a weight, a prompt.
         """
         n, parts = self.algorithm.anchor_draws, []
@@ -206,7 +220,7 @@ class Trainer:
             rows = slice(start, start + self.config.micro_batch)
             with self.accelerator.autocast():
                 log_probs = self.policy(batch.prompts.rows(rows), trained.rows(rows)).sum(-1)
-            loss = -(weights[rows] * log_probs).sum() / len(weights)
+            loss = -(weights[rows] * log_probs).sum() / batch.share.total
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
@@ -234,6 +248,8 @@ class Trainer:
         """
         clipped = (norm > self.config.clip).float()
         values = {"loss": loss, "gradient_norm": norm, "clipped": clipped, **self.quantiles.losses}
+        if drawn is not None:
+            drawn = Completions(*processes.joined([drawn.tokens, drawn.mask, drawn.log_probs]))
         values |= step_measures(scores, drawn)
         if self.algorithm.scales_rewards:
             values["reward_scale"] = torch.tensor(self.reward_scale)
@@ -259,7 +275,7 @@ class Trainer:
         return table
 
     def save(self) -> None:
-        """Keep weights, anchor, quantile model, optimisers and step."""
+        """Keep weights, anchor, quantile model, optimisers and step; any one process can."""
         state = {
             "parameters": [p.detach() for p in (*self.parameters, *self.anchor_parameters)],
             "optimizer": self.optimizer.state_dict(),

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from bondlab import device, paths
+from bondlab import device, paths, processes
 from bondlab.algorithms import Algorithm
 from bondlab.bank import BankFolder, passing
 from bondlab.config import Config
@@ -53,8 +55,12 @@ class Run:
         return self.folder.evaluation()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy as a folder that `from_pretrained` loads; see `Trainable`."""
-        self.policy.save_pretrained(folder)
+        """Write the policy as a folder that `from_pretrained` loads; see `Trainable`.
+
+        Of several processes, which all have the policy, the main one writes.
+        """
+        if processes.is_main():
+            self.policy.save_pretrained(folder)
 
 
 def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
@@ -101,6 +107,9 @@ def train(
 ) -> Run:
     """Train a policy, or go on where an earlier call stopped, or return what it left.
 
+    Several processes that call it alike share one run (`processes`), whose name does not tell how
+    many: it may go on with another number of them.
+
     Args:
         task: prompts, reference and reward.
         algorithm: for example `algorithms.bond(n=8, beta=0.5)`.
@@ -109,11 +118,13 @@ def train(
 
     Raises:
         ValueError: the bank is too small for the algorithm; a reward or the loss is not finite.
-        RuntimeError: another process computes the same run.
+        RuntimeError: another program computes the same run; processes that share a run name it
+            differently, or find different files.
     """
     parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"
     name = identity(task, algorithm, config)
-    if not RunFolder(RunFolder.place(parent, name)).manifest:
+    _agree(name, config)
+    if not processes.told(lambda: RunFolder(RunFolder.place(parent, name)).manifest):
         # Ask a new run's reward about four short texts, before anything long is computed for it.
         prompts = task.eval_prompts[:2]
         score(task.reward, prompts, [[" ".join(text.split()[:5]), "Yes."] for text in prompts])
@@ -126,10 +137,26 @@ def train(
         )
     # Also where the caller has gradients turned off.
     with run.lock(), torch.inference_mode(False), torch.enable_grad():
+        processes.gathered(None)  # the folder is there, and locked
         found = trainer(task, algorithm, config, parent)
-        if not run.finished or found.step < config.steps:  # its last checkpoint may be gone
+        seen = {"files": run.path.exists(), "checkpoint": found.step}
+        processes.alike(seen, f"{run.path} must be one folder, which all processes read")
+        # Its last checkpoint may be gone.
+        if processes.told(lambda: not run.finished or found.step < config.steps):
             _loop(found)
+        processes.gathered(None)  # once all is written
     return Run(run, found.policy)
+
+
+def _agree(name: Mapping[str, Any], config: Config) -> None:
+    """Raise unless all processes are about to train the same, and each has a prompt a step."""
+    demand = (
+        "all processes must train the same: sort what comes from a set, and give what cannot be "
+        'named a name, Task(identity={"reward": "..."})'
+    )
+    processes.alike({**name, **name["task"]}, demand)
+    few = f"prompts_per_step must be {processes.count()} or more, one for each process"
+    check(few, config.prompts_per_step >= processes.count(), config.prompts_per_step)
 
 
 def _loop(trainer: Trainer) -> None:
@@ -137,17 +164,19 @@ def _loop(trainer: Trainer) -> None:
     config, run = trainer.config, trainer.run
     run.mark("running", 0.0)
     run.rewind(trainer.step)
-    bar = tqdm(total=config.steps, initial=trainer.step, desc="steps", unit="step", leave=False)
+    shown = {"desc": "steps", "unit": "step", "leave": False, "disable": not processes.is_main()}
+    bar = tqdm(total=config.steps, initial=trainer.step, **shown)
     while True:
         last = trainer.step == config.steps
         due = last or trainer.step % config.evaluate_every == 0
-        if due and not run.evaluated(trainer.step):
+        if due and not processes.told(lambda: run.evaluated(trainer.step)):
             run.add_evaluation(trainer.evaluate() if trainer.step else _start(trainer))
         if last:
             break
         run.append(trainer.update())
         waited = time.perf_counter() - saved
-        if trainer.step == config.steps or waited >= config.checkpoint_seconds:
+        wanted = trainer.step == config.steps or waited >= config.checkpoint_seconds
+        if wanted and processes.is_main():  # by its own clock
             trainer.save()
             saved = time.perf_counter()
         bar.update()
@@ -163,8 +192,9 @@ def _start(trainer: Trainer) -> pd.DataFrame:
     if trainer.algorithm.quantile_model or config.lora_rank is None:
         return trainer.evaluate()
     path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
-    if not path.exists():
+    if not processes.told(path.exists):
         data = trainer.evaluate().to_parquet(index=False)
-        held_out.note_kind()
-        write_atomically(path, data)
-    return pd.read_parquet(path)
+        if processes.is_main():
+            held_out.note_kind()
+            write_atomically(path, data)
+    return processes.told(lambda: pd.read_parquet(path))

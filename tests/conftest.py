@@ -25,6 +25,7 @@ LONGEST = (
     "test_placement.py",
     "test_notebooks.py",
     "test_training.py",
+    "test_processes.py",
     "04_learned_quantiles.ipynb",
 )
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import pandas as pd
 import pytest
 import torch
@@ -113,6 +114,21 @@ def test_two_workers_give_the_numbers_of_one(runs, capfd):
     assert os.getpid() not in processes
     assert not any(Path(f"/proc/{process}").exists() for process in processes)
     assert {folder.manifest["machine"]["threads"] for folder in found} == {threads}
+
+
+def test_a_cluster_gives_the_numbers_of_one(runs, monkeypatch):
+    """joblib's own setting sends bank parts and runs to the workers of dask, which are processes of
+    one thread each; what they leave is equal to the last bit to what this one computes."""
+    distributed = pytest.importorskip("distributed")
+    expected = sweep.sweep(specs((0.5, 1.0)), runs / "one", workers=1)
+    monkeypatch.setenv("BONDLAB_RUNS", str(runs / "cluster"))
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.Client(**settings) as client, joblib.parallel_config("dask"):
+        found = sweep.sweep(specs((0.5, 1.0)), runs / "two")
+        workers = {*client.run(os.getpid).values()}
+    assert {folder.manifest["process"] for folder in found} <= workers
+    assert len([*runs.glob("cluster/banks/*/part-*.pt")]) == 3
+    assert_same(found, expected)
 
 
 def test_workers_are_checked_and_chosen(monkeypatch, runs):

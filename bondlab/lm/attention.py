@@ -192,7 +192,7 @@ def _plain(
     if own is not None:
         scores.append(asked @ own.mT)
     joined = scores[0] if len(scores) == 1 else torch.cat(scores, -1)
-    joined = joined.view(rows, all_heads, length, -1)
+    joined = joined.reshape(rows, all_heads, length, -1)
     for term in terms:
         joined = joined + term
     weights = joined.softmax(-1).view(rows, heads, -1, joined.shape[-1])
@@ -202,7 +202,7 @@ def _plain(
         found.append(sharing.unfold(sharing.fold(parts[0]) @ values[0]))
     if own is not None:
         found.append(parts[-1] @ values[1])
-    out = sum(found[1:], found[0]).view(rows, all_heads, length, width)
+    out = sum(found[1:], found[0]).reshape(rows, all_heads, length, width)
     return out.transpose(1, 2).to(query.dtype)
 
 

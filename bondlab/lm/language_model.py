@@ -9,6 +9,7 @@ width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from bondlab.lm import agreement, model_settings, sampler, templates
 from bondlab.lm.adapters import ADAPTER, Trainable, mixable, refuse_adapters
 from bondlab.lm.completions import Completions, Prompts
 from bondlab.lm.network import Network, in_half
+
+if TYPE_CHECKING:
+    from bondlab.processes import Share
 
 LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 
@@ -132,13 +136,16 @@ class LanguageModel(templates.Reader, Trainable, Network):
     # -- the law ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, prompts: Prompts, k: int, generator: torch.Generator) -> Completions:
+    def sample(
+        self, prompts: Prompts, k: int, generator: torch.Generator, share: Share | None = None
+    ) -> Completions:
         """Draw k completions a prompt; always T decoding steps, so nothing waits for the device.
 
         The uniform numbers come from the generator beforehand, wherever it lives: with one of the
-        processor a seed means the same numbers on every device.
+        processor a seed means the same numbers on every device. Those of prompts that are a share
+        of a batch are theirs of the whole batch's: the same for any number of processes.
         """
-        return sampler.sample(self, prompts, k, self._uniforms(len(prompts.ids) * k, generator))
+        return sampler.sample(self, prompts, k, self._uniforms(prompts, k, generator, share))
 
     @torch.no_grad()
     def sample_beside(
@@ -147,18 +154,27 @@ class LanguageModel(templates.Reader, Trainable, Network):
         prompts: Prompts,
         ks: tuple[int, int],
         generators: tuple[torch.Generator, torch.Generator],
-    ) -> list[Completions]:
-        """What `sample` draws from this model and from another, in one pass where that can be."""
-        pairs = list(zip((self, other), ks, generators, strict=True))
-        here = self.shared and self.device.type == "cpu"
+        share: Share | None = None,
+    ) -> list[Completions | None]:
+        """What `sample` draws from this model and from another, in one pass where that can be;
+        None of one from which no completion is wanted."""
+        models = (self, other)
+        here = all(ks) and self.shared and self.device.type == "cpu"
         if not (here and mixable(self.model, other.model)):
-            return [model.sample(prompts, k, generator) for model, k, generator in pairs]
-        uniforms = [self._uniforms(len(prompts.ids) * k, generator) for _, k, generator in pairs]
-        return sampler.sample_beside((self, other), prompts, ks, uniforms)
+            pairs = zip(models, ks, generators, strict=True)
+            return [m.sample(prompts, k, g, share) if k else None for m, k, g in pairs]
+        pairs = zip(ks, generators, strict=True)
+        uniforms = [self._uniforms(prompts, k, generator, share) for k, generator in pairs]
+        return sampler.sample_beside(models, prompts, ks, uniforms)
 
-    def _uniforms(self, rows: int, generator: torch.Generator) -> Tensor:
-        shape = (self.max_new_tokens, rows, 1)
-        return torch.rand(shape, generator=generator, device=generator.device).to(self.device)
+    def _uniforms(
+        self, prompts: Prompts, k: int, generator: torch.Generator, share: Share | None
+    ) -> Tensor:
+        """A number for each token [T, B*k, 1]."""
+        total, rows = (share.total, share.rows) if share else (len(prompts.ids), slice(None))
+        shape = self.max_new_tokens, total, k
+        uniforms = torch.rand(shape, generator=generator, device=generator.device)[:, rows]
+        return uniforms.reshape(len(uniforms), -1, 1).to(self.device)
 
     def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""

@@ -1,12 +1,16 @@
 """Run many runs: the finished are skipped, the unfinished go on, several at a time.
 
 Each worker is a process with its share of the processor's threads: two processes with two threads
-each on two cores would fight over them. joblib starts the workers, so its backend is a setting.
+each on two cores would fight over them. joblib starts the workers here, or sends the runs to those
+that its own setting names, a cluster's for example:
+
+    with dask.distributed.Client(address), joblib.parallel_config("dask"): sweep(specs, parent)
+
+They must be processes of one thread that see the same disk and have the same BONDLAB_RUNS.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -18,9 +22,10 @@ from pathlib import Path
 import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
+from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
-from bondlab import device, tasks
+from bondlab import device, processes, tasks
 from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank, BankFolder
 from bondlab.config import Config
@@ -65,7 +70,7 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
     Args:
         specs: the runs.
         parent: folder of their folders.
-        workers: runs at a time; None takes `default_workers`.
+        workers: runs at a time on this machine; None takes `default_workers`.
 
     Raises:
         ValueError: fewer than one worker; or what a run raises (the others' results are kept).
@@ -76,8 +81,30 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
     left = [(spec, run) for spec, run in zip(specs, folders, strict=True) if not run.finished]
     if not left:
         return folders
+    if processes.count() > 1:  # which share each run and each bank
+        for spec, _ in left:
+            _train(spec, parent)
+        return folders
     workers = min(workers or default_workers(len(left)), len(left))
     missing = _missing_parts([spec for spec, _ in left])
+    with _pool(workers):
+        filled = Parallel(return_as="generator_unordered", batch_size=1)(
+            delayed(_fill)(*part) for part in missing
+        )
+        # A job in this process draws bars of its own, which tell more than these.
+        list(tqdm(filled, "reference samples", len(missing), leave=False, disable=workers == 1))
+        with _bar_over_steps([run for _, run in left], sum(spec.config.steps for spec, _ in left)):
+            Parallel(batch_size=1)(delayed(_train)(spec, parent) for spec, _ in left)
+    return folders
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[None]:
+    """Workers of this machine, unless joblib was set to others that look after their threads."""
+    backend, _ = get_active_backend()
+    if not backend.supports_inner_max_num_threads:
+        yield
+        return
     threads = max(1, device.cores() // workers)
     with parallel_config(
         "loky",
@@ -86,16 +113,9 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
         initializer=_start_worker,
         initargs=(os.getpid(), threads),
     ):
-        filled = Parallel(return_as="generator_unordered", batch_size=1)(
-            delayed(_fill)(*part) for part in missing
-        )
-        # A job in this process draws bars of its own, which tell more than these.
-        list(tqdm(filled, "reference samples", len(missing), leave=False, disable=workers == 1))
-        with _bar_over_steps([run for _, run in left], sum(spec.config.steps for spec, _ in left)):
-            Parallel(batch_size=1)(delayed(_train)(spec, parent) for spec, _ in left)
+        yield
     if workers > 1:  # idle workers would go on holding gigabytes
         get_reusable_executor().shutdown(wait=True)
-    return folders
 
 
 def held_out_bank(spec: Spec) -> Bank:
@@ -128,7 +148,8 @@ def _start_worker(parent: int, threads: int) -> None:
     It ends with its sweep: one that was killed must not go on beside the one that replaces it.
     """
     torch.set_num_threads(threads)
-    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
+    make = tqdm.__init__
+    tqdm.__init__ = lambda bar, *given, **named: make(bar, *given, **named | {"disable": True})
 
     def watch() -> None:
         while os.getppid() == parent:
