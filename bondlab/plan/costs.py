@@ -47,11 +47,11 @@ class Cost:
     def __mul__(self, times: float) -> Cost:
         return Cost(*(times * value for value in astuple(self)))
 
-    def seconds(self, on: Machine) -> float:
-        """Products wait for operations or for weights; all else comes on top."""
+    def seconds(self, on: Machine) -> tuple[float, float, float]:
+        """In products, which wait for operations or for weights; in all else; in small kernels."""
         products = self.operations / on.rate + self.exact / on.exact
         small = self.kernels * on.started + self.replayed * on.replayed
-        return max(products, self.weights / on.bandwidth) + self.moved / on.bandwidth + small
+        return max(products, self.weights / on.weights), self.moved / on.bandwidth, small
 
 
 def costs(s: Setting) -> dict[str, Cost]:
@@ -101,7 +101,9 @@ def _seen(s: Setting, places: float) -> float:
 def _read(s: Setting, model: Model, prompts: float, rows: float, tokens: float) -> Cost:
     """Prompts, and so many tokens of each row of completions, without a gradient."""
     weights, adapters, attention = _products(s, prompts, rows, tokens)
-    stacks = [s.shape.prompt, s.shape.completion][: 1 + s.shape.is_encoder_decoder]
+    # First the prompts (and the token before a completion), then the completions.
+    both = s.shape.is_encoder_decoder
+    stacks = [s.shape.prompt] + [s.shape.completion] * (both + (tokens > 0))
     return Cost(
         operations=weights + model.rank * adapters + attention,
         weights=sum(_bytes(s, stack, model) for stack in stacks),

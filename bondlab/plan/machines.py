@@ -24,6 +24,10 @@ REPLAYED, STARTED = 2.7e-6, 13e-6
 # A processor's allocator keeps and splits what was freed: resident memory grew by 1.2 to 1.4 times
 # what torch had allocated at once, in steps of seven models of 20 to 135 million weights.
 HEAP = 1.35
+# Nor does a model reach there what products, sums and small kernels do that run by themselves: its
+# products are narrower, and what they read is no longer at hand. So many times as long they took.
+PRODUCTS, SUMS, SMALL = 1.0, 1.0, 1.0
+SIDE, FEW = 1024, 16  # of the products that are timed
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Machine:
     Args:
         memory: bytes.
         rate, exact: operations a second of products in bfloat16 and in float32.
-        bandwidth: bytes a second.
+        weights: bytes a second of weights that products of few rows go through.
+        bandwidth: bytes a second of all else.
         started, replayed: seconds a kernel, started by Python or in a captured graph.
         heap: what comes and goes takes so many times its size.
         gpu: whether sampling replays graphs, whose caches stay.
@@ -43,6 +48,7 @@ class Machine:
     memory: float
     rate: float
     exact: float
+    weights: float
     bandwidth: float
     started: float = STARTED
     replayed: float = REPLAYED
@@ -53,7 +59,8 @@ class Machine:
 def _sheet(name: str, gigabytes: int, rate: float, exact: float, bandwidth: float) -> Machine:
     """Of a data sheet: dense rates in 10^12, bandwidth in 10^9 a second."""
     reached = (REACHED * TERA * x for x in (rate, exact))
-    return Machine(name, gigabytes * GIGA, *reached, STREAMED * GIGA * bandwidth)
+    streamed = STREAMED * GIGA * bandwidth
+    return Machine(name, gigabytes * GIGA, *reached, streamed, streamed)
 
 
 MACHINES = {
@@ -78,24 +85,30 @@ def machine(name: str) -> Machine:
 
 @torch.no_grad()
 def here() -> Machine:
-    """Where this process computes: what products and a copy reach, what a small sum takes."""
+    """Where this process computes: what products and a copy reach, what a small kernel takes."""
     where = device.place()
-
-    def rate(dtype: torch.dtype) -> float:
-        square = torch.ones(1024, 1024, device=where, dtype=dtype)
-        return 2 * 1024**3 / _seconds(lambda: square @ square)
-
-    big, small = (torch.ones(size, device=where) for size in (2**24, 1))
     gpu = where.type == "cuda"
+
+    def rate(dtype: torch.dtype, rows: int, width: int) -> float:
+        """Weights times rows a second."""
+        given, weight = (torch.ones(n, SIDE, device=where, dtype=dtype) for n in (rows, width))
+        return rows * weight.numel() / _seconds(lambda: torch.nn.functional.linear(given, weight))
+
+    def small() -> None:  # two casts and a product
+        with torch.autocast(where.type, torch.bfloat16, cache_enabled=False):
+            torch.nn.functional.linear(tiny, tiny)
+
+    big, tiny = torch.ones(2**22, device=where), torch.ones(16, 16, device=where)
+    products, sums = (1, 1) if gpu else (PRODUCTS, SUMS)
     pages = 0 if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(
         name=f"this machine ({device.kind()})",
         memory=torch.cuda.mem_get_info()[1] if gpu else pages,
-        rate=rate(torch.bfloat16),
-        exact=rate(torch.float32),
-        bandwidth=2 * big.nbytes / _seconds(lambda: big.clone()),
-        started=STARTED if gpu else _seconds(lambda: small + small, 1000),
-        replayed=REPLAYED,
+        rate=2 * rate(torch.bfloat16, SIDE, SIDE) / products,
+        exact=2 * rate(torch.float32, SIDE, SIDE) / products,
+        weights=2 * rate(torch.bfloat16, FEW, 16 * SIDE) / FEW / products,
+        bandwidth=2 * big.nbytes / _seconds(lambda: big + big) / sums,
+        started=STARTED if gpu else _seconds(small, 100) / 3 * SMALL,
         heap=1.0 if gpu else HEAP,
         gpu=gpu,
     )

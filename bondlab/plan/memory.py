@@ -31,8 +31,7 @@ def stays(s: Setting) -> dict[str, float]:
 def sampling(s: Setting) -> dict[str, float]:
     """While completions are drawn."""
     before, own = s.shape.cache(s.prompt_tokens, s.completion_tokens)
-    repeated = not s.shape.is_encoder_decoder
-    caches = [(before * (k if repeated else 1) + own * k) for _, k in s.draws]
+    caches = [(before * (1 if s.shares else k) + own * k) for _, k in s.draws]
     most = max((k for _, k in s.draws), default=0)
     # Captured graphs keep the anchor's and the policy's, beside the prompts' that is copied there.
     numbers = sum(caches) + before * most if s.replays else max(caches, default=0)

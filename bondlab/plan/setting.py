@@ -39,10 +39,9 @@ class Setting:
     @property
     def size(self) -> int:
         """Bytes of a number in the run's precision, in which frozen weights are stored."""
-        native = self.machine.gpu or device.resolve("auto") == "bf16"
-        return (
-            HALF if {"auto": native, "bf16": True, "fp32": False}[self.config.precision] else FLOAT
-        )
+        if self.machine.gpu and self.config.precision == "auto":  # all of the table multiply it
+            return HALF
+        return HALF if device.resolve(self.config.precision) == "bf16" else FLOAT
 
     @property
     def whole(self) -> bool:
@@ -101,6 +100,11 @@ class Setting:
         scores = Scores(rewards[:, :n], policy, policy.clamp(min=0.1), even, torch.zeros(b, n))
         used = (self.algorithm.weights(scores)[:, :n] != 0).sum(1)
         return max(int(used.max()), k == 0) + k if n else k
+
+    @property
+    def shares(self) -> bool:
+        """Whether a prompt's cache is kept once for all its completions; see `lm.attention`."""
+        return self.shape.is_encoder_decoder
 
     @property
     def replays(self) -> bool:

@@ -40,7 +40,7 @@ class Plan(Setting):
     @property
     def seconds(self) -> dict[str, float]:
         """Of a step, by part."""
-        return {name: c.seconds(self.machine) for name, c in costs.costs(self).items()}
+        return {name: sum(c.seconds(self.machine)) for name, c in costs.costs(self).items()}
 
     def on(self, machine: Machine, **changed: object) -> Plan:
         """The same on another machine, or with other settings of its `Config`."""
