@@ -24,6 +24,7 @@ What is where, in reading order; a folder imports from those above it alone (`st
     naming/     names of models, rewards and rules by what they compute: a run's id
     report/     how measures are shown: intervals, plots, kept tables, notebooks' parameters
     toy/        a policy whose every completion is listed: the test bed, and notebook 00
+    plan/       what a run will take, from a model's configuration: memory, operations, seconds
     assets/     models and data: fetched, verified, converted
     tasks/      XSum, sentiment, chat and tiny ones: prompts, reference and reward by name
     making/     how the adapters in weights/ were trained

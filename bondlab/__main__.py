@@ -34,6 +34,13 @@ def _run(options: argparse.Namespace) -> int | None:
         from bondlab.making.prepare import prepare
 
         prepare(options.retrain, options.only)
+    elif options.command == "plan":
+        from bondlab.plan.command import command
+
+        try:
+            print(command(options))
+        except ValueError as error:
+            raise ParameterError(error) from error
     elif options.command == "study":
         from bondlab.study.run import study
 
@@ -59,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("prepare", help="make the adapters in bondlab/weights ready")
     sub.add_argument("--retrain", action="store_true", help="train them anew")
     sub.add_argument("--only", metavar="NAME", help="one of them, by the name of its folder")
+    _add_plan(commands.add_parser("plan", help="what a run takes: memory, operations, seconds"))
     one = commands.add_parser("run", help="compute the runs of one experiment")
     one.add_argument("experiment", help="its name, or the first letters of its notebook")
     sub = commands.add_parser("study", help="fetch, run, execute the notebooks, summarise")
@@ -69,6 +77,25 @@ def _parser() -> argparse.ArgumentParser:
         text = "runs at once; default: as the machine allows"
         each.add_argument("--workers", type=_count, help=text)
     return parser
+
+
+def _add_plan(sub: argparse.ArgumentParser) -> None:
+    """Settings that are not given are `Config`'s."""
+    text = "gemma-2b, gemma-7b, a hub name, a folder or a JSON file; several: a table"
+    sub.add_argument("models", nargs="+", metavar="MODEL", help=text)
+    text = "and its settings, such as: bond n=4 quantile_model=learned"
+    words = ("NAME", "SETTING=VALUE")
+    sub.add_argument("--algorithm", nargs="+", default=["j_bond"], metavar=words, help=text)
+    sub.add_argument("--prompts", type=_count, dest="prompts_per_step", help="of a step")
+    sub.add_argument("--micro-batch", type=_count, help="prompts passed back together")
+    sub.add_argument("--prompt-tokens", type=_count, default=256)
+    sub.add_argument("--completion-tokens", type=_count, default=128)
+    sub.add_argument("--lora", type=_count, default=8, metavar="RANK", help="of the adapters")
+    sub.add_argument("--all-weights", action="store_true", help="train these instead")
+    sub.add_argument("--fresh", action="store_true", help="draw anew at each step, from no bank")
+    sub.add_argument("--precision", choices=("bf16", "fp32"))
+    text = "a100, h100, h200, l4, rtx4090, or here, measured in two seconds"
+    sub.add_argument("--device", default="here", help=text)
 
 
 def _count(text: str) -> int:

@@ -19,6 +19,7 @@ CORE = {"", "lm", "naming"}
 BELOW = {
     "report": set(),
     "toy": {"report"},
+    "plan": set(),
     "assets": set(),
     "tasks": {"assets", "report"},
     "making": {"report", "assets", "tasks"},

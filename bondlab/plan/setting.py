@@ -1,0 +1,114 @@
+"""A run as its costs see it: what is stored, who is drawn and read, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from bondlab import device
+from bondlab.algorithms import Algorithm
+from bondlab.config import Config
+from bondlab.plan.machines import Machine
+from bondlab.plan.shape import Shape
+from bondlab.rules import Scores
+
+FLOAT, HALF = 4, 2  # bytes a number
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a pass goes through: rank of the adapters (0: none), bytes a weight of the layers."""
+
+    rank: int
+    held: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A run on a machine; P and T are the most tokens of a prompt and of a completion."""
+
+    shape: Shape
+    algorithm: Algorithm
+    config: Config
+    prompt_tokens: int
+    completion_tokens: int
+    machine: Machine
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number in the run's precision, in which frozen weights are stored."""
+        if self.machine.gpu and self.config.precision == "auto":  # all of the table multiply it
+            return HALF
+        return HALF if device.resolve(self.config.precision) == "bf16" else FLOAT
+
+    @property
+    def whole(self) -> bool:
+        """Whether all weights are trained, in float32; else adapters are."""
+        return self.config.lora_rank is None
+
+    @property
+    def casts(self) -> bool:
+        """Whether trained weights are cast to bfloat16 where they are multiplied."""
+        return self.whole and self.size == HALF
+
+    @property
+    def trained(self) -> int:
+        """Weights that the policy trains."""
+        return self.shape.parameters if self.whole else self.config.lora_rank * self.shape.widths
+
+    @property
+    def policy(self) -> Model:
+        return Model(0, FLOAT) if self.whole else Model(self.config.lora_rank, self.size)
+
+    @property
+    def anchor(self) -> Model:
+        """A copy of the policy where it moves, else the reference."""
+        return self.policy if self.algorithm.anchor_moves else Model(0, self.size)
+
+    @property
+    def prompts(self) -> int:
+        """Of a step."""
+        return self.config.prompts_per_step
+
+    @property
+    def micro_batch(self) -> int:
+        """Prompts that are passed back together."""
+        return min(self.config.micro_batch, self.prompts)
+
+    @property
+    def batches(self) -> int:
+        """Micro-batches of a step."""
+        return -(-self.prompts // self.micro_batch)
+
+    @property
+    def draws(self) -> list[tuple[Model, int]]:
+        """Who is sampled at each step, and how many completions a prompt."""
+        a = self.algorithm
+        fresh = (a.anchor_draws + a.quantile_draws) * (self.config.fresh or a.anchor_moves)
+        both = (self.anchor, fresh), (self.policy, a.policy_draws)
+        return [(model, k) for model, k in both if k]
+
+    @cached_property
+    def weighed(self) -> int:
+        """Completions a prompt that are passed back. Of the anchor's those are that the rule gives
+        a weight: it is asked about made-up rewards."""
+        b, n, k = 64, self.algorithm.anchor_draws, self.algorithm.policy_draws
+        rewards = torch.rand(b, n + k, generator=torch.Generator().manual_seed(0)).double()
+        policy, even = rewards[:, n:], torch.zeros(b, k)
+        scores = Scores(rewards[:, :n], policy, policy.clamp(min=0.1), even, torch.zeros(b, n))
+        used = (self.algorithm.weights(scores)[:, :n] != 0).sum(1)
+        return max(int(used.max()), k == 0) + k if n else k
+
+    @property
+    def shares(self) -> bool:
+        """Whether a prompt's cache is kept once for all its completions; see `lm.attention`."""
+        return self.shape.is_encoder_decoder
+
+    @property
+    def replays(self) -> bool:
+        """Whether a decoding step is replayed as one graph; see `lm.sampler`."""
+        places = self.prompt_tokens + self.completion_tokens
+        sees_all = all(layer.window >= places for layer in self.shape.attention)
+        return self.machine.gpu and sees_all and not self.shape.is_encoder_decoder

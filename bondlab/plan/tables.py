@@ -1,0 +1,130 @@
+"""A plan, and how plans are printed: tables in markdown, memory in 10^9 bytes."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from bondlab.plan import costs, memory
+from bondlab.plan.machines import GIGA, MACHINES, TERA, Machine
+from bondlab.plan.setting import Setting
+
+FILLED = 0.95  # of a GPU's memory; the driver and pieces too small to be used have the rest
+MOST = 2**14  # prompts that are tried
+
+
+class Plan(Setting):
+    """What a run takes on a machine."""
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """Bytes by part: what stays, what is there in sampling, what is there in training."""
+        return memory.stays(self) | memory.sampling(self) | memory.training(self)
+
+    @property
+    def peak(self) -> float:
+        """Most bytes at once: all that stays, with sampling's or training's."""
+        return memory.peak(self)
+
+    @property
+    def checkpoint(self) -> float:
+        """Bytes of one on the disk; a run keeps two."""
+        return memory.checkpoint(self)
+
+    @property
+    def operations(self) -> dict[str, float]:
+        """Of a step, by part."""
+        return {name: c.operations + c.exact for name, c in costs.costs(self).items()}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of a step, by part."""
+        return {name: sum(c.seconds(self.machine)) for name, c in costs.costs(self).items()}
+
+    def on(self, machine: Machine, **changed: object) -> Plan:
+        """The same on another machine, or with other settings of its `Config`."""
+        return replace(self, machine=machine, config=self.config.model_copy(update=changed))
+
+    def most(self, name: str, limit: int = MOST) -> int:
+        """The largest `prompts_per_step` or `micro_batch` that the machine holds; 0: none."""
+        room = FILLED * self.machine.memory
+
+        def too_large(size: int) -> bool:
+            return self.on(self.machine, **{name: size}).peak > room
+
+        return bisect_left(range(1, limit + 1), True, key=too_large)
+
+    def __str__(self) -> str:
+        """Memory and a step, by part; and what fits which GPU."""
+        rule = getattr(self.algorithm.rule, "__name__", "an algorithm")
+        head = (
+            f"{self.shape.name}, {rule}, {_trained(self)}, {8 * self.size} bits: {self.prompts} "
+            f"prompts of {self.prompt_tokens} tokens a step, completions of "
+            f"{self.completion_tokens}, micro-batches of {self.micro_batch}, {self.machine.name}"
+        )
+        whole = {"at the peak": self.peak, "a checkpoint": self.checkpoint}
+        parts = [(name, _number(x / GIGA)) for name, x in (self.memory | whole).items() if x]
+        seconds, operations = self.seconds, self.operations
+        seconds["all"], operations["all"] = sum(seconds.values()), sum(operations.values())
+        step = [
+            (name, _number(operations[name] / TERA), _number(taken))
+            for name, taken in seconds.items()
+            if taken
+        ]
+        return "\n\n".join([
+            head,
+            table(["memory", "GB"], parts),
+            table(["a step", "10^12 operations", "seconds"], step),
+            fitting(self),
+        ])  # fmt: skip
+
+
+def fitting(plan: Plan) -> str:
+    """What fits one GPU, adapters and all weights: a table with a row a kind and choice."""
+    ranks = plan.config.lora_rank or 8, None
+    rows = []
+    for rank in ranks:
+        for machine in MACHINES.values():
+            one = plan.on(machine, lora_rank=rank)
+            sizes = one.most("micro_batch", one.prompts), one.most("prompts_per_step")
+            seconds = _number(sum(one.seconds.values())) if sizes[0] else "does not fit"
+            rows.append((machine.name, _trained(one), *map(str, sizes), seconds))
+    columns = "GPU", "trained", "largest micro-batch", "most prompts a step", "seconds a step"
+    return table(columns, rows)
+
+
+def overview(plans: Iterable[Plan]) -> str:
+    """A row a plan, with the GPUs of which one is enough and the largest micro-batch there."""
+    rows = []
+    for plan in plans:
+        held = {m.name: plan.on(m).most("micro_batch", plan.prompts) for m in MACHINES.values()}
+        enough = ", ".join(f"{name} ({most})" for name, most in held.items() if most)
+        operations, seconds = sum(plan.operations.values()), sum(plan.seconds.values())
+        sizes = plan.peak / GIGA, plan.checkpoint / GIGA, operations / TERA, seconds
+        rows.append((plan.shape.name, _trained(plan), *map(_number, sizes), enough or "none"))
+    columns = "model", "trained", "GB", "checkpoint, GB", "10^12 operations", "s a step", "one GPU"
+    return table(columns, rows)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown: the first column to the left, the others to the right."""
+    lines = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    marks = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+        return f"| {' | '.join(padded)} |"
+
+    return "\n".join([line(columns), line(marks), *map(line, rows)])
+
+
+def _trained(plan: Setting) -> str:
+    return "all weights" if plan.whole else f"LoRA rank {plan.config.lora_rank}"
+
+
+def _number(value: float) -> str:
+    """Three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
