@@ -5,7 +5,6 @@ Legend: B prompts, N anchor completions, K policy completions a prompt.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -39,8 +38,6 @@ def evaluate(
 ) -> pd.DataFrame:
     """Sample the policy on the held-out prompts and rescore the reference's samples.
 
-    Processes share the batches; each gets the whole table.
-
     Args:
         policy, reference: the models; the distribution of both is the sampler's.
         bank: k reference samples of each of the task's held-out prompts (section 6: k = 32).
@@ -73,9 +70,8 @@ def evaluate(
                 grids["predicted_quantile"] = predict(prompts, completions)
             tables.append(_rows(source, index, grids))
         tables[-2]["text"] = [text for row in policy.decode(drawn) for text in row]
-    every = itertools.chain.from_iterable(processes.gathered(tables))
-    table = pd.concat(every, ignore_index=True).reindex(columns=COLUMNS)
-    return table.astype({"text": "string"})
+    table = pd.concat(sum(processes.gathered(tables), []), ignore_index=True)
+    return table.reindex(columns=COLUMNS).astype({"text": "string"})
 
 
 def _rows(source: str, index: Sequence[int], grids: Mapping[str, Tensor]) -> pd.DataFrame:
