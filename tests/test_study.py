@@ -178,7 +178,8 @@ def clock(monkeypatch, runs) -> types.SimpleNamespace:
 def test_the_time_left_follows_the_pace_and_the_steps(clock, runs):
     """Of 120 + 480 expected seconds; a minute on both sides of the pace. The first stage took twice
     its time: 480 * (240 + 60) / (120 + 60) s = 13.3 min. In the second the clock says 60 of 480 s
-    until its run's first step; then 8 of 32 steps are a quarter of what lay ahead of that."""
+    before its run's first step, and never more than half; 8 of 32 steps are a quarter of the rest.
+    """
     found = stages.Clock(600.0)
     assert found.left == "about 10 min left"
     found.begin(120.0)
@@ -191,6 +192,9 @@ def test_the_time_left_follows_the_pace_and_the_steps(clock, runs):
     RunFolder.of(runs / "texts", {"settings": {}})  # a measurement, which has no steps
     for path in runs.glob("*/*/config.json"):
         os.utime(path, (clock.now, clock.now))
+    clock.now += 600
+    assert found.position == pytest.approx(120 + 240)
+    clock.now -= 600
     assert found.position == pytest.approx(120 + 60)
     for step in range(8):
         folder.append({"step": step})

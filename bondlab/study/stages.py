@@ -45,11 +45,11 @@ class Clock:
     def __init__(self, total: float) -> None:
         self.total, self.behind, self.running = total, 0.0, 0.0
         self.started = self.began = time.time()
-        self.warmed: float | None = None  # share of the stage that lay before its first step
+        self.ahead = 0.0  # share of the running stage that lies ahead of its first training step
 
     def begin(self, seconds: float) -> None:
         """A stage begins that should take so many seconds."""
-        self.running, self.began, self.warmed = seconds, time.time(), None
+        self.running, self.began, self.ahead = seconds, time.time(), 0.0
 
     def end(self) -> float:
         """It ends; returns the seconds that it took."""
@@ -71,13 +71,14 @@ class Clock:
         return f"about {minutes} min left" if minutes else "less than a minute left"
 
     def _share(self) -> float:
-        """Of the running stage: by the time, from the first step that it trains on by steps."""
+        """Of the running stage: by the time; where it trains, by steps from the first one on."""
         share = min((time.time() - self.began) / max(self.running, 1.0), 0.99)
         done, total = steps(self.began)
-        if not done:
+        if not total:
             return share
-        self.warmed = min(share, 0.5) if self.warmed is None else self.warmed
-        return self.warmed + (0.99 - self.warmed) * min(done / total, 1.0)
+        if not done:  # stored samples and a first evaluation come before it
+            self.ahead = min(share, 0.5)
+        return self.ahead + (0.99 - self.ahead) * min(done / total, 1.0)
 
 
 def steps(since: float) -> tuple[int, int]:
@@ -137,7 +138,8 @@ def say(text: str) -> None:
 def _shown(clock: Clock) -> Iterator[Clock]:
     """A bar beside the work; with no terminal to redraw it (disable=None) a line a minute."""
     ended, looks = threading.Event(), "{desc} |{bar}| {percentage:3.0f} %"
-    with tqdm(total=clock.total or 1, bar_format=looks, disable=None, leave=False) as bar:
+    words = {"desc": clock.left, "bar_format": looks}
+    with tqdm(total=clock.total or 1, disable=None, leave=False, **words) as bar:
 
         def follow() -> None:
             while not ended.wait(MINUTE if bar.disable else 1.0):
