@@ -1,11 +1,12 @@
-# make study   the paper's figures at the scale PROFILE, from nothing
+# make study   the paper's figures from the committed results, and two effects trained here
 # make test    the tests, and the committed notebooks against what they show
 #
+# PROFILE=laptop, study or paper computes all results anew at that scale: an hour, hours, GPUs.
 # Both create .venv when it is missing or out of date. PYTHON names the interpreter (3.11 or newer).
 # Python 3.11 gets the exact versions of requirements.lock; newer ones get the ranges of pyproject.toml.
 
 PYTHON  ?= python3
-PROFILE ?= laptop
+PROFILE ?= shipped
 VENV    := .venv
 
 # What decides the environment is in the stamp's name: as long as it is unchanged, nothing is done.
@@ -15,7 +16,7 @@ READY := $(VENV)/ready-$(KEY)
 .PHONY: help study test environment
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 4
+	@sed -n 's/^# //p' Makefile | head -n 5
 
 study: environment
 	@$(VENV)/bin/python -m bondlab study --profile $(PROFILE)

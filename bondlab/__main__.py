@@ -69,11 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands.add_parser("plan", help="what a run takes: memory, operations, seconds"))
     one = commands.add_parser("run", help="compute the runs of one experiment")
     one.add_argument("experiment", help="its name, or the first letters of its notebook")
-    sub = commands.add_parser("study", help="fetch, run, execute the notebooks, summarise")
+    sub = commands.add_parser("study", help="execute the notebooks, their runs first, summarise")
     sub.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="such as 00 02")
-    for each in (one, sub):
-        profiles = ("smoke", "laptop", "study", "paper")
-        each.add_argument("--profile", choices=profiles, default="laptop")
+    profiles = ("laptop", "smoke", "study", "paper")
+    for each, choices in ((one, profiles), (sub, ("shipped", *profiles))):
+        each.add_argument("--profile", choices=choices, default=choices[0])
         text = "runs at once; default: as the machine allows"
         each.add_argument("--workers", type=_count, help=text)
     return parser

@@ -2,7 +2,8 @@
 
 BONDLAB_FIGURES and BONDLAB_RUNS move the two folders (a scratch disk, a test's temporary folder).
 What is committed stays where git has it: in the repository's figures/study, which the profile
-"study" refreshes and "shipped" reads. git ignores the figures of every other profile.
+"study" refreshes and whose tables "shipped" reads; what that draws from them goes to
+figures/shipped. git ignores the figures of every profile but "study".
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ def repository_root() -> Path:
 
 
 def figures_folder(experiment: str, profile: str) -> Path:
-    """Folder of an experiment's figures and tables at a profile; not created here."""
-    if profile == "shipped":
-        return repository_root() / "figures" / "study" / experiment
+    """Folder of what an experiment draws at a profile, and computes; not created here."""
     return _folder("BONDLAB_FIGURES", "figures") / profile / experiment
+
+
+def committed_folder(experiment: str) -> Path:
+    """Folder of an experiment's figures and tables that came with the clone."""
+    return repository_root() / "figures" / "study" / experiment
 
 
 def committed(path: Path) -> Path:

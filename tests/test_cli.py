@@ -19,8 +19,6 @@ from bondlab.report.notebook import ParameterError
 from bondlab.study import experiments
 from bondlab.study import run as study
 
-PROFILES = [name for name in get_args(Profile) if name != "shipped"]
-
 
 @pytest.mark.parametrize(
     ("line", "module", "name", "expected"),
@@ -31,9 +29,9 @@ PROFILES = [name for name in get_args(Profile) if name != "shipped"]
         ("prepare --retrain --only chat_judge", prepare, "prepare", (True, "chat_judge")),
         ("run xsum_divergences", experiments, "run", ("xsum_divergences", "laptop", None)),
         ("run 02 --workers 2", experiments, "run", ("xsum_divergences", "laptop", 2)),
-        ("study", study, "study", ("laptop", [], None)),
-        ("study --only 00 02", study, "study", ("laptop", ["00", "02"], None)),
-        *((f"study --profile {p}", study, "study", (p, [], None)) for p in PROFILES),
+        ("study", study, "study", ("shipped", [], None)),
+        ("study --only 00 02", study, "study", ("shipped", ["00", "02"], None)),
+        *((f"study --profile {p}", study, "study", (p, [], None)) for p in get_args(Profile)),
     ],
 )
 def test_a_command_calls_the_library(monkeypatch, line, module, name, expected):
@@ -43,7 +41,10 @@ def test_a_command_calls_the_library(monkeypatch, line, module, name, expected):
     assert calls == [expected]
 
 
-@pytest.mark.parametrize("line", ["", "studdy", "study --profile big", "run 02 --workers 0"])
+@pytest.mark.parametrize(
+    "line",
+    ["", "studdy", "study --profile big", "run 02 --workers 0", "run 02 --profile shipped"],
+)
 def test_a_wrong_word_is_refused_by_the_parser(line):
     with pytest.raises(SystemExit) as caught:
         cli.main(line.split())

@@ -83,7 +83,7 @@ def test_a_figure_is_published_with_its_numbers_and_where_they_come_from(folder,
     made = {"stem": "fig", "figure": figure, "table": table, "panels": panels, "paper": "4"}
     Results("some", "shipped", tables={"runs": runs}).publish(**made)
     assert shown == ["Two lines: Effective N against training steps"]
-    assert not (folder / "figures").exists()
+    assert [path.name for path in (folder / "figures").iterdir()] == ["shipped"]
     Results("some", "smoke", tables={"runs": runs}).publish(**made, settings={"k": 1})
     written = folder / "figures" / "smoke" / "some"
     names = [f"fig.{kind}" for kind in ("csv", "json", "png", "svg")]

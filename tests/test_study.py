@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import types
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -12,7 +15,10 @@ import pytest
 
 from bondlab import paths
 from bondlab.report.notebook import ParameterError
+from bondlab.results import RunFolder
 from bondlab.study import run as study
+from bondlab.study import stages
+from bondlab.study.stages import Stage, run_stages
 
 NUMBER = {"what": "gain", "value": 1.23456, "low": 1, "high": 1.5, "unit": "nats", "samples": 48}
 
@@ -24,7 +30,9 @@ class Lab:
         self.folder = folder
         self.ran: list[tuple] = []
         self.EXPERIMENTS = {
-            name: types.SimpleNamespace(notebook=f"{number}_{name}", title=f"the {name}")
+            name: types.SimpleNamespace(
+                notebook=f"{number}_{name}", title=f"the {name}", trains=None
+            )
             for name, number in (("two", "02"), ("four", "04"))
         }
         for name in self.EXPERIMENTS:
@@ -54,6 +62,7 @@ def lab(tmp_path, monkeypatch) -> Lab:
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "repository_root", lambda: tmp_path)
     monkeypatch.setattr(study, "PACKAGE", tmp_path / "package")
     for folder in ("notebooks", "package/weights"):
         (tmp_path / folder).mkdir(parents=True)
@@ -67,8 +76,9 @@ def executed(lab, monkeypatch) -> list[str]:
 
     def execute(notebook: Path, output: Path, parameters: dict, **_: object) -> None:
         done.append(notebook.stem)
-        output.write_text("executed")
-        draw("law", notebook.stem.partition("_")[2], **parameters, paper_figure="8", headline=[])
+        output.write_text(json.dumps(parameters))
+        name, profile = notebook.stem.partition("_")[2], parameters["profile"]
+        draw("law", name, profile, paper_figure="8", headline=[])
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
     return done
@@ -89,7 +99,7 @@ def test_a_study_runs_executes_and_sums_up_what_a_failing_cell_leaves(lab, capsy
     assert lab.study(workers=3) == 1
     assert lab.ran == [("two", "smoke", 3), ("four", "smoke", 3)]
     printed = capsys.readouterr()
-    assert "stage 1 of 2: the two (left: the four)" in printed.out
+    assert "stage 2 of 2: the four (less than a minute left)" in printed.out
     assert "In [3]: ZeroDivisionError: division by zero" in printed.err
     assert "Failed: the two. Run the same command again to go on." in printed.err
     assert "Figure 4 of the paper: figures/smoke/four/fig.png" in printed.out
@@ -149,22 +159,108 @@ def test_only_takes_names_and_first_letters_and_keeps_the_order(lab):
         study.select(lab.EXPERIMENTS, ["04", "03"])
 
 
-def test_an_interrupt_is_not_taken_for_a_failing_stage():
+def test_an_interrupt_is_not_taken_for_a_failing_stage(tmp_path):
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study.run_stages({"a": stop, "b": lambda: None})
+        run_stages([Stage("a", stop, 1.0), Stage("b", stop, 1.0)], tmp_path / "seconds.json")
 
 
-@pytest.mark.parametrize(("profile", "fetches"), [("laptop", 1), ("study", 1), ("paper", 0)])
-def test_the_profiles_of_the_embedded_models_fetch_them_first(
-    lab, executed, monkeypatch, profile, fetches
+@pytest.fixture
+def clock(monkeypatch, runs) -> types.SimpleNamespace:
+    """The time of stages, which the test sets; runs lie in a folder of its own."""
+    clock = types.SimpleNamespace(now=time.time())
+    monkeypatch.setattr(stages, "time", types.SimpleNamespace(time=lambda: clock.now))
+    return clock
+
+
+def test_the_time_left_follows_the_pace_and_the_steps(clock, runs):
+    """Of 120 + 480 expected seconds; a minute on both sides of the pace. The first stage took twice
+    its time: 480 * (240 + 60) / (120 + 60) s = 13.3 min. In the second the clock says 60 of 480 s
+    before its run's first step, and never more than half; 8 of 32 steps are a quarter of the rest.
+    """
+    found = stages.Clock(600.0)
+    assert found.left == "about 10 min left"
+    found.begin(120.0)
+    clock.now += 240
+    assert found.position == pytest.approx(0.99 * 120)  # a late stage is never quite done
+    assert found.end() == 240 and found.left == "about 13 min left"
+    found.begin(480.0)
+    clock.now += 60
+    folder = RunFolder.of(runs / "library", {"config": {"steps": 32}})
+    RunFolder.of(runs / "texts", {"settings": {}})  # a measurement, which has no steps
+    for path in runs.glob("*/*/config.json"):
+        os.utime(path, (clock.now, clock.now))
+    clock.now += 600
+    assert found.position == pytest.approx(120 + 240)
+    clock.now -= 600
+    assert found.position == pytest.approx(120 + 60)
+    for step in range(8):
+        folder.append({"step": step})
+    assert stages.steps(clock.now - 1) == (8, 32)
+    assert found.position == pytest.approx(120 + 60 + (0.99 - 60 / 480) / 4 * 480)
+    assert stages.steps(clock.now + 3600) == (0, 0)
+
+
+def test_a_stage_is_expected_to_take_what_it_last_took(clock, tmp_path, capsys):
+    """Without a terminal the lines tell the time left; one that was done before says nothing of it,
+    nor one that failed."""
+
+    def take(seconds: float, fail: bool = False) -> None:
+        clock.now += seconds
+        if fail:
+            raise OSError
+
+    kept = tmp_path / "seconds.json"
+
+    def said(*given: tuple) -> list[str]:
+        made = [Stage(name, partial(take, *did), 60.0) for name, *did in given]
+        run_stages(made, kept)
+        return [line.partition("(")[2] for line in capsys.readouterr().out.splitlines()]
+
+    assert said(("a", 300), ("b", 1200, True)) == ["about 2 min left)", "about 3 min left)"]
+    assert said(("a", 3), ("b", 60)) == ["about 6 min left)", "less than a minute left)"]
+    assert json.loads(kept.read_text()) == {"a": 300, "b": 60}
+
+
+@pytest.mark.parametrize(
+    ("profile", "trains", "fetches"),
+    [("laptop", None, 1), ("study", None, 1), ("paper", {}, 0), ("shipped", None, 0),
+     ("shipped", {}, 1)],
+)  # fmt: skip
+def test_who_needs_the_embedded_models_fetches_them_first(
+    lab, executed, monkeypatch, profile, trains, fetches
 ):
-    fetched = []
-    monkeypatch.setattr("bondlab.assets.fetch", lambda: fetched.append(len(lab.ran)))
+    """Unless they are there."""
+    fetched, lab.EXPERIMENTS["two"].trains = [], trains
+    monkeypatch.setattr("bondlab.assets.state", lambda name: "ready" if fetched else "absent")
+    monkeypatch.setattr("bondlab.assets.fetch", lambda: fetched.append(len(executed)))
+    lab.study(profile, only=["two"])
     lab.study(profile, only=["two"])
     assert fetched == [0] * fetches
+
+
+def test_shipped_draws_what_is_committed_and_trains_what_is_told_to(lab, executed, capsys):
+    """No run is computed beside the notebooks; the tables that they draw are what they depend on.
+    What training changed comes last, and is told from no change where its interval leaves out 0."""
+    lab.write("two", "", cell="profile: str = 'shipped'\ntrain_here: bool = False")
+    lab.EXPERIMENTS["two"].trains = {"train_here": True}
+    gains = [NUMBER | {"seeds": 1}, NUMBER | {"what": "loss", "low": -1, "seeds": 1}]
+    draw("here", "two", "shipped", paper_figure=None, headline=gains, trained_here=True)
+    table = paths.committed_folder("four") / "chat" / "results_runs.parquet"
+    for change, expected in ((b"old", ["02_two", "04_four"]), (b"old", []), (b"new", ["04_four"])):
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_bytes(change)
+        executed.clear()
+        assert lab.study("shipped") == 0
+        assert executed == expected and lab.ran == []
+    given = lab.folder / "runs" / "notebooks" / "shipped" / "02_two.ipynb"
+    assert json.loads(given.read_text()) == {"profile": "shipped", "train_here": True}
+    *_, head, names, gain, loss, _ = capsys.readouterr().out.splitlines()
+    assert head == "Trained here, after less before:" and names.split()[-2:] == ["no", "change"]
+    assert gain.split() == ["gain", "1.23", "[1,", "1.5]", "nats", "48", "1", "excluded"]
+    assert loss.split()[-2:] == ["not", "excluded"]
 
 
 def test_a_summary_keeps_to_its_profile_and_to_figures(lab):
@@ -182,16 +278,16 @@ def test_a_summary_keeps_to_its_profile_and_to_figures(lab):
 
 
 def test_the_folders_follow_the_environment(monkeypatch, tmp_path):
-    """A scratch disk takes what a profile draws, "study" too; "shipped" stays with git, in the
-    folder that "study" refreshes where nothing is moved."""
-    shipped = paths.repository_root() / "figures" / "study" / "exact"
+    """A scratch disk takes what a profile draws, "study" too; what is committed stays with git, in
+    the folder that "study" refreshes where nothing is moved."""
+    committed = paths.repository_root() / "figures" / "study" / "exact"
     monkeypatch.setenv("BONDLAB_FIGURES", "")
-    for profile in ("shipped", "study"):
-        assert paths.figures_folder("exact", profile) == shipped
-    assert (shipped / "fig_bestofn_law.png").exists()
+    assert paths.figures_folder("exact", "study") == committed
+    assert (committed / "fig_bestofn_law.png").exists()
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path))
-    assert paths.figures_folder("exact", "shipped") == shipped
-    assert paths.figures_folder("exact", "study") == tmp_path / "study" / "exact"
+    assert paths.committed_folder("exact") == committed
+    for profile in ("shipped", "study"):
+        assert paths.figures_folder("exact", profile) == tmp_path / profile / "exact"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for setting, folder in (("there", "there"), ("~/there", "home/there")):

@@ -311,12 +311,14 @@ def test_the_change_is_that_of_the_best_sample():
 
 def test_tiny_runs_are_collected_and_compared_article_by_article(tmp_path, monkeypatch):
     """9 runs of 3 evaluations of 4 held-out articles, N = 4, 8 and 16; as many training articles.
-    The change on held-out ones is the curve's last value less its first. What is found is kept."""
+    The change on held-out ones is the curve's last value less its first. What is found is kept. The
+    run that the notebook trains on the spot is one of them."""
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     settings = divergences.Settings(
-        profile="smoke", workers=1, sizes_of_figure_2=[8], sizes_of_figure_10=[4, 16]
-    )
+        profile="smoke", workers=1, sizes_of_figure_2=[8], sizes_of_figure_10=[4, 16],
+        train_here=True,
+    )  # fmt: skip
     found = divergences.EXPERIMENT.results(settings)
     counts = {"evaluations": 9 * 3 * 4, "baselines": 4 * 4, "examples": 9 * 2 * 4, "runs": 9}
     assert {name: len(table) for name, table in found.tables.items()} == counts
@@ -333,6 +335,10 @@ def test_tiny_runs_are_collected_and_compared_article_by_article(tmp_path, monke
     steps = curve.pivot(index=["beta", "prompt"], columns="step", values="forward_kl")
     own = table[table["kind"] == HELD_OUT].set_index(["beta", "prompt"])["change"]
     assert own.sort_index().to_numpy() == pytest.approx((steps[2] - steps[0]).to_numpy(), abs=1e-4)
+    here = divergences.trained_here(settings)
+    assert here["runs"]["run"].tolist() == found.where(n=[8], beta=[0.5])["runs"]["run"].tolist()
+    steps = curve.query("beta == 0.5").pivot(index="prompt", columns="step", values="log_quantile")
+    assert divergences.gain(here) == divergences.gain(found) == mean_interval(steps[2] - steps[0])
     monkeypatch.setattr(divergences, "train", None)
     again = divergences.by_article(found, settings)
     pd.testing.assert_frame_equal(again["by_article"], table)

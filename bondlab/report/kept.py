@@ -3,7 +3,7 @@
     runs/<kind>/<identity>/                 a measurement, made once
     figures/<profile>/<experiment>/         results_<table>.parquet; <figure>.svg .png .csv .json
 
-figures/study is committed, and is what the profile "shipped" reads; nothing is written there but by
+figures/study is committed. The profile "shipped" reads its tables; nothing is written there but by
 the profile "study".
 """
 
@@ -79,6 +79,8 @@ class Results:
     @property
     def folder(self) -> Path:
         """Where the tables are; figures lie in its experiment's folder."""
+        if self.profile == "shipped":
+            return paths.committed_folder(self.experiment) / self.variant
         return paths.figures_folder(self.experiment, self.profile) / self.variant
 
     def load(self, names: Iterable[str], compute: Callable[[], Tables]) -> Results:
@@ -122,7 +124,7 @@ class Results:
         numbers: Mapping[str, tuple[Interval, str]] | None = None,
         **made_by: Any,
     ) -> None:
-        """Show a figure in the notebook, and write its files unless they are shipped.
+        """Show a figure in the notebook, and write its files.
 
         Args:
             stem: name of the files.
@@ -130,23 +132,23 @@ class Results:
             paper: the paper's figure that it corresponds to.
             numbers: what the study's closing table says of it, intervals with their unit by name;
                 by default where each series ends.
-            made_by: what else the provenance holds beside the runs: settings, notes.
+            made_by: what else the provenance holds beside the runs: settings, notes, and
+                `trained_here=True` where the numbers are what training changed in this notebook.
         """
-        if self.profile != "shipped":
-            seeds = len({row.get("seed", 0) for row in self.manifests}) or 1
-            found = _ends(table, panels) if numbers is None else numbers
-            provenance = {
-                "experiment": self.experiment,
-                "paper_figure": paper,
-                "profile": self.profile,
-                "headline": [_number(what, *found[what], seeds) for what in found],
-                "runs": self.manifests,
-                **made_by,
-            }
-            name = f"{stem}_{self.variant}" if self.variant else stem
-            folder = paths.figures_folder(self.experiment, self.profile)
-            plots.save(figure, folder, name, table, provenance)
-        plots.show(figure, _described(figure))
+        seeds = len({row.get("seed", 0) for row in self.manifests}) or 1
+        found = _ends(table, panels) if numbers is None else numbers
+        provenance = {
+            "experiment": self.experiment,
+            "paper_figure": paper,
+            "profile": self.profile,
+            "headline": [_number(what, *found[what], seeds) for what in found],
+            "runs": self.manifests,
+            **made_by,
+        }
+        name = f"{stem}_{self.variant}" if self.variant else stem
+        folder = paths.figures_folder(self.experiment, self.profile)
+        _, png, *_ = plots.save(figure, folder, name, table, provenance)
+        plots.show(png, _described(figure))
 
 
 def _chosen(table: pd.DataFrame, columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:

@@ -6,8 +6,9 @@ n, beta and seed. Tables keep rows and series in their order of appearance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, Field
@@ -47,6 +48,8 @@ class Experiment:
         specs: the runs of a profile; none where the notebook computes on its own.
         claims: what is to be decided on evaluations.
         runs: folder of the runs; experiments that share one share runs of equal identity.
+        trains: the parameters with which the notebook trains a run of its own, and publishes what
+            that changed, at "shipped" too; None where it trains nothing there.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Experiment:
     specs: Callable[[str], Sequence[Spec]] = lambda profile: ()
     claims: Sequence[Claim] = ()
     runs: str = ""
+    trains: Mapping[str, Any] | None = None
 
     def run(self, profile: str, workers: int | None = None) -> list[RunFolder]:
         """Compute what is missing of the runs; returns their folders."""

@@ -25,7 +25,7 @@ EXPERIMENTS = {
         ),
         anchor_ablations.EXPERIMENT,
         j_bond.EXPERIMENT,
-        Experiment("own_model", "Align a model of your own", "08_align_your_own_model"),
+        Experiment("own_model", "Align a model of your own", "08_align_your_own_model", trains={}),
     )
 }
 

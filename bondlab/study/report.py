@@ -6,6 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,7 @@ def draw(
     paper: str | None = None,
     sizes: Sequence[int] = (),
     unit: str = "document",
+    **made: Any,
 ) -> None:
     """Publish measures over training, with what they are compared with and where anchors move.
 
@@ -118,7 +120,7 @@ def draw(
     table, small = curve_table(found, panels), note(found, unit)
     lines = {"levels": levels(found, panels, sizes), "marks": anchor_marks(found)}
     figure = plots.lines(table, panels, rows=rows_of(found), title=title, note=small, **lines)
-    found.publish(stem, figure, table, panels, paper)
+    found.publish(stem, figure, table, panels, paper, **made)
 
 
 # -- against the distance --------------------------------------------------------------------------

@@ -1,34 +1,42 @@
 """The whole study in stages: fetch, then each experiment's runs and its notebook, then a summary.
 
-Every stage keeps what it finished, so a study that was stopped or failed goes on where it was, and
-one that is complete has nothing left to do.
+At "shipped" notebooks draw every figure from the tables that came with the clone, and two of them
+train; at other profiles all runs are computed. Every stage keeps what it finished, so a study that
+was stopped or failed goes on where it was, and one that is complete has nothing left to do.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import resource
 import sys
 import textwrap
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import papermill
-from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from bondlab import assets
-from bondlab.paths import figures_folder, repository_root, runs_folder
+from bondlab.assets.catalogue import STUDY
+from bondlab.paths import committed_folder, figures_folder, repository_root, runs_folder
 from bondlab.report.notebook import ParameterError, check
+from bondlab.study.stages import Stage, run_stages
 
 PACKAGE = Path(__file__).parents[1]
 TABLES = (".parquet", ".jsonl")
+FETCH = "models and data"
+# What a first time takes at "shipped", by experiment, on two cores of an Intel Xeon (family 6,
+# model 207). The whole takes four times as long at "laptop" (58 minutes), by the times of its runs
+# some fifteen at "study"; at "paper" nothing is known.
+SECONDS = {FETCH: 150.0, "xsum_divergences": 240.0, "xsum_quantiles": 45.0, "own_model": 300.0}
+OTHERS, LONGER = 20.0, {"laptop": 4.0, "study": 15.0}
 
 
 def study(
@@ -37,35 +45,46 @@ def study(
     """Run the study at one profile; returns the exit code, 1 if a stage failed.
 
     Args:
-        profile: smoke, laptop, study or paper.
+        profile: shipped, smoke, laptop, study or paper.
         only: experiments by name or by the first letters of their notebook ("02"); empty is all.
         workers: runs at once; None leaves it to the sweep.
         experiments: what has `EXPERIMENTS` and `run`; None is `bondlab.study.experiments`.
     Raises:
-        ParameterError: `only` names no experiment, or a notebook does not take the profile.
+        ParameterError: `only` names no experiment, or a notebook does not take its parameters.
     """
     if experiments is None:
         from bondlab.study import experiments
     started = time.monotonic()
     chosen = select(experiments.EXPERIMENTS, only)
-    folder = repository_root() / "notebooks"
-    sources = {name: folder / f"{e.notebook}.ipynb" for name, e in chosen.items()}
-    for notebook in sources.values():
-        check(notebook, {"profile": profile})
+    notebooks = {name: Notebook.of(name, e, profile) for name, e in chosen.items()}
+    for notebook in notebooks.values():
+        check(notebook.source, notebook.parameters)
 
     def compute(name: str) -> None:
-        runs = [folder.path for folder in experiments.run(name, profile, workers)]
-        execute(sources[name], name, profile, runs)
+        found = [] if profile == "shipped" else experiments.run(name, profile, workers)
+        notebooks[name].execute([run.path for run in found])
 
-    # The smoke profile makes its models by code, the paper profile takes its own from the hub.
-    stages = {"models and data": assets.fetch} if profile in ("laptop", "study") else {}
-    stages |= {e.title: functools.partial(compute, name) for name, e in chosen.items()}
-    failed = run_stages(stages)
+    stages = [Stage(FETCH, assets.fetch, SECONDS[FETCH])] if _lacks_assets(chosen, profile) else []
+    for name, notebook in notebooks.items():
+        done = profile == "shipped" and notebook.is_done()
+        seconds = 0.0 if done else SECONDS.get(name, OTHERS) * LONGER.get(profile, 1.0)
+        stages.append(Stage(chosen[name].title, partial(compute, name), seconds))
+    failed = run_stages(stages, runs_folder() / "notebooks" / profile / "seconds.json")
     print(summary(chosen, profile))
     print(_resources(time.monotonic() - started))
     if failed:
         print(f"Failed: {'; '.join(failed)}. Run the same command again to go on.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _lacks_assets(chosen: Mapping[str, Any], profile: str) -> bool:
+    """Whether models and data are needed and not there.
+
+    The smoke profile makes its models by code, the paper profile takes its own from the hub.
+    """
+    trains = any(e.trains is not None for e in chosen.values())
+    needed = profile in ("laptop", "study") or (profile == "shipped" and trains)
+    return needed and any(assets.state(name) != "ready" for name in STUDY)
 
 
 def select(experiments: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
@@ -80,66 +99,73 @@ def select(experiments: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any
     return {name: e for name, e in experiments.items() if name in chosen}
 
 
-def run_stages(stages: Mapping[str, Callable[[], object]]) -> list[str]:
-    """Do each stage, with a line and a bar for the whole; returns the titles of those that failed.
+@dataclass(frozen=True)
+class Notebook:
+    """An experiment's notebook with the parameters to execute it with, and where that goes.
 
-    A stage that fails does not stop the ones after it: hours may depend on a single notebook.
+    Beside the executed notebook lies its manifest, written last: the digest of what it was made
+    from, and the figures that were there. If both still hold, it is not executed again.
     """
-    titles, failed = list(stages), []
-    # disable=None: no bar where there is no terminal to redraw it; the lines say as much.
-    with tqdm(total=len(titles), desc="study", unit="stage", disable=None) as bar:
-        for number, title in enumerate(titles, 1):
-            left = ", ".join(titles[number:]) or "nothing"
-            bar.write(f"stage {number} of {len(titles)}: {title} (left: {left})")
-            try:
-                stages[title]()
-            except PapermillExecutionError as error:  # a failing cell, which it names
-                failed.append(title)
-                print(f"In [{error.exec_count}]: {error.ename}: {error.evalue}", file=sys.stderr)
-            except Exception:
-                failed.append(title)
-                traceback.print_exc()
-            bar.update()
-    return failed
 
+    experiment: str
+    source: Path
+    parameters: Mapping[str, Any]
 
-def execute(notebook: Path, experiment: str, profile: str, runs: Sequence[Path]) -> Path:
-    """Execute a notebook into the runs folder, unless nothing that it depends on has changed.
+    @classmethod
+    def of(cls, name: str, experiment: Any, profile: str) -> Notebook:
+        """The notebook of an experiment, at a profile; one that trains is told to."""
+        source = repository_root() / "notebooks" / f"{experiment.notebook}.ipynb"
+        return cls(name, source, {"profile": profile, **(experiment.trains or {})})
 
-    `runs` are the folders whose results it reads. Returns the executed notebook. Its manifest,
-    written last, holds the digest of what the notebook was made from and the figures that were
-    there; if both still hold, the notebook is not executed. Raises PapermillExecutionError where a
-    cell fails; the executed notebook shows it.
-    """
-    output = runs_folder() / "notebooks" / profile / notebook.name
-    manifest = output.with_suffix(".json")
-    inputs = digest(notebook, runs)
+    @property
+    def profile(self) -> str:
+        return self.parameters["profile"]
 
-    def state() -> str:
-        figures = [str(path) for path in _figures(experiment, profile)]
+    @property
+    def output(self) -> Path:
+        """The executed notebook."""
+        return runs_folder() / "notebooks" / self.profile / self.source.name
+
+    def is_done(self, runs: Sequence[Path] = ()) -> bool:
+        """Whether it was executed and nothing that it depends on has changed.
+
+        `runs` are the folders whose results it reads.
+        """
+        manifest = self.output.with_suffix(".json")
+        there = self.output.exists() and manifest.exists()
+        return there and manifest.read_text() == self._state(runs)
+
+    def execute(self, runs: Sequence[Path] = ()) -> None:
+        """Execute it, unless that is done.
+
+        Raises PapermillExecutionError where a cell fails; the executed notebook shows it.
+        """
+        if self.is_done(runs):
+            return
+        manifest = self.output.with_suffix(".json")
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.unlink(missing_ok=True)
+        tqdm.write(f"{self.source.name} -> {self.output}")
+        papermill.execute_notebook(
+            self.source,
+            self.output,
+            parameters=dict(self.parameters),
+            cwd=self.source.parent,
+            progress_bar={"desc": self.source.stem, "leave": False, "disable": None},
+            extra_arguments=["--log-level=ERROR"],  # the kernel's notes on its sockets
+        )
+        manifest.write_text(self._state(runs))
+
+    def _state(self, runs: Sequence[Path]) -> str:
+        inputs = digest(self.source, [committed_folder(self.experiment), *runs])
+        figures = [str(path) for path in _figures(self.experiment, self.profile)]
         return json.dumps({"inputs": inputs, "figures": figures}, indent=2) + "\n"
 
-    if output.exists() and manifest.exists() and manifest.read_text() == state():
-        return output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    manifest.unlink(missing_ok=True)
-    tqdm.write(f"{notebook.name} -> {output}")
-    papermill.execute_notebook(
-        notebook,
-        output,
-        parameters={"profile": profile},
-        cwd=notebook.parent,
-        progress_bar={"desc": notebook.stem, "leave": False, "disable": None},
-        extra_arguments=["--log-level=ERROR"],  # the kernel's notes on its sockets
-    )
-    manifest.write_text(state())
-    return output
 
-
-def digest(notebook: Path, runs: Iterable[Path]) -> str:
-    """SHA-256 over what an executed notebook depends on: itself, the package, its runs' tables."""
+def digest(notebook: Path, folders: Iterable[Path]) -> str:
+    """SHA-256 over what an executed notebook depends on: itself, the package, and tables."""
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    files += [path for run in runs for path in run.iterdir() if path.suffix in TABLES]
+    files += [path for each in folders for path in each.rglob("*") if path.suffix in TABLES]
     total = hashlib.sha256()
     for path in [notebook, *sorted(files)]:
         total.update(f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
@@ -157,18 +183,36 @@ def _figures(experiment: str, profile: str) -> dict[Path, dict[str, Any]]:
 
 
 def summary(experiments: Iterable[str], profile: str) -> str:
-    """The closing table: which figure of the paper, which file, which numbers on what they rest."""
-    lines, root = [], repository_root()
+    """The closing table: which figure of the paper, which file, which numbers on what they rest.
+
+    Last what training changed in notebooks that trained, and whether "no change" is excluded.
+    """
+    lines, effects, root = [], [], repository_root()
     records = {path: r for name in experiments for path, r in _figures(name, profile).items()}
     for path, record in records.items():
         number, file = record["paper_figure"], path.with_suffix(".png")
         label = f"Figure {number} of the paper" if number else "A figure of ours"
         lines.append(f"{label}: {file.relative_to(root) if file.is_relative_to(root) else file}")
         rows = [(n["what"], _interval(n), n["samples"], n["seeds"]) for n in record["headline"]]
-        table = pd.DataFrame(rows, columns=["what", "value [95 %]", "samples", "seeds"])
-        if rows:
-            lines.append(textwrap.indent(table.to_string(index=False), "    "))
+        lines += _table(rows, ["what", "value [95 %]", "samples", "seeds"])
+        if record.get("trained_here"):
+            verdicts = [_excludes_no_change(n) for n in record["headline"]]
+            effects += [(*row, verdict) for row, verdict in zip(rows, verdicts, strict=True)]
+    if effects:
+        lines.append("Trained here, after less before:")
+        lines += _table(effects, ["what", "value [95 %]", "samples", "seeds", "no change"])
     return "\n".join(lines) or f"No figure of profile {profile} yet."
+
+
+def _table(rows: Sequence[tuple], columns: Sequence[str]) -> list[str]:
+    text = pd.DataFrame(rows, columns=columns).to_string(index=False)
+    return [textwrap.indent(text, "    ")] if rows else []
+
+
+def _excludes_no_change(number: Mapping[str, Any]) -> str:
+    low, high = number["low"], number["high"]
+    known = low is not None and high is not None
+    return "excluded" if known and (low > 0 or high < 0) else "not excluded"
 
 
 def _interval(number: dict[str, Any]) -> str:

@@ -23,6 +23,13 @@ SMOKE = Config(
 # Learning rates: of 3e-4, 1e-3 and 3e-3 (beta 0.5, N = 8, 20 steps, judged on training prompts) the
 # last alone moved the log quantile within so few steps; six times as many take a smaller one.
 LAPTOP = Config(steps=12, evaluate_every=6, learning_rate=3e-3, warmup=4)
+# What notebook 02 trains on the spot. Its sizes were chosen with seed 11 on other documents of the
+# training split: 24 steps raised the log quantile by 0.34 [0.22, 0.46] nats. Nearly all of that
+# error is the sampling of single summaries, so more of them cost less than more steps.
+HERE = Config(
+    steps=24, evaluate_every=12, learning_rate=3e-3, warmup=4, bank_samples=24,
+    evaluation_samples=8, evaluation_bank=16,
+)  # fmt: skip
 STUDY = Config(steps=64, evaluate_every=16, learning_rate=2e-3)
 # Steps between evaluations are the paper's; sizes of models, batch and length are not stated.
 PAPER = Config(
@@ -38,6 +45,7 @@ HUB = TaskSettings(
 )  # fmt: skip
 SCALES = {
     "smoke": (TINY, SMOKE),
+    "shipped": (TaskSettings(name="xsum", train=64, evaluate=48), HERE),
     "laptop": (TaskSettings(name="xsum", train=48, evaluate=16), LAPTOP),
     "study": (TaskSettings(name="xsum", train=128, evaluate=40), STUDY),
     "paper": (HUB, PAPER),
