@@ -38,6 +38,10 @@ def _run(options: argparse.Namespace) -> int | None:
         from bondlab.study.run import study
 
         return study(options.profile, options.only, options.workers)
+    elif options.command == "bench":
+        from bondlab.bench.command import bench
+
+        bench(options.profile, options.only)
     else:
         from bondlab.study import experiments
         from bondlab.study.run import select
@@ -63,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("experiment", help="its name, or the first letters of its notebook")
     sub = commands.add_parser("study", help="fetch, run, execute the notebooks, summarise")
     sub.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="such as 00 02")
+    bench = commands.add_parser("bench", help="measure how fast it is, beside other libraries")
+    parts = ("sampling", "steps", "floor", "growth")
+    bench.add_argument("--only", nargs="+", default=[], choices=parts)
+    bench.add_argument("--profile", choices=("smoke", "laptop", "study"), default="laptop")
     for each in (one, sub):
         profiles = ("smoke", "laptop", "study", "paper")
         each.add_argument("--profile", choices=profiles, default="laptop")
