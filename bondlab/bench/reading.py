@@ -15,6 +15,7 @@ import pandas as pd
 from bondlab.bench.floor import MATRIX, MEMORY
 from bondlab.bench.steps import LEAN, PEER
 from bondlab.bench.timing import OURS, Ratio, ratio
+from bondlab.report.intervals import Interval
 
 GIGA = 1e9
 VARIED = {
@@ -127,7 +128,8 @@ def parts(table: pd.DataFrame) -> pd.DataFrame:
             rows.append(
                 {**row, "reached": least / seconds, "low": times["low"], "high": times["high"]}
             )
-    return pd.DataFrame(rows).sort_values(["machine", "seconds"], ascending=[True, False])
+    found = pd.DataFrame(rows).sort_values(["machine", "seconds"], ascending=[True, False])
+    return found.reset_index(drop=True)
 
 
 def spread(values: pd.Series) -> dict[str, float]:
@@ -185,12 +187,12 @@ class Target:
         times = f"{self.factor:g} times " if self.factor > 1 else ""
         return f"{self.case}: {times}as fast as {self.peer}"
 
-    def held(self, table: pd.DataFrame) -> dict[str, str]:
-        """A row of `targets`; "-" where it was not measured."""
-        found = compared(table, self.section, self.column)
-        same = (found["machine"] == self.machine) & (found["case"] == self.case)
-        (own,) = found.loc[same & (found["peer"] == self.peer), "ratio"].tolist() or [None]
-        return _row(self.machine, str(self), own, own and own.value >= self.factor)
+    def found(self, table: pd.DataFrame) -> Ratio | None:
+        """The ratio that was measured, if it was."""
+        rows = compared(table, self.section, self.column)
+        same = (rows["machine"] == self.machine) & (rows["case"] == self.case)
+        (own,) = rows.loc[same & (rows["peer"] == self.peer), "ratio"].tolist() or [None]
+        return own
 
 
 TARGETS = (
@@ -207,13 +209,28 @@ LINEAR = 10  # per cent that a step's time may lie off a line in the number of p
 
 def targets(table: pd.DataFrame) -> pd.DataFrame:
     """What was aimed at, what was reached, and whether that is enough."""
-    rows = [target.held(table) for target in TARGETS]
+    rows = []
+    for target in TARGETS:
+        found = target.found(table)
+        enough = found and found.value >= target.factor
+        rows.append(_row(target.machine, str(target), found, enough))
     for machine, part in table.groupby("machine", sort=False):
         off = 100 * off_line(grown(part, "prompts"))
         found = None if math.isnan(off) else f"{off:.1f} %"
         aim = f"a J-BOND step's time within {LINEAR} % of a line in the prompts"
         rows.append(_row(machine, aim, found, found and off <= LINEAR))
     return pd.DataFrame(rows)
+
+
+def headline(table: pd.DataFrame, section: str) -> dict[str, tuple[Interval, str]]:
+    """The section's ratios that targets ask for, with their range over turns, as kept."""
+    found = {}
+    for target in TARGETS:
+        if target.section == section and (own := target.found(table)):
+            what = f"{target.peer} / {OURS}, {target.column}, {target.case}: range over turns"
+            count = table["turn"].max() + 1
+            found[what] = Interval(own.value, own.low, own.high, math.nan, count), "times"
+    return found
 
 
 def _row(machine: str, aim: str, found: Ratio | str | None, enough: bool | None) -> dict[str, str]:

@@ -25,20 +25,21 @@ def measure(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) 
     """Rows of `timing.alternated` by case."""
     rows, models = [], {}
     for case in cases:
-        if case.model not in models:
-            models = {case.model: prepared(folder(case.model), case)}  # one at a time in memory
-        sides = sides_of(case, *models[case.model])
+        if case.model not in models:  # the first case of a model has the most prompts
+            models = {case.model: prepared(folder(case.model), case)}
+        model, prompts = models[case.model]
+        sides = sides_of(case, model, prompts.rows(slice(case.shape.prompts)))
         with torch.no_grad(), device.accelerator("auto").autocast():
             rows += [{"case": case.name, **row} for row in alternated(sides, repeats)]
     return rows
 
 
 def prepared(path: Path, case: Case) -> tuple[LanguageModel, Prompts]:
-    """The model, with end tokens at which completions end halfway on average, and its prompts."""
+    """The model, with end tokens at which two completions of three end early, and its prompts."""
     model = language_model(path, case, device.dtype("auto"))
     given = texts(model.tokenizer, case.shape.prompts, case.shape.prompt_tokens)
     with device.accelerator("auto").autocast():
-        found = ends(model, given, case.shape.new_tokens / 2)
+        found = ends(model, given, case.shape.new_tokens)
     model.model.generation_config.eos_token_id = [model.tokenizer.eos_token_id, *found]
     return model, model.encode(given)
 
