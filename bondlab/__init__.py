@@ -28,6 +28,7 @@ What is where, in reading order; a folder imports from those above it alone (`st
     assets/     models and data: fetched, verified, converted
     tasks/      XSum, sentiment, chat and tiny ones: prompts, reference and reward by name
     making/     how the adapters in weights/ were trained
+    bench/      how fast it is: beside transformers and TRL, beside the machine's floor, by size
     study/      the paper's experiments, a file each: runs and claims as data; the sweep
 """
 

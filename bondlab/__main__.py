@@ -45,6 +45,10 @@ def _run(options: argparse.Namespace) -> int | None:
         from bondlab.study.run import study
 
         return study(options.profile, options.only, options.workers)
+    elif options.command == "bench":
+        from bondlab.bench.command import bench
+
+        bench(options.profile, options.only)
     else:
         from bondlab.study import experiments
         from bondlab.study.run import select
@@ -71,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("experiment", help="its name, or the first letters of its notebook")
     sub = commands.add_parser("study", help="execute the notebooks, their runs first, summarise")
     sub.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="such as 00 02")
+    bench = commands.add_parser("bench", help="measure how fast it is, beside other libraries")
+    parts = ("sampling", "steps", "floor", "growth")
+    bench.add_argument("--only", nargs="+", default=[], choices=parts)
+    bench.add_argument("--profile", choices=("smoke", "laptop", "study"), default="laptop")
     profiles = ("laptop", "smoke", "study", "paper")
     for each, choices in ((one, profiles), (sub, ("shipped", *profiles))):
         each.add_argument("--profile", choices=choices, default=choices[0])

@@ -13,6 +13,7 @@ import pytest
 from bondlab import __main__ as cli
 from bondlab import assets
 from bondlab.assets import AssetError
+from bondlab.bench import command
 from bondlab.making import prepare
 from bondlab.report.kept import Profile
 from bondlab.report.notebook import ParameterError
@@ -29,6 +30,8 @@ from bondlab.study import run as study
         ("prepare --retrain --only chat_judge", prepare, "prepare", (True, "chat_judge")),
         ("run xsum_divergences", experiments, "run", ("xsum_divergences", "laptop", None)),
         ("run 02 --workers 2", experiments, "run", ("xsum_divergences", "laptop", 2)),
+        ("bench", command, "bench", ("laptop", [])),
+        ("bench --only steps --profile smoke", command, "bench", ("smoke", ["steps"])),
         ("study", study, "study", ("shipped", [], None)),
         ("study --only 00 02", study, "study", ("shipped", ["00", "02"], None)),
         *((f"study --profile {p}", study, "study", (p, [], None)) for p in get_args(Profile)),
@@ -116,4 +119,6 @@ def test_the_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, "-m", "bondlab", "--help"], capture_output=True, text=True, check=True
     )
-    assert all(word in done.stdout for word in ("fetch", "assets", "prepare", "run", "study"))
+    assert all(
+        word in done.stdout for word in ("fetch", "assets", "prepare", "run", "study", "bench")
+    )

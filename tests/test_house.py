@@ -23,6 +23,7 @@ BELOW = {
     "assets": set(),
     "tasks": {"assets", "report"},
     "making": {"report", "assets", "tasks"},
+    "bench": {"report", "assets", "tasks"},
     "study": {"report", "toy", "assets", "tasks", "making"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")

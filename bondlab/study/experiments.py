@@ -26,6 +26,7 @@ EXPERIMENTS = {
         anchor_ablations.EXPERIMENT,
         j_bond.EXPERIMENT,
         Experiment("own_model", "Align a model of your own", "08_align_your_own_model", trains={}),
+        Experiment("bench", "How fast it is", "09_how_fast_it_is"),
     )
 }
 

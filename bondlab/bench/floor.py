@@ -1,0 +1,177 @@
+"""A J-BOND step taken apart, beside what the machine could do: the floor under each part.
+
+A part's floor is the longer of its floating-point operations over the rate at which the machine
+multiplies large matrices, and of its bytes over the rate at which it reads memory; both rates are
+measured in the same run. Operations are counted in the passes that the step makes. A completion's
+tokens must each be read once, whoever draws them, so drawing is counted as one pass over them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bondlab import device
+from bondlab.bench.cases import Case, Sizes
+from bondlab.bench.steps import trainer_of
+from bondlab.bench.timing import OURS, alternated, timed, wait
+from bondlab.lm.language_model import LanguageModel
+from bondlab.trainer import Trainer
+
+POLICY, ANCHOR = "sampling the policy", "sampling the anchor"
+SCORING, FORWARD, BACKWARD = "scoring", "forward pass", "backward pass"
+ADAM, REST = "optimiser", "the rest"
+MATRIX, MEMORY = "matrix rate", "memory rate"
+Meter = Callable[[str], AbstractContextManager]
+
+
+def measure(
+    cases: Iterable[Case], folder: Callable[[str], Path], repeats: int, sizes: Sizes
+) -> list[dict[str, Any]]:
+    """Rows of the two rates and of the step's parts, with operations and bytes."""
+    (case,) = cases
+    rows = [
+        {"case": row.pop("side"), "side": "machine", **row}
+        for row in alternated(rates(sizes), repeats)
+    ]
+    with TemporaryDirectory() as parent:
+        trainer = trainer_of(case, folder(case.model), Path(parent))
+        trainer.update()
+        needed = counted(trainer, case)
+        for turn in range(repeats):
+            for part, seconds in clocked(trainer).items():
+                work = needed.get(part, {})
+                rows.append({"case": part, "side": OURS, "turn": turn, "seconds": seconds, **work})
+    return rows
+
+
+# -- the machine -----------------------------------------------------------------------------------
+
+
+def rates(sizes: Sizes) -> dict[str, Callable]:
+    """A product of large matrices in the run's precision; a matrix read once, for a vector."""
+    where, n = device.place(), sizes.matrix
+    square = torch.randn(n, n, device=where, dtype=device.dtype("auto"))
+    wide = torch.randn(sizes.buffer // 4 // 1024, 1024, device=where)
+    vector = torch.randn(1024, device=where)
+    work = {"operations": 2.0 * n**3}, {"bytes": 4.0 * wide.numel()}
+    return {
+        MATRIX: timed(lambda: square @ square, lambda _: work[0]),
+        MEMORY: timed(lambda: wide @ vector, lambda _: work[1]),
+    }
+
+
+# -- the step --------------------------------------------------------------------------------------
+
+
+def clocked(trainer: Trainer) -> dict[str, float]:
+    """Seconds of one more step by part."""
+    spent: Counter[str] = Counter()
+
+    @contextmanager
+    def clock(part: str) -> Iterator[None]:
+        wait()
+        began = time.perf_counter()
+        yield
+        wait()
+        spent[part] += time.perf_counter() - began
+
+    with _metered(trainer, clock), clock("step"):
+        trainer.update()
+    whole = spent.pop("step")
+    return {**spent, REST: whole - spent.total()}
+
+
+def counted(trainer: Trainer, case: Case) -> dict[str, dict[str, float]]:
+    """Operations and bytes of one more step, by part.
+
+    Bytes: each pass reads the weights once, drawing reads them once a token, and with them the
+    prompts' and the completions' own keys and values; Adam reads four numbers of each trained
+    weight and writes three.
+    """
+    operations: Counter[str] = Counter()
+
+    @contextmanager
+    def counter(part: str) -> Iterator[None]:
+        # Without fused attention, which is counted on some devices alone.
+        with FlopCounterMode(display=False) as mode, sdpa_kernel(SDPBackend.MATH):
+            yield
+        operations[part] += mode.get_total_flops()
+
+    with _metered(trainer, counter, drawn_again=True):
+        trainer.update()
+    weights = sum(x.numel() * x.element_size() for x in trainer.reference.parameters())
+    kept, shape = _cache_bytes(trainer.reference), case.shape
+    prompts = shape.prompts * shape.prompt_tokens
+    parts: dict[str, dict[str, float]] = defaultdict(dict)
+    for part, count in operations.items():
+        parts[part]["operations"] = float(count)
+    for part, k in ((POLICY, shape.k - 2), (ANCHOR, 2)):
+        own = shape.prompts * k * shape.new_tokens / 2  # on average over the tokens
+        parts[part]["bytes"] = shape.new_tokens * (weights + kept * (prompts + own))
+    for part in (SCORING, FORWARD, BACKWARD):
+        parts[part]["bytes"] = float(weights)
+    parts[ADAM]["bytes"] = 7.0 * sum(x.numel() * x.element_size() for x in trainer.parameters)
+    return parts
+
+
+@contextmanager
+def _metered(trainer: Trainer, meter: Meter, drawn_again: bool = False) -> Iterator[None]:
+    """A meter around each part of the trainer's steps.
+
+    With `drawn_again` what drawing must read is measured in place of the drawing itself.
+    """
+
+    def wrapped(call: Callable, part: Callable[[], str]) -> Callable:
+        def metered(*given: Any, **named: Any) -> Any:
+            with meter(part()):
+                return call(*given, **named)
+
+        return metered
+
+    def sample(model: LanguageModel, part: str, own: Callable, prompts: Any, *rest: Any) -> Any:
+        if not drawn_again:
+            with meter(part):
+                return own(prompts, *rest)
+        drawn = own(prompts, *rest)
+        with meter(part), torch.no_grad(), trainer.accelerator.autocast():
+            LanguageModel.forward(model, prompts, drawn)
+        return drawn
+
+    def passing() -> str:
+        return FORWARD if torch.is_grad_enabled() else SCORING
+
+    wraps = [
+        (model, "sample", partial(sample, model, part, model.sample))
+        for model, part in ((trainer.policy, POLICY), (trainer.anchor, ANCHOR))
+    ]
+    wraps += [(m, "forward", wrapped(m.forward, passing)) for m in (trainer.policy, trainer.anchor)]
+    accelerator, adam = trainer.accelerator, trainer.optimizer
+    wraps.append((accelerator, "backward", wrapped(accelerator.backward, lambda: BACKWARD)))
+    wraps.append((adam, "step", wrapped(adam.step, lambda: ADAM)))
+    for owner, name, call in wraps:
+        setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        for owner, name, _ in wraps:
+            delattr(owner, name)
+
+
+def _cache_bytes(model: LanguageModel) -> float:
+    """Keys and values of one token, in all layers."""
+    one = model.encode(["the"])
+    with torch.no_grad():
+        cache = model.model(input_ids=one.ids, attention_mask=one.mask).past_key_values
+    size = sum(x.numel() * x.element_size() for y in cache.layers for x in (y.keys, y.values))
+    return size / one.ids.numel()

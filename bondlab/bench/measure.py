@@ -1,0 +1,156 @@
+"""Measure the cases and keep one table of every turn, with the machine and versions behind it.
+
+    figures/<profile>/bench/<cpu or cuda>/results_measurements.parquet   a row a side and turn
+                                          results_runs.parquet           a section's manifest
+    runs/bench/<identity>/                a section, measured once for a machine and a source
+
+Columns of measurements: section, case, side, turn, seconds; where they were measured length (mean
+tokens of a completion), memory and resting (bytes), operations, bytes; and the case's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+from tqdm.auto import tqdm
+
+from bondlab import assets, device
+from bondlab.bench import floor, sampling, steps, workload
+from bondlab.bench.cases import CASES, SEED, SIZES, Case, Sizes
+from bondlab.bench.timing import OURS, alternated, timed
+from bondlab.report.kept import Profile, Results, Tables, once, runs_table
+
+NAME = "bench"
+TABLES = ("measurements", "runs")
+PACKAGE = Path(__file__).parents[1]
+
+
+class Settings(BaseModel):
+    """The notebook's parameters. `laptop`, `study` and `paper` measure the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    profile: Profile
+
+
+def results(profile: Profile, only: Sequence[str] = ()) -> Results:
+    """Every turn of the sections asked for, or of all; measured here where they were not yet.
+
+    "shipped" has those of all machines that were committed, told apart by the column machine.
+
+    Raises:
+        FileNotFoundError: "shipped" was asked for and nothing is.
+    """
+    shipped = Results(NAME, profile)
+    if profile != "shipped":
+        here = Results(NAME, profile, device.place().type)
+        found = here.load(TABLES, partial(_measured, here, only or [*CASES]))
+        return replace(shipped, tables=found.tables)
+    folders = sorted(path.parent.name for path in shipped.folder.glob("*/results_runs.parquet"))
+    parts = [Results(NAME, profile, name).load(TABLES, dict).tables for name in folders or ["cpu"]]
+    return replace(
+        shipped, tables={k: pd.concat([p[k] for p in parts], ignore_index=True) for k in TABLES}
+    )
+
+
+def _measured(here: Results, only: Sequence[str]) -> Tables:
+    """The tables of some sections, beside what is there of the others."""
+    sizes = SIZES["smoke" if here.profile == "smoke" else "cpu" if here.variant == "cpu" else "gpu"]
+    labels = {"machine": here.variant, "profile": here.profile}
+    parts, runs = [], []
+    for section in only:
+        cases = CASES[section](sizes)
+        table, manifest = once(NAME, _identity(here.profile, section, cases, sizes), partial(
+            _section, section, cases, sizes, here.profile
+        ))  # fmt: skip
+        parts.append(table.assign(**labels))
+        runs.append(runs_table(manifest, section=section, **labels))
+    found = dict(zip(TABLES, (pd.concat(parts), pd.concat(runs)), strict=True))
+    for name in TABLES:
+        if (path := here.folder / f"results_{name}.parquet").exists():
+            kept = pd.read_parquet(path)
+            found[name] = pd.concat([kept[~kept["section"].isin(only)], found[name]])
+    return {name: table.reset_index(drop=True) for name, table in found.items()}
+
+
+def _section(section: str, cases: Sequence[Case], sizes: Sizes, profile: str) -> pd.DataFrame:
+    measure = {
+        "sampling": sampling.measure, "steps": steps.measure, "growth": _grown,
+        "floor": partial(floor.measure, sizes=sizes),
+    }[section]  # fmt: skip
+    bar = tqdm(cases, desc=section, unit="case", leave=False)
+    table = pd.DataFrame(measure(bar, partial(workload.folder, profile=profile), sizes.repeats))
+    described = pd.DataFrame([_described(case) for case in cases])
+    if section == "floor":  # one case, whose parts are rows
+        return table.merge(described.drop(columns="case"), how="cross")
+    return described.merge(table, on="case")
+
+
+def _described(case: Case) -> dict[str, Any]:
+    fields = asdict(case)
+    return {
+        "section": fields.pop("section"),
+        "case": fields.pop("name"),
+        **fields.pop("shape"),
+        **fields,
+    }
+
+
+def _grown(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) -> list[dict]:
+    """Ours alone; sizes take turns, as sides do."""
+    with TemporaryDirectory() as parent:
+        trainers = {
+            case.name: steps.trainer_of(case, folder(case.model), Path(parent) / case.name)
+            for case in cases
+        }
+        sides = {
+            name: timed(trainer.update, lambda row: {"length": row["tokens"]})
+            for name, trainer in trainers.items()
+        }
+        return [
+            {"case": row.pop("side"), "side": OURS, **row} for row in alternated(sides, repeats)
+        ]
+
+
+def _identity(profile: str, section: str, cases: Sequence[Case], sizes: Sizes) -> dict[str, Any]:
+    """All that a section's numbers depend on but the moment: another of these is measured anew."""
+    weights = {
+        name: "embedded" if profile != "smoke" and assets.state(name) == "ready" else "random"
+        for name in workload.EMBEDDED.values()
+    }
+    return {
+        "section": section,
+        "cases": [asdict(case) for case in cases],
+        "repeats": sizes.repeats,
+        "rates": [sizes.matrix, sizes.buffer],
+        "weights": weights,
+        "precision": device.resolve("auto"),
+        "seed": SEED,
+        "machine": device.describe(),
+        "versions": {name: _version(name) for name in ("torch", "transformers", "trl")},
+        "source": _source(),
+    }
+
+
+def _version(package: str) -> str | None:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return None
+
+
+def _source() -> str:
+    """A digest of the package's code."""
+    total = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()[:12]
