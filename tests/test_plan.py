@@ -112,21 +112,25 @@ def test_operations_are_those_of_the_passes(runs, family, chosen, weights):
 
 
 @pytest.mark.parametrize("family, window", [("t5", 64), ("gemma", 64), ("gemma", 8)])
-def test_a_cache_is_as_large_as_planned(family, window):
+def test_caches_are_as_large_as_planned(family, window):
+    """Of three completions a prompt, of which five tokens were read; T5 also reads a start."""
     model, k, read = tiny.language_model(family), 3, 5
     model.model.config.sliding_window = window  # T5 has none
-    prompts = model.encode(tiny.documents(2))
+    prompts, chosen = model.encode(tiny.documents(2)), algorithms.reinforce(0.1, policy_draws=k)
     prefix = model._prefix(prompts, k)
     with torch.no_grad():
         model._extend(prefix, torch.full((2 * k, read), 5))
-    both = family == "t5"  # a cache a prompt and one a row, where the token before is kept
-    before, own = shape(model.model.config).cache(prompts.ids.shape[1], read + both)
-    caches = [prefix.cache]
-    if both:
-        caches = [prefix.cache.self_attention_cache, prefix.cache.cross_attention_cache]
-    layers = [layer for cache in caches for layer in cache.layers]
-    numbers = sum(layer.keys.numel() + layer.values.numel() for layer in layers)
-    assert numbers == 2 * (before * (1 if both else k) + own * k)
+    config, lengths = (
+        configured(prompts_per_step=2),
+        (prompts.ids.shape[1], read + (family == "t5")),
+    )
+    planned = plan(model.model.config, chosen, config, *lengths, "h100")
+    planned = planned.on(dataclasses.replace(planned.machine, gpu=False))  # no captured graph
+    both = [getattr(prefix.cache, f"{name}_attention_cache", None) for name in ("self", "cross")]
+    layers = [layer for c in (both if family == "t5" else [prefix.cache]) for layer in c.layers]
+    tensors = [x for layer in layers for x in tree_leaves([*vars(layer).values()])]
+    found = nbytes(x for x in tensors if isinstance(x, torch.Tensor) and x.dim() == 4)
+    assert found == planned.memory["key-value caches"]
 
 
 LLAMA = LlamaConfig(

@@ -26,7 +26,7 @@ REPLAYED, STARTED = 2.7e-6, 13e-6
 HEAP = 1.35
 # Nor does a model reach there what products, sums and small kernels do that run by themselves: its
 # products are narrower, and what they read is no longer at hand. So many times as long they took.
-PRODUCTS, SUMS, SMALL = 1.0, 1.0, 1.0
+PRODUCTS, SUMS, SMALL = 1.0, 2.2, 2.5
 SIDE, FEW = 1024, 16  # of the products that are timed
 
 
