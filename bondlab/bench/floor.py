@@ -12,7 +12,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +27,7 @@ from bondlab.bench.timing import OURS, alternated, timed, wait
 from bondlab.lm.language_model import LanguageModel
 from bondlab.trainer import Trainer
 
-POLICY, ANCHOR = "sampling the policy", "sampling the anchor"
+SAMPLING = "sampling policy and anchor"
 SCORING, FORWARD, BACKWARD = "scoring", "forward pass", "backward pass"
 ADAM, REST = "optimiser", "the rest"
 MATRIX, MEMORY = "matrix rate", "memory rate"
@@ -116,9 +115,10 @@ def counted(trainer: Trainer, case: Case) -> dict[str, dict[str, float]]:
     parts: dict[str, dict[str, float]] = defaultdict(dict)
     for part, count in operations.items():
         parts[part]["operations"] = float(count)
-    for part, k in ((POLICY, shape.k - 2), (ANCHOR, 2)):
-        own = shape.prompts * k * shape.new_tokens / 2  # on average over the tokens
-        parts[part]["bytes"] = shape.new_tokens * (weights + kept * (prompts + own))
+    own = shape.prompts * shape.k * shape.new_tokens / 2  # on average over the tokens
+    # A processor goes through the weights that both share once a token.
+    read = weights * (1 if trainer.reference.device.type == "cpu" else 2)
+    parts[SAMPLING]["bytes"] = shape.new_tokens * (read + kept * (2 * prompts + own))
     for part in (SCORING, FORWARD, BACKWARD):
         parts[part]["bytes"] = float(weights)
     parts[ADAM]["bytes"] = 7.0 * sum(x.numel() * x.element_size() for x in trainer.parameters)
@@ -139,23 +139,24 @@ def _metered(trainer: Trainer, meter: Meter, drawn_again: bool = False) -> Itera
 
         return metered
 
-    def sample(model: LanguageModel, part: str, own: Callable, prompts: Any, *rest: Any) -> Any:
+    policy, anchor = trainer.policy, trainer.anchor
+    draw = policy.sample_beside
+
+    def sample(other: LanguageModel, prompts: Any, *rest: Any) -> Any:
         if not drawn_again:
-            with meter(part):
-                return own(prompts, *rest)
-        drawn = own(prompts, *rest)
-        with meter(part), torch.no_grad(), trainer.accelerator.autocast():
-            LanguageModel.forward(model, prompts, drawn)
+            with meter(SAMPLING):
+                return draw(other, prompts, *rest)
+        drawn = draw(other, prompts, *rest)
+        with meter(SAMPLING), torch.no_grad(), trainer.accelerator.autocast():
+            for model, completions in zip((policy, other), drawn, strict=True):
+                LanguageModel.forward(model, prompts, completions)
         return drawn
 
     def passing() -> str:
         return FORWARD if torch.is_grad_enabled() else SCORING
 
-    wraps = [
-        (model, "sample", partial(sample, model, part, model.sample))
-        for model, part in ((trainer.policy, POLICY), (trainer.anchor, ANCHOR))
-    ]
-    wraps += [(m, "forward", wrapped(m.forward, passing)) for m in (trainer.policy, trainer.anchor)]
+    wraps = [(policy, "sample_beside", sample)]
+    wraps += [(m, "forward", wrapped(m.forward, passing)) for m in (policy, anchor)]
     accelerator, adam = trainer.accelerator, trainer.optimizer
     wraps.append((accelerator, "backward", wrapped(accelerator.backward, lambda: BACKWARD)))
     wraps.append((adam, "step", wrapped(adam.step, lambda: ADAM)))
