@@ -115,12 +115,19 @@ def run_in(folder: Path) -> RunFolder:
 
 
 def assert_close(actual: RunFolder, expected: RunFolder) -> None:
-    """The same run, up to float32 rounding: record, every completion measured, and no file more."""
+    """The same run, up to float32 rounding: record, completions measured, and no file more.
+
+    A uniform number may lie within rounding of where one token ends and the next begins (1e-9 was
+    seen), and then draws either: of the evaluation's completions one in a hundred may be another.
+    """
     assert actual.path.name == expected.path.name and actual.finished
-    for table in ("record", "evaluation"):
-        tables = [getattr(run, table)() for run in (actual, expected)]
-        tables = [table.drop(columns="seconds", errors="ignore") for table in tables]
-        pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-4, atol=1e-4)
+    records = [run.record().drop(columns="seconds") for run in (actual, expected)]
+    pd.testing.assert_frame_equal(*records, check_exact=False, rtol=1e-4, atol=1e-4)
+    tables = [run.evaluation() for run in (actual, expected)]
+    same = (tables[0]["text"].fillna("") == tables[1]["text"].fillna("")).to_numpy()
+    assert same.mean() >= 0.99
+    tables = [table[same] for table in tables]
+    pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-4, atol=1e-4)
     files = [{p.relative_to(run.path) for p in run.path.rglob("*")} for run in (actual, expected)]
     assert files[0] == files[1]
 
