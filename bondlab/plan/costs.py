@@ -8,17 +8,17 @@ from dataclasses import astuple, dataclass, replace
 from bondlab.lm.language_model import LOGITS_AT_ONCE
 from bondlab.plan.machines import Machine
 from bondlab.plan.memory import activations
-from bondlab.plan.setting import FLOAT, HALF, Model, Setting
+from bondlab.plan.setting import FLOAT, HALF, Draw, Model, Setting
 from bondlab.plan.shape import Stack
 
-# Small kernels that come with a linear layer (norms, rotations, sums), and with its adapter (casts,
-# two products, a sum); counted from the times in `machines`.
-KERNELS, ADAPTER_KERNELS = 7, 8
+# Small kernels that come with a linear layer (norms, rotations, sums; 54 a layer of Llama's, which
+# has seven), and with its adapter: two casts, two products, a sum.
+KERNELS, ADAPTER_KERNELS = 7, 5
 BACKWARD_KERNELS = 2  # for one of the forward pass
 ATTENTION_BACKWARD = 2.5  # four products, and one that is done again, for two
 WRITTEN = 2  # times that a pass writes and reads what it would keep for a backward pass
 LOGIT_PASSES = 8  # times that a draw or a score writes or reads its logits
-CACHE_PASSES = 3  # times that a decoding step reads its cache, or writes it longer by a token
+COPIED = 3  # times that a cache is read or written which is made anew, a token longer
 # Bytes a weight: of a cast to bfloat16, and reading that; of a gradient that is cast and added; of
 # its norm, Adam and zeroing; of the moving average.
 CAST, ADDED, ADAM, AVERAGE = 8, 20, 40, 12
@@ -61,9 +61,9 @@ def costs(s: Setting) -> dict[str, Cost]:
     scored = [(model, k) for model, k in scored if k]
     learned = a.quantile_model is not None
     found = {
-        "prompts before decoding": _sum(_read(s, model, b, 0, 0) for model, _ in s.draws),
-        "decoding": _sum(_decoded(s, model, b * k) for model, k in s.draws),
-        "head of decoding": _sum(_head(s, b * k) * t for _, k in s.draws),
+        "prompts before decoding": _sum(_read(s, d.model, b * d.models, 0, 0) for d in s.draws),
+        "decoding": _sum(_decoded(s, d) for d in s.draws),
+        "head of decoding": _sum(_head(s, b * d.k) * t for d in s.draws),
         "scoring": _sum(_read(s, model, b, b * k, t - 1) for model, k in scored),
         "head of scoring": _sum(_head(s, b * k * t) for _, k in scored),
         "training": _trained(s, s.weighed, t - 1),
@@ -112,16 +112,20 @@ def _read(s: Setting, model: Model, prompts: float, rows: float, tokens: float) 
     )
 
 
-def _decoded(s: Setting, model: Model, rows: float) -> Cost:
-    """All tokens of rows of completions but their last, which nothing follows."""
-    stack, steps = s.shape.completion, s.completion_tokens - 1
-    half = (steps + 1) / 2  # the tokens of the completion that a step sees, on average
-    cache, kernels = s.shape.cache(s.prompt_tokens, half), _kernels(stack, model)
-    token = 2 * (stack.weights + model.rank * stack.widths) + _seen(s, s.prompt_tokens + half)
+def _decoded(s: Setting, draw: Draw) -> Cost:
+    """All tokens of completions but their last, which nothing follows."""
+    stack, steps, rows = s.shape.completion, s.completion_tokens - 1, s.prompts * draw.k
+    half = (steps + 1) / 2  # the tokens of a completion that a step sees, on average
+    token = 2 * (stack.weights + draw.model.rank * stack.widths)
+    (before, own), kernels = s.cache, _kernels(stack, draw.model)
+    # A captured graph reads all of its cache; a loop that repeats the prompt's also copies it.
+    read = own + before if s.replays else COPIED * (own / 2 + before)
+    if s.ours:
+        read = own / 2 + before * draw.models / draw.k
     once = Cost(
-        operations=rows * token,
-        weights=_bytes(s, stack, model),
-        moved=CACHE_PASSES * sum(cache) * s.size * rows,
+        operations=rows * (token + _seen(s, s.prompt_tokens + half)),
+        weights=_bytes(s, stack, draw.model),
+        moved=rows * read,
         **{"replayed" if s.replays else "kernels": kernels},
     )
     return once * steps + Cost(moved=WRITTEN * activations(s, 0, rows))
@@ -146,10 +150,15 @@ def _head(s: Setting, places: float, batches: int = 1, ways: int = 1) -> Cost:
     """Logits of so many places, in float32: forward, and where `ways` is 2 backward."""
     vocabulary, width = s.shape.head
     pieces = -(-places * vocabulary // (LOGITS_AT_ONCE * batches))  # of a batch
-    # Backward, pieces are computed once more; a trained head has a gradient of its own besides.
-    times = 1 if ways == 1 else 2 + s.whole + (pieces > 1)
+    # A frozen head passes its gradient back at once; a trained one is passed through once more
+    # and has a gradient of its own.
+    times = 1 if ways == 1 else 4 if s.whole else 2
+    operations = 2 * vocabulary * width * places * times
+    # A processor multiplies what is stored in bfloat16 as such: `lm.network.in_half`.
+    exact = s.machine.gpu or s.whole or s.size == FLOAT
     return Cost(
-        exact=2 * vocabulary * width * places * times,
+        operations=operations * (not exact),
+        exact=operations * exact,
         weights=vocabulary * width * FLOAT * pieces * batches * times,
         moved=LOGIT_PASSES * vocabulary * FLOAT * places * ways,
     )

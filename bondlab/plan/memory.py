@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from bondlab.lm.attention import KEPT_WEIGHTS
 from bondlab.lm.language_model import LOGITS_AT_ONCE
 from bondlab.plan.setting import FLOAT, HALF, Setting
 from bondlab.plan.shape import Stack
 
 # Kept for the backward pass, a token: so many numbers per width (inputs and outputs) of the linear
-# layers; and what normalisations give, in float32, twice where they are trained. The sizes of the
-# saved tensors of Llama, Gemma, Gemma 3 and T5 were 1.00 to 1.06 in float32 and 1.18 to 1.32 under
-# autocast, where each adapter keeps its own cast of its input.
-KEPT = {FLOAT: 1.0, HALF: 1.25}
+# layers; and what normalisations give, in float32, twice where they are trained. Beside it and our
+# attention's own saved tensors of Llama, Gemma, Gemma 3 and T5 were 0.85 to 1.14 times as large.
+KEPT = {FLOAT: 1.0, HALF: 1.1}
 LOGITS = 4  # tensors of their size at once: in a draw, and where a score is passed back
 
 
@@ -30,26 +30,26 @@ def stays(s: Setting) -> dict[str, float]:
 
 def sampling(s: Setting) -> dict[str, float]:
     """While completions are drawn."""
-    before, own = s.shape.cache(s.prompt_tokens, s.completion_tokens)
-    caches = [(before * (1 if s.shares else k) + own * k) for _, k in s.draws]
-    most = max((k for _, k in s.draws), default=0)
+    before, own = s.cache
+    caches = [before * (d.models if s.ours else d.k) + own * d.k for d in s.draws]
+    most = max((d.k for d in s.draws), default=0)
     # Captured graphs keep the anchor's and the policy's, beside the prompts' that is copied there.
-    numbers = sum(caches) + before * most if s.replays else max(caches, default=0)
+    alive = sum(caches) + before * most if s.replays else max(caches, default=0)
     return {
-        "key-value caches": numbers * s.prompts * s.size,
+        "key-value caches": alive * s.prompts,
         "logits of a draw": LOGITS * most * s.prompts * s.shape.head[0] * FLOAT,
     }
 
 
 def training(s: Setting) -> dict[str, float]:
     """While a micro-batch is passed back."""
-    tokens = s.micro_batch * s.weighed * s.completion_tokens
-    logits = min(LOGITS_AT_ONCE, tokens * s.shape.head[0])
+    rows = s.micro_batch * s.weighed
+    logits = min(LOGITS_AT_ONCE, rows * s.completion_tokens * s.shape.head[0])
     return {
         "gradients": s.trained * FLOAT,
-        "activations": activations(s, s.micro_batch, s.micro_batch * s.weighed),
+        "activations": activations(s, s.micro_batch, rows),
         "logits of a score": LOGITS * logits * FLOAT,
-        "weights cast to bfloat16": s.trained * HALF * s.casts,
+        "weights cast to bfloat16": s.trained * HALF * (s.whole and s.size == HALF),
     }
 
 
@@ -62,12 +62,14 @@ def activations(s: Setting, prompts: int, rows: int) -> float:
         return kept + FLOAT * stack.norms * (1 + s.whole)
 
     kept = of(s.shape.prompt) * prompts * p + of(s.shape.completion) * rows * t
-    if not s.shape.is_encoder_decoder:
-        return kept
-    # Its attention is to positions, which fused kernels do not know: weights, and those of a cast.
-    pairs = prompts * p * p + rows * t * (p + t)
-    weights = FLOAT + HALF * (s.size == HALF)
-    return kept + weights * pairs * sum(layer.heads for layer in s.shape.attention)
+    # Our attention keeps its weights, as long as they are few, and what it turned into float32.
+    pairs = prompts * p * p, rows * t * (p + t)
+    numbers = 0
+    for layer in s.shape.attention:
+        numbers += sum(n * layer.heads for n in pairs if n * layer.heads <= KEPT_WEIGHTS)
+        if s.size == HALF:
+            numbers += (prompts * p + rows * t) * (layer.queries + 2 * layer.keys)
+    return kept + FLOAT * numbers * s.ours
 
 
 def peak(s: Setting) -> float:

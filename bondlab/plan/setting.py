@@ -26,8 +26,17 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """A pass of sampling: k completions a prompt, of one model or of two in one pass."""
+
+    model: Model
+    k: int
+    models: int = 1
+
+
+@dataclass(frozen=True)
 class Setting:
-    """A run on a machine; P and T are the most tokens of a prompt and of a completion."""
+    """A run on a machine, with the most tokens of a prompt and of a completion."""
 
     shape: Shape
     algorithm: Algorithm
@@ -47,11 +56,6 @@ class Setting:
     def whole(self) -> bool:
         """Whether all weights are trained, in float32; else adapters are."""
         return self.config.lora_rank is None
-
-    @property
-    def casts(self) -> bool:
-        """Whether trained weights are cast to bfloat16 where they are multiplied."""
-        return self.whole and self.size == HALF
 
     @property
     def trained(self) -> int:
@@ -83,12 +87,14 @@ class Setting:
         return -(-self.prompts // self.micro_batch)
 
     @property
-    def draws(self) -> list[tuple[Model, int]]:
-        """Who is sampled at each step, and how many completions a prompt."""
+    def draws(self) -> list[Draw]:
+        """What a step samples. A processor draws two adapters of the same weights in one pass."""
         a = self.algorithm
         fresh = (a.anchor_draws + a.quantile_draws) * (self.config.fresh or a.anchor_moves)
-        both = (self.anchor, fresh), (self.policy, a.policy_draws)
-        return [(model, k) for model, k in both if k]
+        both = [Draw(self.anchor, fresh), Draw(self.policy, a.policy_draws)]
+        if not self.machine.gpu and a.anchor_moves and not self.whole and all(d.k for d in both):
+            return [Draw(self.policy, fresh + a.policy_draws, models=2)]
+        return [draw for draw in both if draw.k]
 
     @cached_property
     def weighed(self) -> int:
@@ -102,9 +108,9 @@ class Setting:
         return max(int(used.max()), k == 0) + k if n else k
 
     @property
-    def shares(self) -> bool:
-        """Whether a prompt's cache is kept once for all its completions; see `lm.attention`."""
-        return self.shape.is_encoder_decoder
+    def ours(self) -> bool:
+        """Whether attention is `lm.attention`'s in float32, over one cache a prompt."""
+        return self.shape.is_encoder_decoder or not self.machine.gpu
 
     @property
     def replays(self) -> bool:
@@ -112,3 +118,11 @@ class Setting:
         places = self.prompt_tokens + self.completion_tokens
         sees_all = all(layer.window >= places for layer in self.shape.attention)
         return self.machine.gpu and sees_all and not self.shape.is_encoder_decoder
+
+    @cached_property
+    def cache(self) -> tuple[int, int]:
+        """Bytes of keys and values of a prompt and of one completion."""
+        size = self.size if self.machine.gpu else FLOAT
+        windows = not self.ours  # `lm.attention` forgets nothing
+        before, own = self.shape.cache(self.prompt_tokens, self.completion_tokens, windows)
+        return before * size, own * size

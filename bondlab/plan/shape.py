@@ -89,14 +89,15 @@ class Shape:
         """Of all linear layers but the head; an adapter of rank r has r times as many weights."""
         return self.prompt.widths + self.is_encoder_decoder * self.completion.widths
 
-    def cache(self, prompt: int, completion: int) -> tuple[int, int]:
+    def cache(self, prompt: int, completion: int, windows: bool) -> tuple[int, int]:
         """Keys and values, in numbers, of a prompt and of the tokens of one completion of it.
 
-        A sliding window drops the oldest; it keeps one place fewer than it sees.
+        Sliding windows, if they are kept to, drop the oldest: one place less than is seen stays.
         """
         total = own = 0
         for layer in self.attention:
-            places = min(prompt + completion, layer.window - 1)
+            most = layer.window - 1 if windows else float("inf")
+            places = min(prompt + completion, most)
             total += 2 * layer.keys * places
             own += 2 * layer.keys * min(completion, places)
         return total - own, own
