@@ -263,12 +263,12 @@ def test_each_samples_trains_on_and_records_what_its_plan_says(name, monkeypatch
     algorithm, columns, anchors, policy, trained = PLANS[name]
     trainer = trainer_of(algorithm, configured(fresh=True))
     assert trainer.bank is None and trainer.reward_scale > 0  # measured before the count starts
-    sampled = spied(monkeypatch, LanguageModel, "sample", lambda model, _, k, *__: (model, k))
+    asked = lambda model, other, _, ks, *__: [(model, ks[0]), (other, ks[1])]  # noqa: E731
+    sampled = spied(monkeypatch, LanguageModel, "sample_beside", asked)
     width = lambda _, prompts, drawn: drawn.tokens.shape[1] * torch.is_grad_enabled()  # noqa: E731
     widths = spied(monkeypatch, LanguageModel, "forward", width)
     assert set(trainer.update()) == COMMON | columns
-    expected = [(trainer.anchor, anchors), (trainer.policy, policy)]
-    assert sampled == [(model, k) for model, k in expected if k]
+    assert sampled == [[(trainer.policy, policy), (trainer.anchor, anchors)]]
     assert [width for width in widths if width] == [trained]
 
 
