@@ -128,11 +128,14 @@ def test_a_step_asks_both_sides_for_the_same(case, tmp_path):
     if case.lora_rank is None:
         assert steps.lora(case) is None and trainer.policy.model.dtype == torch.float32
     else:
-        from peft import LoraConfig
+        from peft import LoraConfig, get_peft_model
 
-        (own,) = trainer.policy.model.peft_config.values()
-        theirs = LoraConfig(**steps.lora(case))
-        assert [own.r, own.lora_alpha] == [theirs.r, theirs.lora_alpha]
+        theirs = get_peft_model(
+            workload.loaded(smoke(), torch.float32)[0], LoraConfig(**steps.lora(case))
+        )
+        (own,), (other,) = (m.peft_config.values() for m in (trainer.policy.model, theirs))
+        assert [own.r, own.lora_alpha] == [other.r, other.lora_alpha]
+        assert theirs.get_nb_trainable_parameters()[0] == sum(x.numel() for x in trainer.parameters)
     assert trainer.update()["tokens"] == shape.new_tokens
 
 
@@ -161,13 +164,14 @@ def test_lengths_count_up_to_the_first_end(monkeypatch):
     assert sampling._lengths(tokens, model).tolist() == [3, 4, 1]
 
 
-def test_a_token_in_so_many_is_an_end():
-    """Of a tenth of the tokens drawn at random, at most, and of most of that tenth."""
+@pytest.mark.parametrize("calibration", [1, 16])
+def test_a_token_in_so_many_is_an_end(calibration, monkeypatch):
+    """A tenth of the vocabulary, where every token is as likely; also where many were not met."""
+    monkeypatch.setattr(workload, "CALIBRATION", calibration)
     case = Case("sampling", "some", Shape(4, 1, 6, 32), "causal")
     model = workload.language_model(smoke(), case, torch.float32)
-    model.temperature = 50.0  # every token of its vocabulary is about as likely
-    prompts = workload.texts(model.tokenizer, 4, 6)
-    found = workload.ends(model, prompts, 10.0)
+    model.temperature = 1e3
+    found = workload.ends(model, workload.texts(model.tokenizer, 4, 6), 10.0)
     share = len(found) / len(model.tokenizer)
     assert len(set(found)) == len(found) and 0.06 < share < 0.14
 

@@ -46,7 +46,7 @@ def measure(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) 
         given = case, folder(case.model)
         sides = {OURS: (ours, *given)}
         if peer_installed():
-            sides[PEER] = (trl, *given)
+            sides[PEER] = (trl, *given, False)
         with _processes(sides) as turned:
             rows += [{"case": case.name, **row} for row in alternated(turned, repeats)]
         if peer_installed() and case.algorithm == "J-BOND" and case.lora_rank:
@@ -106,14 +106,13 @@ def algorithm_of(case: Case) -> Algorithm:
 # -- TRL's -----------------------------------------------------------------------------------------
 
 
-def trl(case: Case, path: Path, *rest: Any) -> None:
-    """Take TRL's steps. `rest`: whether activations are recomputed, and the turns."""
+def trl(case: Case, path: Path, recompute: bool, turns: Turns) -> None:
+    """Take TRL's steps; `recompute` activations in the backward pass, which saves memory."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback, TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    *recompute, turns = rest
     lengths: list[int] = []
 
     class Alternate(TrainerCallback):
@@ -137,9 +136,7 @@ def trl(case: Case, path: Path, *rest: Any) -> None:
         trainer = RLOOTrainer(
             model=model,
             reward_funcs=reward,
-            args=RLOOConfig(
-                output_dir=output, gradient_checkpointing=bool(recompute), **asked(case)
-            ),
+            args=RLOOConfig(output_dir=output, gradient_checkpointing=recompute, **asked(case)),
             train_dataset=Dataset.from_dict({"prompt": prompts * MANY}),
             processing_class=tokenizer,
             callbacks=[Alternate()],

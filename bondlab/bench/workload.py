@@ -85,18 +85,21 @@ def texts(tokenizer: Any, count: int, tokens: int) -> list[str]:
 def ends(model: LanguageModel, prompts: Sequence[str], mean: float) -> list[int]:
     """Tokens of which the model draws one in `mean`, so that completions end at random places.
 
-    Counted in completions drawn here, and taken in random order, since the commonest alone would
-    end most of them at once.
+    Taken in random order, since the commonest alone would end most of them at once. A token's
+    probability is its share of completions that are drawn here; that of all tokens not met is the
+    share of those met once (Good and Turing's estimate).
     """
     generator = torch.Generator().manual_seed(SEED)
     drawn = model.sample(model.encode(prompts), CALIBRATION, generator).tokens.flatten().cpu()
-    counts = drawn.bincount()
-    met = counts.nonzero()[:, 0]
-    found, left = [], len(drawn) / mean
-    for token in met[torch.randperm(len(met), generator=generator)].tolist():
-        if (count := counts[token].item()) <= left:
+    counts = drawn.bincount(minlength=model.model.config.get_text_config().vocab_size)
+    unmet = (counts == 1).sum() / len(drawn)
+    share = counts / len(drawn) * (1 - unmet)
+    share[counts == 0] = unmet / max(1, int((counts == 0).sum()))
+    found, left = [], 1 / mean
+    for token in torch.randperm(len(share), generator=generator).tolist():
+        if (own := share[token].item()) <= left:
             found.append(token)
-            left -= count
+            left -= own
     return found
 
 
