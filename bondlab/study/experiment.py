@@ -89,8 +89,10 @@ def collect(
     task, evaluations, examples, runs = specs[0].build(), [], [], []
     for spec, folder in zip(specs, folders, strict=True):
         labels = {**spec.labels, "profile": profile}
+        k = spec.config.evaluation_bank  # behind the quantile of each completion
         evaluation = folder.evaluation()
-        evaluations.append(tables.per_prompt(evaluation, spec.labels["n"], task).assign(**labels))
+        measured = tables.per_prompt(evaluation, spec.labels["n"], task)
+        evaluations.append(measured.assign(**labels, reference_samples=k))
         examples.append(_examples(evaluation).assign(**labels))
         runs.append(runs_table(folder.manifest, **labels))
     every = sorted({1, *sizes, *(spec.labels["n"] for spec in specs)})
