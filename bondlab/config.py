@@ -40,8 +40,7 @@ class Config(BaseModel):
     evaluate_every: Count = 500  # section 6
     evaluation_samples: Count = 4  # policy completions a held-out prompt; not stated
     evaluation_bank: Count = 32  # k of section 6
-    # False: the reference's bank is not scored under the policy at evaluations.
-    forward_kl: bool = True
+    forward_kl: bool = True  # False: evaluations do without it, which saves scoring that bank
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # 0: after each step
     seed: int = 0
     precision: device.Precision = "auto"

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bondlab import paths
+from bondlab import paths, rules
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.rules import J_BOND_PENALTY
 from bondlab.study import alignment, anchor_ablations, j_bond, report, tuning
 from bondlab.study.alignment import SCALES, STRIDES, BaselineSettings
-from bondlab.study.anchor_ablations import COPY, ETAS, GAMMAS, MOVING
+from bondlab.study.anchor_ablations import COPY, ETAS, FACTORS, GAMMAS, MOVING, RAW
 from bondlab.study.j_bond import J_BOND, NOISE, OTHERS, REINFORCE, RLOO
 from bondlab.study.judge import tiny_judge
 from bondlab.tasks import tiny
@@ -47,7 +47,7 @@ def test_runs_differ_in_their_algorithm_and_seed_alone(experiment, profile, task
         reward = spec.labels["reward_name"] or None
         assert spec.task == found[0].task.model_copy(update={"reward": reward})
         rate = rates.setdefault(spec.labels["tuned"], spec.config.learning_rate)
-        changed = {"seed": spec.labels["seed"], "learning_rate": rate}
+        changed = {n: spec.labels[n] for n in ("seed", "fresh")} | {"learning_rate": rate}
         assert spec.config == found[0].config.model_copy(update=changed)
         anchor, labels = spec.algorithm.anchor, spec.labels
         if labels["every"]:
@@ -89,7 +89,8 @@ def test_the_papers_values_at_profile_paper():
     assert {by_name[name].algorithm.anchor.rate for name in GAMMAS} == {0.05}
     config = by_name[MOVING].config
     assert (config.prompts_per_step, config.learning_rate, config.warmup) == (128, 3e-6, 100)
-    assert all(spec.algorithm.settings["beta"] == 0.5 for spec in by_name.values())
+    paper = [MOVING, COPY, *ETAS, *GAMMAS]
+    assert all(by_name[name].algorithm.settings["beta"] == 0.5 for name in paper)
     assert by_name[MOVING].task.policy == "google/gemma-2b"
     seven = {spec.labels["series"]: spec for spec in BASELINE.specs("paper", "chat", "my/model")}
     assert seven[J_BOND].task.policy == "my/model"
@@ -135,6 +136,25 @@ def test_controls_of_figure_7_and_whose_learning_rate_each_run_has():
     small, smaller, *larger = ({n: found[n].labels["tuned"] for n in REINFORCE}).values()
     assert (small, smaller, larger) == (list(REINFORCE)[1], list(REINFORCE)[1], [OTHER] * 2)
     assert {found[n].labels["tuned"] for n in (RLOO, *OTHERS)} == {RLOO, *OTHERS}
+
+
+def test_j_bond_is_taken_apart_one_part_at_a_time():
+    """Anchor frozen or not, reward raw or by ranks, half of imitation or none: six plans."""
+    found = {s.labels["series"]: s for s in ANCHORS.specs("study") if not s.labels["seed"]}
+    plans = {}
+    for name in FACTORS:
+        algorithm, config = found[name].algorithm, found[name].config
+        imitates = algorithm.anchor_draws and algorithm.settings["beta"] < 1
+        plans[name] = (algorithm.anchor_moves, algorithm.rule is rules.j_bond, bool(imitates))
+        assert algorithm.anchor in (MovingAverage(0.02), Frozen())
+        assert config.fresh or algorithm.anchor_moves or not algorithm.anchor_draws
+    moving, frozen, rank_moving, rank, raw_moving, raw = plans.values()
+    assert (moving, frozen) == ((True, True, True), (False, True, True))
+    assert (rank_moving, rank) == ((True, True, False), (False, True, False))
+    assert (raw_moving, raw) == ((True, False, False), (False, False, False))
+    seven = {s.labels["series"]: s for s in BASELINE.specs("study") if not s.labels["seed"]}
+    for name in (RAW, NOISE[0]):  # computed once
+        assert dataclasses.replace(seven[name], labels=found[name].labels) == found[name]
 
 
 # -- the rules -------------------------------------------------------------------------------------

@@ -156,15 +156,17 @@ def untuned(
     else:
         model = policy or (gemma if profile == "paper" else None)
         named = TaskSettings(name=task, policy=model, completion_tokens=tokens, **size)
-    known = {"row": "", "n": 2, "warmup": config.warmup, "rate": 0.0, "every": 0, "reward_name": ""}
+    known = {"row": "", "n": 2, "warmup": config.warmup, "rate": 0.0, "every": 0}
+    known |= {"reward_name": "", "fresh": config.fresh}
     found = []
     for series, (algorithm, own) in runs(profile).items():
         beta = algorithm.settings.get("beta", nan)
         labels = {**known, "series": series, "beta": beta, "tuned": series, **own}
         own_task = named.model_copy(update={"reward": labels["reward_name"] or None})
         for seed in seeds(profile):
-            seeded = config.model_copy(update={"seed": seed})
-            found.append(Spec(own_task, algorithm, seeded, {**labels, "seed": seed}))
+            changed = {"seed": seed, "fresh": labels["fresh"]}
+            own_config = config.model_copy(update=changed)
+            found.append(Spec(own_task, algorithm, own_config, {**labels, "seed": seed}))
     return found
 
 
