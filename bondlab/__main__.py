@@ -49,6 +49,11 @@ def _run(options: argparse.Namespace) -> int | None:
         from bondlab.bench.command import bench
 
         bench(options.profile, options.only)
+    elif options.command == "tune":
+        from bondlab.study import experiments
+
+        found = experiments.tune(options.task, options.profile, options.only, options.workers)
+        print(found.round(3).to_string(index=False))
     else:
         from bondlab.study import experiments
         from bondlab.study.run import select
@@ -73,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands.add_parser("plan", help="what a run takes: memory, operations, seconds"))
     one = commands.add_parser("run", help="compute the runs of one experiment")
     one.add_argument("experiment", help="its name, or the first letters of its notebook")
+    text = "choose the study's learning rates on training prompts"
+    tune = commands.add_parser("tune", help=text)
+    tune.add_argument("task", choices=("sentiment", "chat"))
+    tune.add_argument("--only", nargs="+", default=[], metavar="SERIES", help="some methods")
+    tune.add_argument("--profile", choices=("smoke", "study"), default="study")
     sub = commands.add_parser("study", help="execute the notebooks, their runs first, summarise")
     sub.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="such as 00 02")
     bench = commands.add_parser("bench", help="measure how fast it is, beside other libraries")
@@ -82,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     profiles = ("laptop", "smoke", "study", "paper")
     for each, choices in ((one, profiles), (sub, ("shipped", *profiles))):
         each.add_argument("--profile", choices=choices, default=choices[0])
+    for each in (one, sub, tune):
         text = "runs at once; default: as the machine allows"
         each.add_argument("--workers", type=_count, help=text)
     return parser

@@ -8,20 +8,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bondlab import paths
+from bondlab import paths, rules
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.rules import J_BOND_PENALTY
-from bondlab.study import alignment, anchor_ablations, j_bond, report
+from bondlab.study import alignment, anchor_ablations, j_bond, report, tuning
 from bondlab.study.alignment import SCALES, STRIDES, BaselineSettings
-from bondlab.study.anchor_ablations import COPY, ETAS, GAMMAS, MOVING
-from bondlab.study.j_bond import J_BOND, REINFORCE
+from bondlab.study.anchor_ablations import COPY, ETAS, FACTORS, GAMMAS, MOVING, RAW
+from bondlab.study.j_bond import J_BOND, NOISE, OTHERS, REINFORCE, RLOO
 from bondlab.study.judge import tiny_judge
+from bondlab.tasks import tiny
 
 ANCHORS, BASELINE = anchor_ablations.EXPERIMENT, j_bond.EXPERIMENT
 SLOWEST, *_ = ETAS
 GAMMA_0, GAMMA_HALF, GAMMA_1, GAMMA_2 = GAMMAS
 OTHER = list(REINFORCE)[2]
 each_profile = pytest.mark.parametrize("profile", SCALES)
+
+
+@pytest.fixture(autouse=True)
+def rates(monkeypatch):
+    """A learning rate for every method of the profile study: each has one of its own."""
+    known: dict[tuple[str, str], float] = {}
+    chosen = lambda task, series: known.setdefault((task, series), 1e-4 * (len(known) + 1))  # noqa: E731
+    monkeypatch.setattr(tuning, "chosen_rate", chosen)
+
 
 # -- the runs --------------------------------------------------------------------------------------
 
@@ -30,11 +40,14 @@ each_profile = pytest.mark.parametrize("profile", SCALES)
 @pytest.mark.parametrize("experiment", [ANCHORS, BASELINE])
 @each_profile
 def test_runs_differ_in_their_algorithm_and_seed_alone(experiment, profile, task):
-    """One task, one budget, and labels that say the algorithm."""
-    found = experiment.specs(profile, task)
-    assert len({spec.task for spec in found}) == 1
+    """One task, one budget, and labels that say the algorithm, the reward and whose the learning
+    rate is."""
+    found, rates = experiment.specs(profile, task), {}
     for spec in found:
-        changed = {"seed": spec.labels["seed"]}
+        reward = spec.labels["reward_name"] or None
+        assert spec.task == found[0].task.model_copy(update={"reward": reward})
+        rate = rates.setdefault(spec.labels["tuned"], spec.config.learning_rate)
+        changed = {n: spec.labels[n] for n in ("seed", "fresh")} | {"learning_rate": rate}
         assert spec.config == found[0].config.model_copy(update=changed)
         anchor, labels = spec.algorithm.anchor, spec.labels
         if labels["every"]:
@@ -45,7 +58,10 @@ def test_runs_differ_in_their_algorithm_and_seed_alone(experiment, profile, task
             if name in labels:
                 assert spec.algorithm.settings[name] == labels[name]
     names = [(spec.labels["series"], spec.labels["seed"]) for spec in found]
-    assert len(set(names)) == len(names)
+    assert len(set(names)) == len(names) and len({*rates.values()}) in (1, len(rates))
+    seeds = {seed for _, seed in names}
+    assert seeds == ({0, 1, 2} if profile in ("study", "paper") else {0})
+    assert len(names) == len(seeds) * len({series for series, _ in names})
     assert found[0].task.name == ("tiny_causal" if profile == "smoke" else task)
 
 
@@ -73,7 +89,8 @@ def test_the_papers_values_at_profile_paper():
     assert {by_name[name].algorithm.anchor.rate for name in GAMMAS} == {0.05}
     config = by_name[MOVING].config
     assert (config.prompts_per_step, config.learning_rate, config.warmup) == (128, 3e-6, 100)
-    assert all(spec.algorithm.settings["beta"] == 0.5 for spec in by_name.values())
+    paper = [MOVING, COPY, *ETAS, *GAMMAS]
+    assert all(by_name[name].algorithm.settings["beta"] == 0.5 for name in paper)
     assert by_name[MOVING].task.policy == "google/gemma-2b"
     seven = {spec.labels["series"]: spec for spec in BASELINE.specs("paper", "chat", "my/model")}
     assert seven[J_BOND].task.policy == "my/model"
@@ -105,6 +122,39 @@ def test_figures_5_and_7_share_a_run(profile):
     assert (first.labels["series"], second.labels["series"]) == (MOVING, J_BOND)
     assert dataclasses.replace(second, labels=first.labels) == first
     assert ANCHORS.runs == BASELINE.runs
+
+
+def test_controls_of_figure_7_and_whose_learning_rate_each_run_has():
+    """Noise runs differ in the reward alone, RLOO draws what J-BOND does; a rate of each method."""
+    found = {s.labels["series"]: s for s in BASELINE.specs("study") if not s.labels["seed"]}
+    for name, real in zip(NOISE, (J_BOND, OTHER), strict=True):
+        assert found[name].task.reward == "noise" and found[name].algorithm == found[real].algorithm
+        assert found[name].config == found[real].config
+    algorithms = [found[name].algorithm for name in (RLOO, J_BOND)]
+    draws = [a.anchor_draws + a.policy_draws + a.quantile_draws for a in algorithms]
+    assert draws == [3, 3] and found[RLOO].algorithm.settings["beta_rl"] == 0.1
+    small, smaller, *larger = ({n: found[n].labels["tuned"] for n in REINFORCE}).values()
+    assert (small, smaller, larger) == (list(REINFORCE)[1], list(REINFORCE)[1], [OTHER] * 2)
+    assert {found[n].labels["tuned"] for n in (RLOO, *OTHERS)} == {RLOO, *OTHERS}
+
+
+def test_j_bond_is_taken_apart_one_part_at_a_time():
+    """Anchor frozen or not, reward raw or by ranks, half of imitation or none: six plans."""
+    found = {s.labels["series"]: s for s in ANCHORS.specs("study") if not s.labels["seed"]}
+    plans = {}
+    for name in FACTORS:
+        algorithm, config = found[name].algorithm, found[name].config
+        imitates = algorithm.anchor_draws and algorithm.settings["beta"] < 1
+        plans[name] = (algorithm.anchor_moves, algorithm.rule is rules.j_bond, bool(imitates))
+        assert algorithm.anchor in (MovingAverage(0.02), Frozen())
+        assert config.fresh or algorithm.anchor_moves or not algorithm.anchor_draws
+    moving, frozen, rank_moving, rank, raw_moving, raw = plans.values()
+    assert (moving, frozen) == ((True, True, True), (False, True, True))
+    assert (rank_moving, rank) == ((True, True, False), (False, True, False))
+    assert (raw_moving, raw) == ((True, False, False), (False, False, False))
+    seven = {s.labels["series"]: s for s in BASELINE.specs("study") if not s.labels["seed"]}
+    for name in (RAW, NOISE[0]):  # computed once
+        assert dataclasses.replace(seven[name], labels=found[name].labels) == found[name]
 
 
 # -- the rules -------------------------------------------------------------------------------------
@@ -206,17 +256,17 @@ SETTINGS = BaselineSettings(
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """J-BOND and one REINFORCE run at profile smoke."""
+    """J-BOND, one REINFORCE run and J-BOND on noise at profile smoke."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
             environment.setenv(name, str(tmp_path_factory.mktemp(name)))
-        yield alignment.results(BASELINE, SETTINGS, [J_BOND, OTHER])
+        yield alignment.results(BASELINE, SETTINGS, [J_BOND, OTHER, NOISE[0]])
 
 
 def test_every_evaluation_has_its_judge(found):
     """Five evaluations of four prompts a run; the judge's share lies in [0, 1], and so do rates."""
     table = found["evaluations"]
-    assert len(table) == 2 * 5 * 4 and table["spread"].nunique() == 1
+    assert len(table) == 3 * 5 * 4 and table["spread"].nunique() == 1
     columns = ["judge", "penalised", *(f"win_over_{n}" for n in alignment.SIZES)]
     assert table[columns].stack().between(0, 1).all() and table[columns].notna().all(axis=None)
     base = found["baselines"].groupby("n")[["reward", "win_over_1"]].mean()
@@ -243,7 +293,7 @@ def test_the_start_and_the_budget_are_set_beside_their_theory(found):
     ratio = start.loc["mean r_J", "mean"] / start.loc["penalised share", "mean"]
     assert ratio == pytest.approx(J_BOND_PENALTY)
     drawn = report.budget(found, "prompt").set_index("series")["completions"]
-    assert drawn.to_dict() == {J_BOND: 3, OTHER: 2}
+    assert drawn.to_dict() == {J_BOND: 3, OTHER: 2, NOISE[0]: 3}
 
 
 def test_a_part_of_the_series_does_not_replace_more(found):
@@ -251,7 +301,26 @@ def test_a_part_of_the_series_does_not_replace_more(found):
     alone = alignment.results(BASELINE, SETTINGS, [J_BOND])
     assert set(alone["evaluations"]["series"]) == {J_BOND}
     kept = pd.read_parquet(found.folder / "results_evaluations.parquet")
-    assert set(kept["series"]) == {J_BOND, OTHER}
+    assert set(kept["series"]) == {J_BOND, OTHER, NOISE[0]}
+
+
+def test_a_run_on_noise_is_measured_by_the_tasks_reward(found):
+    """All start as the reference, with the same texts: equal rewards, quantiles and divergences,
+    though one run saw other rewards; and it ends elsewhere, with rewards of texts of its own."""
+    table = found["evaluations"].set_index(["series", "step", "prompt"])
+    columns = ["reward", "log_quantile", "forward_kl", "judge", "penalised", "win_over_4"]
+    real, noise = (table.loc[name, columns] for name in (J_BOND, NOISE[0]))
+    pd.testing.assert_frame_equal(real.loc[0], noise.loc[0], rtol=1e-6)
+    (spec,) = alignment.chosen(BASELINE, SETTINGS, [NOISE[0]])
+    own = spec.folder(paths.runs_folder() / BASELINE.runs).evaluation()
+    own = own[(own["source"] == "policy") & (own["step"] == 4)]
+    prompts = spec.build().eval_prompts
+    expected = [
+        tiny.reward([prompts[p]], [[t]]).item()
+        for p, t in zip(own["prompt"], own["text"], strict=True)
+    ]
+    assert noise["reward"].loc[4].mean() == pytest.approx(np.mean(expected), rel=1e-6)
+    assert abs(own["reward"].mean() - np.mean(expected)) > 0.1
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ from bondlab.study import run as study
         ("prepare --retrain --only chat_judge", prepare, "prepare", (True, "chat_judge")),
         ("run xsum_divergences", experiments, "run", ("xsum_divergences", "laptop", None)),
         ("run 02 --workers 2", experiments, "run", ("xsum_divergences", "laptop", 2)),
+        ("tune sentiment", experiments, "tune", ("sentiment", "study", [], None)),
+        ("tune chat --only A B", experiments, "tune", ("chat", "study", ["A", "B"], None)),
         ("bench", command, "bench", ("laptop", [])),
         ("bench --only steps --profile smoke", command, "bench", ("smoke", ["steps"])),
         ("study", study, "study", ("shipped", [], None)),
@@ -38,8 +40,8 @@ from bondlab.study import run as study
     ],
 )
 def test_a_command_calls_the_library(monkeypatch, line, module, name, expected):
-    calls = []
-    monkeypatch.setattr(module, name, lambda *given: calls.append(given) or [])
+    calls, empty = [], pd.DataFrame() if name == "tune" else []
+    monkeypatch.setattr(module, name, lambda *given: calls.append(given) or empty)
     assert cli.main(line.split()) == 0
     assert calls == [expected]
 

@@ -123,7 +123,7 @@ def test_impossible_tables_are_refused():
         (plots.lines, table.assign(kind="named"), "lacks the columns .'point'"),
         (plots.lines, table.query("panel == 'kl'"), "'reward' .*no rows"),
         (plots.lines, table.assign(kind="curves"), "unknown kinds .'curves'"),
-        (plots.lines, pd.concat([table.assign(series=f"s{i}") for i in range(8)]), "8 series"),
+        (plots.lines, pd.concat([table.assign(series=f"s{i}") for i in range(11)]), "11 series"),
     ]:
         with pytest.raises(ValueError, match=message):
             draw(wrong, PANELS)

@@ -1,8 +1,8 @@
 """Figures of lines and of bars: tidy table in, matplotlib Figure out, drawn by seaborn.objects.
 
 A table holds what is drawn. Series differ in colour (Okabe and Ito's palette, safe for colour-blind
-readers) and in line, marker or hatch, by their order in the whole table, so that a grey copy still
-reads. Intervals are drawn wherever the columns low and high have numbers.
+readers, then three more) and in line, marker or hatch, by their order in the whole table, so that a
+grey copy still reads. Intervals are drawn wherever the columns low and high have numbers.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ __all__ = ["Level", "Mark", "Panel", "bars", "lines", "save", "show"]
 
 SMALL = {"fontsize": 9, "color": "#444444"}
 GREY = {"color": "#666666", "linewidth": 1.2, "zorder": 1.5}
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-HATCHES = dict(zip(COLOURS, ("", "//", "..", "xx", "\\\\", "++", "--"), strict=True))
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288")  # the last three are Paul Tol's
+SPACED = ((5, 1, 1, 1, 1, 1), (7, 2), (1, 1), (9, 1, 1, 1), (3, 3), (12, 3))
+LINES = ("-", "--", "-.", ":", *((0, dashes) for dashes in SPACED))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+FILLS = ("", "//", "..", "xx", "\\\\", "++", "--", "oo", "||", "**")
+HATCHES = dict(zip(COLOURS, FILLS, strict=True))
 LOOKS = {"color": COLOURS, "linestyle": LINES, "marker": MARKERS}
 LEVEL_LINES = ((0, (4, 3)), (0, (1, 2)), (0, (8, 2, 1, 2)))
 # What each kind of row is drawn with: seaborn's marks and the columns that they need besides.
@@ -112,7 +115,7 @@ def lines(
             whose root a policy gains near its reference; mirrored below 0).
 
     Raises:
-        ValueError: an empty table, missing columns, a panel without rows, more than seven series.
+        ValueError: an empty table, missing columns, a panel without rows, more than ten series.
     """
     table = table.assign(kind=table["kind"].fillna("curve") if "kind" in table else "curve")
     _require(table, [x, *(["row"] if rows else [])])

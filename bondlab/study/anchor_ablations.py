@@ -7,29 +7,74 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from bondlab.algorithms import j_bond
-from bondlab.anchors import Periodic
+from bondlab.algorithms import j_bond, reinforce
+from bondlab.anchors import FROZEN, MovingAverage, Periodic
 from bondlab.report.intervals import grid
-from bondlab.study.alignment import AREA, RUNS, STRIDES, Runs, above, fall, moving, specs, trend
+from bondlab.study.alignment import (
+    AREA,
+    J_BOND,
+    J_BOND_ON_NOISE,
+    RUNS,
+    STRIDES,
+    Runs,
+    above,
+    fall,
+    moving,
+    on_noise,
+    rate,
+    specs,
+    trend,
+)
 from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL, spread
+from bondlab.study.j_bond import MIDDLE, REINFORCE
 
 MOVING, COPY = "moving average, eta = 0.02", "copy every 50 steps"
 ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
 FAST = 0.05  # eta of section 6, Fig. 6 middle and right
 GAMMAS = {f"eta = {FAST}" + f", gamma = {g:g}" * (g > 0): g for g in (0.0, 0.5, 1.0, 2.0)}
+# J-BOND taken apart: frozen or moving anchor, raw reward or r_J (eq. 17), which goes by ranks, with
+# or without the forward half. J-BOND itself is `MOVING`. beta = 1 leaves its backward half alone,
+# REINFORCE on r_J. A raw reward with a forward half has no run: r_J fixes how the halves weigh, a
+# raw reward would need one setting more.
+RAW, RAW_MOVING = MIDDLE, "REINFORCE, moving anchor"
+RANK, RANK_MOVING = "rank REINFORCE", "rank REINFORCE, moving anchor"
+FROZEN_J_BOND = "J-BOND, frozen anchor"
+FACTORS = (MOVING, FROZEN_J_BOND, RANK_MOVING, RANK, RAW_MOVING, RAW)
 SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
 
 
 def runs(profile: str) -> Runs:
-    """J-BOND with anchors that move at different speeds, and with more KL to a fast one."""
+    """J-BOND with anchors that move at different speeds, and with more KL to a fast one.
+
+    Beside it, but not at profile laptop, whose runs are to take minutes, its parts and its noise.
+    """
     period = max(1, round(50 / STRIDES[profile]))
-    return {
-        MOVING: moving(profile, 0.02),  # section 6, Fig. 5
-        COPY: (j_bond(anchor=Periodic(period)), {"gamma": 0.0, "every": period}),
+    own = moving(profile, 0.02)  # section 6, Fig. 5
+    labels = {"gamma": 0.0, "every": period, "tuned": J_BOND}
+    speeds = {
         **{name: moving(profile, eta) for name, eta in ETAS.items()},
         **{name: moving(profile, FAST, gamma) for name, gamma in GAMMAS.items()},
+    }
+    found = {MOVING: own, COPY: (j_bond(anchor=Periodic(period)), labels)}
+    if profile == "laptop":
+        return found | speeds
+    return found | _parts(profile) | speeds | {J_BOND_ON_NOISE: on_noise(own)}
+
+
+def _parts(profile: str) -> Runs:
+    """What `FACTORS` has besides J-BOND. All draw the anchor's completions anew, as it must."""
+    anchor, beta_rl = MovingAverage(rate(profile, 0.02)), REINFORCE[RAW]
+    ours = {"gamma": 0.0, "tuned": J_BOND, "fresh": True}
+    raw = {"beta_rl": beta_rl, "tuned": RAW}
+    moves = {"eta": 0.02, "rate": anchor.rate}
+    return {
+        RAW_MOVING: (reinforce(beta_rl, anchor=anchor), raw | moves),
+        RANK_MOVING: (j_bond(beta=1, anchor=anchor), ours | moves),
+        RANK: (j_bond(beta=1, anchor=FROZEN), ours),
+        FROZEN_J_BOND: (j_bond(anchor=FROZEN), ours),
+        RAW: (reinforce(beta_rl), raw),
     }
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from bondlab import paths
 from bondlab.report.kept import Profile, Results, Tables, runs_table
 from bondlab.results import RunFolder
-from bondlab.study import tables
+from bondlab.study import noise_runs, tables
 from bondlab.study.claims import Claim
 from bondlab.study.sweep import Spec, held_out_bank, sweep
 
@@ -36,7 +36,7 @@ class RunSettings(BaseModel):
 
 def seeds(profile: str) -> tuple[int, ...]:
     """Those of the runs at a profile, where an experiment has no others."""
-    return (0, 1, 2) if profile == "paper" else (0,)
+    return (0, 1, 2) if profile in ("study", "paper") else (0,)
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,18 @@ def collect(
     specs: Sequence[Spec], folders: Sequence[RunFolder], profile: str, sizes: Collection[int] = ()
 ) -> Tables:
     """The tables of finished runs of one task; `sizes` are baselines beside the runs' own n."""
-    task, evaluations, examples, runs = specs[0].build(), [], [], []
+    first, evaluations, examples, runs = noise_runs.measured(specs[0]), [], [], []
+    task = first.build()
     for spec, folder in zip(specs, folders, strict=True):
         labels = {**spec.labels, "profile": profile}
         k = spec.config.evaluation_bank  # behind the quantile of each completion
-        evaluation = folder.evaluation()
+        evaluation = noise_runs.evaluation(spec, folder)
         measured = tables.per_prompt(evaluation, spec.labels["n"], task)
         evaluations.append(measured.assign(**labels, reference_samples=k))
         examples.append(_examples(evaluation).assign(**labels))
         runs.append(runs_table(folder.manifest, **labels))
     every = sorted({1, *sizes, *(spec.labels["n"] for spec in specs)})
-    baselines = tables.best_of_n(held_out_bank(specs[0]), every, task.model, task)
+    baselines = tables.best_of_n(held_out_bank(first), every, task.model, task)
     return {
         "evaluations": pd.concat(evaluations, ignore_index=True),
         "baselines": baselines.assign(profile=profile),

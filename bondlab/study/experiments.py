@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import pandas as pd
+
 from bondlab.results import RunFolder
-from bondlab.study import anchor_ablations, divergences, iterative, j_bond, learned_quantiles
+from bondlab.study import (
+    alignment,
+    anchor_ablations,
+    divergences,
+    iterative,
+    j_bond,
+    learned_quantiles,
+    tuning,
+)
 from bondlab.study.experiment import Experiment
 
 EXPERIMENTS = {
@@ -45,3 +57,15 @@ def named(name: str) -> Experiment:
 def run(name: str, profile: str, workers: int | None = None) -> list[RunFolder]:
     """Compute what is missing of an experiment's runs; returns their folders."""
     return named(name).run(profile, workers)
+
+
+def tune(
+    task: str, profile: str, only: Collection[str] = (), workers: int | None = None
+) -> pd.DataFrame:
+    """Choose the learning rates of a task's methods, or of some: `tuning.choice`.
+
+    Raises:
+        ParameterError: no method of this name is tuned.
+    """
+    specs = alignment.untuned(j_bond.runs, "", profile, task)
+    return tuning.tune(task, specs, profile, only, workers)

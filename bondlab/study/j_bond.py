@@ -10,13 +10,27 @@ import pandas as pd
 from bondlab.algorithms import bonbon, online_dpo, raft, reinforce, vbon, warp
 from bondlab.report.intervals import Interval
 from bondlab.study import frontier
-from bondlab.study.alignment import AREA, RUNS, Runs, above, fall, moving, rate, specs
+from bondlab.study.alignment import (
+    AREA,
+    J_BOND,
+    J_BOND_ON_NOISE,
+    RUNS,
+    Runs,
+    above,
+    fall,
+    moving,
+    on_noise,
+    rate,
+    specs,
+)
 from bondlab.study.claims import Claim, Term, at, halves
 from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL, spread
 
-J_BOND = "J-BOND"
 REINFORCE = {f"REINFORCE, beta_RL = {b:g}": b for b in (0.001, 0.01, 0.1, 1.0)}  # section 6, Fig. 7
+SMALL, MIDDLE = list(REINFORCE)[1:3]  # which learning rates are chosen for
+# Ours. What training on nothing makes of the KL, and REINFORCE with as many draws as J-BOND takes.
+NOISE, RLOO = (J_BOND_ON_NOISE, "REINFORCE, noise reward"), "RLOO, K = 3"
 OTHERS = ("RAFT", "vBoN", "online DPO", "BoNBoN", "WARP, first stage")
 # Not stated; chosen: the best of as many completions as J-BOND samples (RAFT), the sizes and shares
 # of the methods' own papers (vBoN and BoNBoN at Best-of-8; WARP's rate and strength of the KL), and
@@ -32,7 +46,15 @@ def runs(profile: str) -> Runs:
     Not the others at profile laptop, whose runs are to take minutes.
     """
     own, slow = moving(profile, 0.02), rate(profile, WARP_RATE)
-    found = {J_BOND: own, **{name: (reinforce(b), {"beta_rl": b}) for name, b in REINFORCE.items()}}
+    found = {J_BOND: own}
+    for name, beta in REINFORCE.items():
+        tuned = SMALL if beta <= REINFORCE[SMALL] else MIDDLE
+        found[name] = reinforce(beta), {"beta_rl": beta, "tuned": tuned}
+    if profile == "laptop":
+        return found
+    found |= dict(zip(NOISE, map(on_noise, (own, found[MIDDLE])), strict=True))
+    beta = REINFORCE[MIDDLE]
+    found[RLOO] = reinforce(beta, policy_draws=3), {"beta_rl": beta}
     others = (
         (raft(RAFT_N, anchor=own[0].anchor), {"rate": own[0].anchor.rate}),
         (vbon(BEST_OF), {}),
@@ -40,7 +62,7 @@ def runs(profile: str) -> Runs:
         (bonbon(BEST_OF), {}),
         (warp(WARP_BETA, slow), {"rate": slow}),
     )
-    return found if profile == "laptop" else found | dict(zip(OTHERS, others, strict=True))
+    return found | dict(zip(OTHERS, others, strict=True))
 
 
 def _reward_falls(table: pd.DataFrame) -> np.ndarray:

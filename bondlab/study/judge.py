@@ -19,6 +19,7 @@ from bondlab import device, measures, results
 from bondlab.bank import spread
 from bondlab.report.kept import Tables, once
 from bondlab.results import RunFolder
+from bondlab.study import noise_runs
 from bondlab.study.sweep import Spec
 from bondlab.task import Reward, score
 from bondlab.tasks import TaskSettings, scorers
@@ -76,12 +77,13 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
     prompt) and, for each size n of the baselines, win_over_<n>, the win rate over sampled Best-of-n
     of the reference (1: the reference itself); in baselines judge and win_over_1.
     """
-    task, held_out = specs[0].build(), specs[0].banks()[-1].load()
+    first = noise_runs.measured(specs[0])
+    task, held_out = first.build(), first.banks()[-1].load()
     prompts, ranks, base = task.eval_prompts, held_out.rewards, found["baselines"]
-    others = scores(specs[0], prompts, task.model.decode(held_out.completions))
+    others = scores(first, prompts, task.model.decode(held_out.completions))
     sizes, parts = sorted(base["n"].unique()), []
     for spec, folder in zip(specs, folders, strict=True):
-        own = folder.evaluation().query("source == 'policy'")
+        own = noise_runs.evaluation(spec, folder).query("source == 'policy'")
         texts, rewards = (
             own.pivot(index=["step", "prompt"], columns="sample", values=name)
             for name in ("text", "reward")

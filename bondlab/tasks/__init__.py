@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
-from bondlab.task import Task
-from bondlab.tasks import chat, models, scorers, sentiment, tiny, xsum
+from bondlab.task import Reward, Task
+from bondlab.tasks import chat, models, noise, scorers, sentiment, tiny, xsum
 from bondlab.tasks.settings import TaskSettings
 
 __all__ = ["Task", "TaskSettings", "build"]
@@ -24,36 +25,50 @@ def build(settings: TaskSettings, precision: str) -> Task:
         return _tiny(settings, precision)
     kind = {"xsum": xsum, "sentiment": sentiment, "chat": chat}[settings.name]
     train, held_out = kind.texts(settings.data)
+    prompts, policy = _prompts(train, held_out, settings), settings.policy or kind.POLICY
+    reward, reward_name = _reward(kind, settings.reward or kind.REWARD, precision)
+    return Task(
+        model=models.reference(kind.policy, policy, precision, **settings.limits),
+        reward=reward,
+        **prompts,
+        identity={"policy": models.identity(policy), "reward": reward_name},
+    )
+
+
+def _prompts(
+    train: Sequence[str], held_out: Sequence[tuple[str, str]], settings: TaskSettings
+) -> dict[str, Sequence[str]]:
+    """Of what there is, a task's prompts and references."""
+    kept = settings.train
+    if settings.rehearsal:
+        kept = settings.train * 3 // 4
+        held_out = [(text, "") for text in train[kept : settings.train]]
     if settings.train > len(train) or settings.evaluate > len(held_out):
         raise ValueError(
             f"asked for {settings.train} training and {settings.evaluate} held-out prompts; "
             f"there are {len(train)} and {len(held_out)}"
         )
     prompts, references = zip(*held_out[: settings.evaluate], strict=True)
-    policy, reward = settings.policy or kind.POLICY, settings.reward or kind.REWARD
-    load = xsum.reward if kind is xsum else scorers.load
-    return Task(
-        model=models.reference(kind.policy, policy, precision, **settings.limits),
-        reward=load(reward, precision),
-        train_prompts=train[: settings.train],
-        eval_prompts=prompts,
-        eval_references=references,
-        identity={
-            "policy": models.identity(policy),
-            "reward": (models if kind is xsum else scorers).identity(reward),
-        },
-    )
+    found = {"train_prompts": train[:kept], "eval_prompts": prompts}
+    return found if settings.rehearsal else {**found, "eval_references": references}
+
+
+def _reward(kind, name: str, precision: str) -> tuple[Reward, str]:
+    """A task's reward by name, and what names it in identities."""
+    if name == noise.NAME:
+        return noise.reward, noise.NAME
+    load, source = (xsum.reward, models) if kind is xsum else (scorers.load, scorers)
+    return load(name, precision), source.identity(name)
 
 
 def _tiny(settings: TaskSettings, precision: str) -> Task:
     texts = tiny.documents(settings.train + settings.evaluate)
     family = "gemma" if settings.name == "tiny_causal" else "t5"
-    held_out = texts[settings.train :]
+    held_out = [(text, " ".join(text.split()[:5])) for text in texts[settings.train :]]
+    is_noise = settings.reward == noise.NAME
     return Task(
         model=models.placed(tiny.language_model(family, **settings.limits), precision),
-        reward=tiny.reward,
-        train_prompts=texts[: settings.train],
-        eval_prompts=held_out,
-        eval_references=[" ".join(text.split()[:5]) for text in held_out],
-        identity={"policy": settings.name, "reward": "tiny"},
+        reward=noise.reward if is_noise else tiny.reward,
+        **_prompts(texts[: settings.train], held_out, settings),
+        identity={"policy": settings.name, "reward": noise.NAME if is_noise else "tiny"},
     )

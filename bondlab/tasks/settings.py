@@ -26,10 +26,12 @@ class TaskSettings(BaseModel):
     """Which task, at which size. None takes the models, data and limits of the task itself.
 
     `policy` names a model by asset name, hub name or local folder; `reward` for XSum likewise, for
-    sentiment and chat one of `scorers.SCORERS`; `data` names a data set with the embedded one's
-    splits train and test and its columns: document and summary for XSum, text for sentiment,
-    dialogue, context and reply for chat (see `corpora`).
-    `prompt_tokens` and `completion_tokens` are the most there may be; see `LIMITS`.
+    sentiment and chat one of `scorers.SCORERS`, for every task "noise" (`noise`); `data` names a
+    data set with the embedded one's splits train and test and its columns: document and summary for
+    XSum, text for sentiment, dialogue, context and reply for chat (see `corpora`).
+    `prompt_tokens` and `completion_tokens` are the most there may be; see `LIMITS`. A `rehearsal`
+    trains on the first three quarters of the training prompts and measures on the first of the
+    rest, so that settings are chosen without a look at the held-out prompts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -42,6 +44,7 @@ class TaskSettings(BaseModel):
     data: str | None = None
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    rehearsal: bool = False
 
     @property
     def limits(self) -> dict[str, int]:
@@ -56,10 +59,12 @@ class TaskSettings(BaseModel):
     def _written(self) -> dict[str, Any]:
         """The settings as identities hold them: limits in numbers, since a default may change.
 
-        XSum's keep the names under which its first runs were stored.
+        XSum's keep the names under which its first runs were stored, and no rehearsal is what all
+        were that do not mention it.
         """
         names = ("prompt_tokens", "completion_tokens")
-        written = {name: value for name, value in self if name not in names}
+        left_out = names if self.rehearsal else (*names, "rehearsal")
+        written = {name: value for name, value in self if name not in left_out}
         if self.name == "xsum":
             names = ("document_tokens", "summary_tokens")
         return written | dict(zip(names, self.limits.values(), strict=True))

@@ -1,0 +1,102 @@
+"""How learning rates are chosen: by height at half a nat, on training prompts alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bondlab import paths, tasks
+from bondlab.report.notebook import ParameterError
+from bondlab.study import alignment, experiments, j_bond, tuning
+from bondlab.study.j_bond import J_BOND, OTHERS, REINFORCE, RLOO
+
+SMALL, MIDDLE = list(REINFORCE)[1:3]
+
+
+@pytest.mark.parametrize(
+    ("kl", "reward", "expected"),
+    [
+        ([0, 0.25, 1.0], [0, 1, 2], 1 + (0.5**0.5 - 0.5) / 0.5),  # straight in the root of the KL
+        ([0, 2.0, 0.1], [0, 2, 9], 1.0),  # a quarter of the KL is half of the root; the first way
+        ([0, 0.1, 0.3], [0, 2, 1], 1),  # never there: its end
+        ([-0.01, 0.5, 3.0], [0, 1, 2], 1),  # an estimate below 0 counts as 0
+    ],
+)
+def test_the_height_of_a_run(kl, reward, expected):
+    assert tuning.height(np.array(kl), np.array(reward)) == pytest.approx(expected)
+
+
+def table(heights: dict[float, float], series: str = "one", spread: float = 2.0) -> pd.DataFrame:
+    """Runs that are at half a nat with these rewards, in spreads."""
+    return pd.DataFrame([
+        {"series": series, "rate": rate, "step": step, "reward": spread * height * (step > 0),
+         "kl_to_reference": step / 20, "seed": 11, "spread": spread}
+        for rate, height in heights.items() for step in (0, 10)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("heights", "expected"),
+    [
+        ({5e-4: 1.0, 1e-3: 1.5, 2e-3: 1.2}, 1e-3),
+        ({5e-4: 1.0, 1e-3: 1.49, 2e-3: 1.5}, 1e-3),  # within 0.02 spreads of the best: the smaller
+        ({5e-4: 1.0, 1e-3: 1.47, 2e-3: 1.5}, 2e-3),
+    ],
+)
+def test_the_choice_is_read_from_the_committed_table(tmp_path, monkeypatch, heights, expected):
+    monkeypatch.setattr(paths, "repository_root", lambda: tmp_path)
+    with pytest.raises(ParameterError, match="python -m bondlab tune sentiment --only 'one'"):
+        tuning.chosen_rate("sentiment", "one")
+    folder = paths.committed_folder(tuning.NAME)
+    folder.mkdir(parents=True)
+    rows = pd.concat([table(heights), table({5e-4: 9.0}, "two")])
+    rows.to_parquet(folder / "results_tuning.parquet")
+    assert tuning.chosen_rate("sentiment", "one") == expected
+    assert tuning.chosen_rate("sentiment", "two") == 5e-4
+    for task, series in (("sentiment", "three"), ("chat", "one")):
+        with pytest.raises(ParameterError, match=f"tune {task} --only '{series}'"):
+            tuning.chosen_rate(task, series)
+
+
+def test_every_method_has_the_same_candidates_on_training_prompts():
+    """Each that no sibling stands for, at each rate, with a seed and a budget that all share."""
+    specs = alignment.untuned(j_bond.runs, "", "study")
+    found = tuning.candidates(specs)
+    series = [J_BOND, SMALL, MIDDLE, RLOO, *OTHERS]
+    expected = [(name, rate) for name in series for rate in (5e-4, 1e-3, 2e-3)]
+    assert [(s.labels["series"], s.config.learning_rate) for s in found] == expected
+    for spec in found:
+        changed = {"learning_rate": 1e-3}
+        assert spec.config.model_copy(update=changed) == found[1].config
+        assert spec.task == found[0].task and spec.task.rehearsal
+    config = found[0].config
+    assert (config.steps, config.prompts_per_step, config.seed) == (100, 16, 11)
+    assert config.evaluate_every == 10 and found[0].task.evaluate == 64
+    with pytest.raises(ParameterError, match=f"not tuned: nothing; there are {J_BOND}"):
+        tuning.candidates(specs, ["nothing"])
+
+
+def test_a_rehearsal_never_sees_a_held_out_prompt():
+    settings = alignment.untuned(j_bond.runs, "", "smoke")[0].task
+    real = tasks.build(settings, "fp32")
+    again = tasks.build(settings.model_copy(update={"rehearsal": True, "evaluate": 2}), "fp32")
+    assert again.train_prompts == real.train_prompts[:6]
+    assert again.eval_prompts == real.train_prompts[6:]
+    with pytest.raises(ValueError, match="there are 8 and 2"):
+        tasks.build(settings.model_copy(update={"rehearsal": True}), "fp32")
+
+
+def test_tuning_keeps_what_every_rate_gave(runs, tmp_path, monkeypatch):
+    """The rates of one method, and then of a second, whose table holds both."""
+    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
+    first = experiments.tune("sentiment", "smoke", [J_BOND], 1)
+    both = experiments.tune("sentiment", "smoke", [MIDDLE], 1)
+    pd.testing.assert_frame_equal(both[both["series"] == J_BOND], first)
+    assert both.groupby("series")["chosen"].sum().to_dict() == {J_BOND: 1, MIDDLE: 1}
+    folder = tmp_path / "figures" / "smoke" / "tuning"
+    kept = pd.read_parquet(folder / "results_tuning.parquet")
+    assert list(kept.columns) == tuning.COLUMNS and len(kept) == 2 * 3 * 5
+    assert len(pd.read_parquet(folder / "results_runs.parquet")) == 6
+    start = kept[kept["step"] == 0]
+    assert start["kl_to_reference"].abs().max() < 1e-5 and start["reward"].nunique() == 1
