@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from bondlab import device, processes
-from bondlab.lm.completions import micro_batches
 from bondlab.rules import check
 
 if TYPE_CHECKING:  # who counts need not wait for transformers
@@ -162,6 +161,8 @@ class LearnedQuantiles:
         an anchor sample of its prompt, others [B, M], scores no higher than its reward [B, K].
         `total` prompts are in the batch of which these are a process's share; by default all.
         """
+        from bondlab.lm.completions import micro_batches
+
         completed = (total or len(rewards)) * rewards.shape[1]
         labels = (others.unsqueeze(-2) <= rewards.unsqueeze(-1)).float().mean(-1)
         learned, found = rewards.new_zeros(()), []
