@@ -297,6 +297,27 @@ def test_a_part_of_the_series_does_not_replace_more(found):
     assert set(kept["series"]) == {J_BOND, OTHER}
 
 
+def test_the_evidence_has_runs_and_beside_them_what_needs_no_training(found):
+    """Each run's name and start; Best-of-n of the reference as series; cooling by temperature; and
+    the series of an experiment beside, but for those of a name that is there already."""
+    part = found["evaluations"].query("step == 0 and series == @OTHER").drop(columns="step")
+    cooling = part.drop(columns=["series", "seed", "row"]).assign(temperature=0.9)
+    cooling.to_parquet(found.folder / "results_cooling.parquet")
+    other = found.folder.parent / "beside"
+    other.mkdir()
+    for name in ("evaluations", "runs"):
+        twice = [found[name], found[name].query("series == @OTHER").assign(series="its own")]
+        pd.concat(twice).to_parquet(other / f"results_{name}.parquet")
+    made = evidence.of(found, "beside")
+    own = made.dropna(subset="seed").groupby("series")
+    assert own.size().to_dict() == {J_BOND: 20, OTHER: 20, "its own": 20}
+    assert own["anew"].first().to_dict() == {J_BOND: True, OTHER: False, "its own": False}
+    assert set(own["run"].first()) == set(found["runs"]["run"]) and own["started"].count().min()
+    rest = made[made["seed"].isna()].groupby("series")["step"].first().to_dict()
+    best = {report.best_name(n): 0 for n in alignment.SIZES}
+    assert rest == best | {report.OWN_BEST: 0, report.COOLED: 0.9}
+
+
 @pytest.mark.parametrize(
     ("task", "policy", "expected"),
     [

@@ -36,6 +36,7 @@ REWARD = Panel("reward", "Reward", "mean reward of the task")
 JUDGE = Panel("judge", "Second judge, not trained on", "mean score of the judge")
 TRAINING = (REWARD, report.DISTANCE)
 AREA = "Mean height between curves of reward against the root of the KL, over the KL both reach."
+ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
 SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
 SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N, as far as the evaluation bank goes
 Runs = dict[str, tuple[Algorithm, dict[str, float]]]  # by series, with labels of their own

@@ -12,6 +12,7 @@ from bondlab.anchors import Periodic
 from bondlab.report.intervals import grid
 from bondlab.study.alignment import (
     AREA,
+    ETAS,
     RUNS,
     SAME,
     STRIDES,
@@ -27,7 +28,6 @@ from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL, spread
 
 MOVING, COPY = "moving average, eta = 0.02", "copy every 50 steps"
-ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
 FAST = 0.05  # eta of section 6, Fig. 6 middle and right
 GAMMAS = {f"eta = {FAST}" + f", gamma = {g:g}" * (g > 0): g for g in (0.0, 0.5, 1.0, 2.0)}
 MARKED = 0.75  # of the copies' KL: a markedly lower one is below

@@ -3,7 +3,7 @@
 A row an evaluation of a prompt: those of an experiment's runs with run, started (ISO 8601) and anew
 (whether the reference or anchor drew new samples at every step); sampled Best-of-n as a series of
 its own in each row of a figure, without a seed; and, where they are kept, the runs of the
-experiment beside it, and the reference at lower temperatures (`report.COOLED`).
+experiment beside it, and the reference at lower temperatures (`report.COOLED`, its step).
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def of(found: Results, beside: str = "") -> pd.DataFrame:
         tables.append(_best(part, found["baselines"]).assign(row=row))
         if cooled.exists():
             table = pd.read_parquet(cooled)
-            tables.append(table.assign(row=row, series=COOLED, seed=np.nan))
+            table = table[table["profile"].isin(part["profile"])]
+            labels = {"row": row, "series": COOLED, "seed": np.nan, "step": table["temperature"]}
+            tables.append(table.assign(**labels))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -62,7 +64,7 @@ def _runs(runs: pd.DataFrame) -> pd.DataFrame:
     fresh = [m["config"]["config"].get("fresh", False) for m in manifests]
     return runs[[*KEYS, "run"]].assign(
         started=[m["started"] for m in manifests],
-        anew=[f or a != "Frozen()" for f, a in zip(fresh, anchors, strict=True)],
+        anew=[f or not a.startswith("Frozen") for f, a in zip(fresh, anchors, strict=True)],
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from bondlab.algorithms import bonbon, online_dpo, raft, reinforce, vbon, warp
 from bondlab.study.alignment import RUNS, Runs, moving, rate, specs
 from bondlab.study.experiment import Experiment
-from bondlab.study.j_bond_claims import BETAS, CLAIMS, J_BOND, REINFORCE
+from bondlab.study.j_bond_claims import CLAIMS, J_BOND, REINFORCE
 
 OTHERS = ("RAFT", "vBoN", "online DPO", "BoNBoN", "WARP, first stage")
 # Not stated; chosen: the best of as many completions as J-BOND samples (RAFT), the sizes and shares
@@ -24,7 +24,7 @@ def runs(profile: str) -> Runs:
     own, slow = moving(profile, 0.02), rate(profile, WARP_RATE)
     found = {
         J_BOND: own,
-        **{name: (reinforce(b), {"beta_rl": b}) for name, b in zip(REINFORCE, BETAS, strict=True)},
+        **{name: (reinforce(b), {"beta_rl": b}) for name, b in REINFORCE.items()},
     }
     others = (
         (raft(RAFT_N, anchor=own[0].anchor), {"rate": own[0].anchor.rate}),

@@ -9,15 +9,13 @@ import pandas as pd
 
 from bondlab.report.intervals import influence
 from bondlab.study import frontier
-from bondlab.study.alignment import AREA, SAME, above, fall, trend
-from bondlab.study.anchor_ablations import ETAS
+from bondlab.study.alignment import AREA, ETAS, SAME, above, fall, trend
 from bondlab.study.claims import Claim, Term, at, halves
 from bondlab.study.frontier import KL, spread
 from bondlab.study.report import COOLED, best_name
 
 J_BOND, NOISE = "J-BOND", "J-BOND, noise reward"
-BETAS = (0.001, 0.01, 0.1, 1.0)  # section 6, Fig. 7
-REINFORCE = {f"REINFORCE, beta_RL = {beta:g}": np.log10(beta) for beta in BETAS}
+REINFORCE = {f"REINFORCE, beta_RL = {b:g}": b for b in (0.001, 0.01, 0.1, 1.0)}  # section 6, Fig. 7
 MIDDLE = "REINFORCE, beta_RL = 0.1"  # whose reward alone is replaced by its rank
 MOVING, RANK, RANK_MOVING = (
     "REINFORCE, moving anchor",
@@ -25,24 +23,24 @@ MOVING, RANK, RANK_MOVING = (
     "rank REINFORCE, moving anchor",
 )
 RLOO = "RLOO, K = 3"  # as many completions as J-BOND samples
-TENFOLD = {name: np.log10(eta) for name, eta in ETAS.items()}
+BETAS, RATES = ({k: np.log10(v) for k, v in each.items()} for each in (REINFORCE, ETAS))  # tenfold
 STRAIGHT = 0.5  # share of its mean by which a slope may change from one half to the other
 SEEN = 0.75  # of the reward's gain that the judge is to see, both in gains of Best-of-4
 REWARD, BEST = "reward", (best_name(1), best_name(4))
 
 
 def _reward_falls(table: pd.DataFrame) -> np.ndarray:
-    return fall(REINFORCE, REWARD, table) / spread(table)
+    return fall(BETAS, REWARD, table) / spread(table)
 
 
 def _with_eta(column: str, table: pd.DataFrame) -> np.ndarray:
     """Rise of a measure after the last step per tenfold eta, [S, B]; the reward in spreads."""
     unit = spread(table) if column == REWARD else 1.0
-    return trend(TENFOLD.values(), [at(table, name, column) for name in TENFOLD]) / unit
+    return trend(RATES.values(), [at(table, name, column) for name in RATES]) / unit
 
 
 def _beta_less_eta(column: str, table: pd.DataFrame) -> np.ndarray:
-    falls = _reward_falls(table) if column == REWARD else fall(REINFORCE, column, table)
+    falls = _reward_falls(table) if column == REWARD else fall(BETAS, column, table)
     return falls - _with_eta(column, table)
 
 
@@ -89,7 +87,7 @@ CLAIMS = (
             Term("fall of reward per tenfold beta_RL (spreads)", (*REINFORCE,), _reward_falls,
                  above=SAME),
             Term("fall of KL per tenfold beta_RL (nats)", (*REINFORCE,),
-                 partial(fall, REINFORCE, KL), above=0),
+                 partial(fall, BETAS, KL), above=0),
             Term("rise of J-BOND's reward per tenfold eta (spreads)", (*ETAS,),
                  partial(_with_eta, REWARD)),
             Term("rise of J-BOND's KL per tenfold eta (nats)", (*ETAS,), partial(_with_eta, KL)),
