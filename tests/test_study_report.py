@@ -168,8 +168,8 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
     parts = results("N = 2"), results("N = 4"), results("N = 8", seeds=2, profile="study")
     assert report.note(joined(*parts)) == (
         "N = 2, N = 4: profile laptop, 1 seed, 3 held-out documents, 95 % intervals (t over "
-        "documents). N = 8: profile study, 2 seeds, 3 held-out documents, 95 % intervals (two-way "
-        "bootstrap over seeds and documents)."
+        "documents). N = 8: profile study, 2 seeds, 3 held-out documents, 95 % intervals (t "
+        "over seeds and documents)."
     )
     # Kinds of machine are named where there are several: of runs, and of the samples they read.
     several = f"{plain} Computed on several kinds of machine: a; b."

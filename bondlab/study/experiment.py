@@ -50,6 +50,7 @@ class Experiment:
         runs: folder of the runs; experiments that share one share runs of equal identity.
         trains: the parameters with which the notebook trains a run of its own, and publishes what
             that changed, at "shipped" too; None where it trains nothing there.
+        beside: another experiment on the same task, whose runs its claims also read.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Experiment:
     claims: Sequence[Claim] = ()
     runs: str = ""
     trains: Mapping[str, Any] | None = None
+    beside: str = ""
 
     def run(self, profile: str, workers: int | None = None) -> list[RunFolder]:
         """Compute what is missing of the runs; returns their folders."""
