@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel, Field, model_validator
 
 from bondlab.report.notebook import ParameterError, check, declared, parameters, show
+from bondlab.report.shown import Shown
 
 
 class Parameters(BaseModel):
@@ -146,12 +147,29 @@ def test_a_cell_that_papermill_could_not_fill_is_refused(tmp_path, cells, tagged
         declared(write(tmp_path, *cells, tagged=tagged))
 
 
-def test_tables_print_rounded_without_signed_zero_and_with_a_named_index(capsys):
-    show(pd.DataFrame({"rule": ["a", "b"], "value": [-1e-9, np.nan], "n": [1, 2]}), decimals=2)
-    show(pd.DataFrame({"value": [0.25]}, index=pd.Index(["a"], name="rule")), decimals=1)
+def test_a_table_is_shown_with_words_and_as_many_digits_as_its_largest_number(capsys):
+    """Outside a notebook as text: three digits of a column's largest, no sign of zero, units."""
+    show(pd.DataFrame({"rule": ["a", "b"], "kl": [-1e-9, np.nan], "n": [1, 2]}), decimals=2)
+    show(pd.DataFrame({"value": [0.25, 62.123]}, index=pd.Index(["a", "b"], name="rule")))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[:3] == [["rule", "value", "n"], ["a", "0.00", "1"], ["b", "-", "2"]]
-    assert lines[3:] == [["value"], ["rule"], ["a", "0.2"]]
+    assert lines[0] == ["rule", "KL", "to", "reference", "(nats)", "n"]
+    assert lines[1:3] == [["a", "0.00", "1"], ["b", "-", "2"]]
+    assert lines[3:] == [["value"], ["rule"], ["a", "0.2"], ["b", "62.1"]]
+
+
+def test_a_table_of_html_groups_lines_escapes_text_and_colours_verdicts():
+    """A label that repeats the line above is left out, unless one before it changed; what reads
+    like HTML is text; numbers never wrap."""
+    table = pd.DataFrame({
+        "row": ["N = 4", "N = 4", "N = 8"], "verdict": ["open", "repeated", "repeated"],
+        "measure": ["backward_kl", "<b>", "x"],
+    })  # fmt: skip
+    shown = Shown(table)
+    assert shown.cells["row"].tolist() == ["N = 4", "", "N = 8"]
+    assert shown.cells["verdict"].tolist() == ["open", "repeated", "repeated"]
+    html = shown._repr_html_()
+    assert html.count('<td style="background:') == 2 and "&lt;b&gt;" in html
+    assert "backward KL (nats)" in html and "nowrap" in html
 
 
 def test_a_notebook_that_asks_and_shows_loads_no_papermill():

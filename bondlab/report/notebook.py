@@ -1,4 +1,4 @@
-"""A notebook's parameters, checked before any work, and its tables, printed the same every time.
+"""A notebook's parameters, checked before any work; `show` of its tables.
 
 papermill only warns about a name that the notebook does not have, or that no cell is tagged
 `parameters`, and YAML hands `1e-4` over as text. Each would cost a run, so a notebook's second cell
@@ -14,8 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-import pandas as pd
 from pydantic import BaseModel, ValidationError, create_model
+
+from bondlab.report.shown import show
+
+__all__ = ["ParameterError", "check", "declared", "parameters", "show"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -91,20 +94,6 @@ def declared(notebook: Path) -> type[BaseModel]:
     for name in types.keys() ^ values.keys():
         raise ParameterError(f"`{name}` is no parameter; write `name: type = value`")
     return create_model("Parameters", **{name: (types[name], values[name]) for name in types})
-
-
-def show(table: pd.DataFrame, decimals: int = 3) -> None:
-    """Print a table as plain text with rounded numbers, the same on every machine.
-
-    A number that rounds to zero prints without a sign; a missing one prints as `-`.
-    """
-
-    def text(value: float) -> str:
-        rounded = round(value, decimals) + 0.0  # + 0.0 turns -0.0 into 0.0
-        return f"{rounded:.{decimals}f}"
-
-    plain_index = isinstance(table.index, pd.RangeIndex)
-    print(table.to_string(index=not plain_index, float_format=text, na_rep="-"))
 
 
 def _validate(values: Mapping[str, Any], model: type[Model]) -> Model:

@@ -1,0 +1,116 @@
+"""Tables as a notebook shows them: HTML for readers, and the same as plain text.
+
+Code names become words with units, numbers have three digits, repeated labels are left out, and
+verdicts are coloured. Both are the same on every machine, so that they can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+WORDS = {
+    "backward_kl": "backward KL (nats)",
+    "forward_kl": "forward KL (nats)",
+    "kl_to_reference": "KL to reference (nats)",
+    "kl_to_anchor": "log ratio to anchor (nats)",
+    "kl": "KL to reference (nats)",
+    "log_quantile": "log quantile (nats)",
+    "mean_log_quantile": "log quantile (nats)",
+    "entropy": "entropy (nats)",
+    "p_reward": "p(entailment)",
+    "win_over_1": "preferred to reference (share)",
+    **{f"win_over_{n}": f"preferred to Best-of-{n} (share)" for n in (2, 4, 8, 16)},
+    "longest_copied_span": "longest copy (words)",
+    **{f"novel_{n}s": f"new {n}s (share)" for n in ("unigram", "bigram", "trigram")},
+    "repetition": "repeated trigrams (share)",
+    "empty": "without a word (share)",
+    "numbers_faithful": "numbers from the article (share)",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "bits_per_byte": "bits per byte",
+    "penalised": "penalised (share)",
+    "log_bias": "log bias",
+    "log_variance": "log variance",
+}
+TINTS = {
+    **dict.fromkeys(("repeated", "reached", "yes", "excluded"), "#d3ebd8"),
+    **dict.fromkeys(("not repeated", "missed", "no", "not excluded"), "#f5d4cf"),
+    **dict.fromkeys(("one run: suggests yes", "2 runs: suggest yes"), "#eaf5ec"),
+    **dict.fromkeys(("one run: suggests no", "2 runs: suggest no"), "#faeae7"),
+}
+DIGITS, MOST = 3, 6  # of the largest number of a column; decimals
+
+
+def show(table: pd.DataFrame, decimals: int | None = None) -> None:
+    """Show a table with readable names; each column's numbers have `DIGITS` digits, or `decimals`.
+
+    A number that rounds to zero has no sign; a missing one is `-`.
+    """
+    from IPython.display import display  # notebooks only
+
+    display(Shown(table, decimals))
+
+
+class Shown:
+    """A table that Jupyter displays as HTML and everything else as text."""
+
+    def __init__(self, table: pd.DataFrame, decimals: int | None = None) -> None:
+        named = table.rename(columns=WORDS).map(lambda x: WORDS.get(x, x) if _is(x) else x)
+        self.index = not isinstance(table.index, pd.RangeIndex)
+        cells = {
+            place: named.iloc[:, place].map(partial(_written, decimals=_decimals(column, decimals)))
+            for place, (_, column) in enumerate(named.items())
+        }
+        self.cells = pd.DataFrame(cells).set_axis(named.columns, axis=1).set_axis(named.index)
+        if not self.index:
+            self.cells = _grouped(self.cells)
+
+    def __repr__(self) -> str:
+        return self.cells.to_string(index=self.index)
+
+    def _repr_html_(self) -> str:
+        html = self.cells.to_html(index=self.index, border=0)
+        for said, tint in TINTS.items():
+            html = html.replace(f"<td>{said}</td>", f'<td style="background:{tint}">{said}</td>')
+        return f'<div style="white-space:nowrap; overflow-x:auto">\n{html}\n</div>'
+
+
+def _is(x: object) -> bool:
+    return isinstance(x, str)
+
+
+def _decimals(column: pd.Series, decimals: int | None) -> int:
+    """Those of a column's floats, so that the largest has `DIGITS` digits."""
+    if decimals is not None or column.dtype.kind != "f":
+        return decimals or 0
+    largest = column.abs().replace(np.inf, np.nan).max()
+    if not largest > 0:
+        return 1
+    return min(max(DIGITS - 1 - math.floor(math.log10(largest)), 0), MOST)
+
+
+def _written(value: object, decimals: int) -> str:
+    if _is(value):
+        return value
+    if pd.isna(value):
+        return "-"
+    if isinstance(value, (float, np.floating)):
+        return f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0 turns -0.0 into 0.0
+    return str(value)
+
+
+def _grouped(cells: pd.DataFrame) -> pd.DataFrame:
+    """Without labels that repeat those of the line above, from the left on."""
+    shown, same = cells.copy(), np.ones(len(cells), dtype=bool)
+    for place in range(cells.shape[1] - 1):
+        column = cells.iloc[:, place]
+        same &= (column == column.shift()).to_numpy()
+        if not same.any():
+            break
+        shown.isetitem(place, column.mask(pd.Series(same, index=column.index), ""))
+    return shown
