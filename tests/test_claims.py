@@ -119,8 +119,10 @@ def test_a_claim_says_its_rule_and_decides_each_row():
         for mean, row, own in ((0, "N = 4", runs), (2, "", later)) for series in "ab"
     ]  # fmt: skip
     found = claims.decided([claim], pd.concat(parts))
-    assert found["verdict"].tolist() == ["one run: open"] * 2 + ["one run: suggests yes"] * 2
-    assert found["fixed"].tolist() == ["after"] * 2 + ["before"] * 2
-    assert found["difference"].tolist()[2] == str(mean_interval(2 + NOISE))
-    assert set(found["claim"]) == {"C9"} and set(found["needed"]) == {"at least 2"}
+    whole, terms = found[found["claim"] == "C9"], found[found["claim"] == ""]
+    assert whole["says"].tolist() == ["one run: open", "one run: suggests yes"]
+    assert whole["fixed"].tolist() == ["after", "before"] and set(whole["what"]) == {claim.text}
+    assert set(whole["needed"]) == {"at least 2"} and whole.index.tolist() == [0, 3]
+    assert terms["value"].tolist()[2] == str(mean_interval(2 + NOISE))
+    assert terms["says"].tolist() == ["open", "yes", "yes", "yes"]
     assert "row" not in claims.decided([claim], pd.concat(parts[2:]))

@@ -54,10 +54,19 @@ def known(value: float) -> Interval:
     return Interval(value, math.nan, math.nan, 0.0, 0)
 
 
-def text(mean: float, low: float = math.nan, high: float = math.nan, decimals: int = 3) -> str:
-    """ "0.123 [0.100, 0.150]"; without the ends where there are none, "-" without a number."""
+def text(
+    mean: float, low: float = math.nan, high: float = math.nan, decimals: int | None = None
+) -> str:
+    """ "0.123 [0.100, 0.150]"; without the ends where there are none, "-" without a number.
+
+    Three digits of the largest of them, two where that is below 0.1; or so many `decimals`.
+    """
     if math.isnan(mean):
         return "-"
+    if decimals is None:
+        largest = max(abs(x) for x in (mean, low, high) if math.isfinite(x))
+        digits = 3 if largest >= 0.1 else 2
+        decimals = max(0, digits - 1 - math.floor(math.log10(largest))) if largest else 3
     ends = "" if math.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
     return f"{mean:.{decimals}f}{ends}"
 

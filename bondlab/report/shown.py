@@ -7,6 +7,7 @@ verdicts are coloured. Both are the same on every machine, so that they can be c
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -34,6 +35,8 @@ WORDS = {
     "rougeL": "ROUGE-L",
     "bits_per_byte": "bits per byte",
     "penalised": "penalised (share)",
+    "needed": "further seeds needed",
+    "fixed": "rule fixed before or after the runs",
     "log_bias": "log bias",
     "log_variance": "log variance",
 }
@@ -71,17 +74,39 @@ class Shown:
             self.cells = _grouped(self.cells)
 
     def __repr__(self) -> str:
-        return self.cells.to_string(index=self.index)
+        cells = self.cells
+        if cells.columns.nlevels == 1:
+            cells = pd.concat([_padded(cells.iloc[:, i]) for i in range(cells.shape[1])], axis=1)
+        return "\n".join(line.rstrip() for line in cells.to_string(index=self.index).splitlines())
 
     def _repr_html_(self) -> str:
-        html = self.cells.to_html(index=self.index, border=0)
-        for said, tint in TINTS.items():
-            html = html.replace(f"<td>{said}</td>", f'<td style="background:{tint}">{said}</td>')
+        html = re.sub("<td>(.*?)</td>", _cell, self.cells.to_html(index=self.index, border=0))
         return f'<div style="white-space:nowrap; overflow-x:auto">\n{html}\n</div>'
 
 
 def _is(x: object) -> bool:
     return isinstance(x, str)
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"|-|[-+]?[\d.,]+( \[.*\])?", cell) is not None
+
+
+def _padded(column: pd.Series) -> pd.Series:
+    """Words, and what they stand under, begin on the left."""
+    if column.map(_is_number).all():
+        return column
+    width = max(len(str(column.name)), column.str.len().max())
+    return column.str.ljust(width).rename(str(column.name).ljust(width))
+
+
+def _cell(found: re.Match) -> str:
+    """Numbers on the right, words on the left, verdicts in their colour."""
+    cell = found[1]
+    looks = "" if _is_number(cell) else "text-align:left"
+    if cell in TINTS:
+        looks = f"{looks}; background:{TINTS[cell]}"
+    return f'<td style="{looks}">{cell}</td>' if looks else found[0]
 
 
 def _decimals(column: pd.Series, decimals: int | None) -> int:

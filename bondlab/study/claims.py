@@ -28,6 +28,7 @@ RULE = (
     "Not run: a series or a measure that the rule needs is not there."
 )
 YES, NO, OPEN, NOT_RUN = "repeated", "not repeated", "open", "not run"
+_MARKS = {YES: "yes", NO: "no"}  # of one interval
 # When the rules as they stand were committed. Runs that started earlier were seen by whoever made
 # them; a changed rule gets a date of its own.
 FIXED = datetime.fromisoformat("2026-11-27T03:50:00+00:00")
@@ -111,6 +112,7 @@ class Decision:
     Args:
         verdict: in words; answer: the same if seeds were no matter.
         intervals: of each term by name; None where it was not run.
+        answers: of each term by name, "" of one that is only shown.
         seeds: that every term has; looks: intervals that the answer rests on.
         needed: further seeds, at least, until there is a verdict; NaN where nobody can tell.
     """
@@ -118,6 +120,7 @@ class Decision:
     verdict: str
     answer: str
     intervals: dict[str, Interval | None]
+    answers: dict[str, str]
     seeds: int
     looks: int
     needed: float
@@ -160,7 +163,8 @@ class Claim:
         elif answer == OPEN:
             unsure = [pair for pair, a in zip(pairs, answers, strict=True) if a == OPEN]
             needed = _needed(unsure, looks)
-        return Decision(_words(answer, seeds), answer, intervals, seeds, looks, needed)
+        own = {t.what: a * t.decides for t, a in zip(self.terms, answers, strict=True)}
+        return Decision(_words(answer, seeds), answer, intervals, own, seeds, looks, needed)
 
 
 def _needed(unsure: Sequence[tuple[Term, np.ndarray]], looks: int) -> float:
@@ -190,23 +194,28 @@ def described(claims: Sequence[Claim]) -> str:
 
 
 def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
-    """Claims decided for each row of the figure: a line an interval.
+    """Claims decided for each row of the figure: a line a claim, and below it a line an interval.
 
-    Columns claim, row (where the table has several), verdict, seeds, needed (further ones), fixed
-    (whether the rule was before or after the runs started), measured, difference.
+    Columns claim, row (where the table has several), what (the claim, what was measured), value,
+    says (the verdict, what each interval says), seeds, needed (further ones), fixed (whether the
+    rule was before or after the runs started).
     """
     parts = table.groupby("row", sort=False) if "row" in table else [("", table)]
     parts, lines = list(parts), []
     for claim in claims:
         for row, part in parts:
             found = claim.decide(part)
+            lines.append(
+                {"claim": claim.id, "row": row, "what": claim.text, "value": "",
+                 "says": found.verdict, "seeds": str(found.seeds), "needed": in_words(found),
+                 "fixed": when_fixed(claim, part)}
+            )  # fmt: skip
             lines += [
-                {"claim": claim.id, "row": row, "verdict": found.verdict, "seeds": found.seeds,
-                 "needed": in_words(found), "fixed": when_fixed(claim, part), "measured": what,
-                 "difference": "-" if interval is None else str(interval)}
+                {"what": f"\u00b7 {what}", "value": "-" if interval is None else str(interval),
+                 "says": _MARKS.get(found.answers[what], found.answers[what])}
                 for what, interval in found.intervals.items()
             ]  # fmt: skip
-    found = pd.DataFrame(lines)
+    found = pd.DataFrame(lines).fillna("")
     return found if any(row for row, _ in parts) else found.drop(columns="row")
 
 
