@@ -3,7 +3,8 @@
 Maximum likelihood on stored samples may learn them by heart. So the forward KL of a trained policy
 is measured on three kinds of reference samples: the stored ones that it was trained on, new ones of
 the same articles, and those of held-out articles. Learned by heart, it falls on the first alone;
-steps that are too large raise all three. The paper shows held-out articles only.
+whether that is why it rises elsewhere, steps that are too large would hide. The paper shows
+held-out articles only.
 """
 
 from __future__ import annotations
