@@ -45,6 +45,10 @@ def _run(options: argparse.Namespace) -> int | None:
         from bondlab.study.run import study
 
         return study(options.profile, options.only, options.workers)
+    elif options.command == "claims":
+        from bondlab.study import ledger
+
+        print(*ledger.write(), sep="\n")
     elif options.command == "bench":
         from bondlab.bench.command import bench
 
@@ -85,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--profile", choices=("smoke", "study"), default="study")
     sub = commands.add_parser("study", help="execute the notebooks, their runs first, summarise")
     sub.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="such as 00 02")
+    commands.add_parser("claims", help="decide all claims on the committed tables: CLAIMS.md")
     bench = commands.add_parser("bench", help="measure how fast it is, beside other libraries")
     parts = ("sampling", "steps", "floor", "growth")
     bench.add_argument("--only", nargs="+", default=[], choices=parts)

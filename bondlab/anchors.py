@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,9 @@ class Anchor(Protocol):
 
     `update(anchor, policy, step)` changes the anchor's tensors in place. `anchor` and `policy`
     are matching sequences of parameters; `step` counts finished updates of the policy from 1.
+
+    It may have `share(step)`: of the policy's way from the reference, what the anchor has behind it
+    after so many updates, were each as long as the others and in one direction (`warn_if_stuck`).
     """
 
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None: ...
@@ -28,6 +32,10 @@ class Frozen:
 
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Leave the anchor as it is."""
+
+    def share(self, step: int) -> float:
+        """0: it stays the reference."""
+        return 0.0
 
 
 FROZEN = Frozen()
@@ -52,6 +60,10 @@ class Periodic:
         """Copy the policy into the anchor when `step` is a multiple of `every`."""
         if step % self.every == 0:
             torch._foreach_copy_(list(anchor), list(policy))
+
+    def share(self, step: int) -> float:
+        """As far as the policy was at the last copy."""
+        return (step - step % self.every) / step
 
 
 @dataclass(frozen=True)
@@ -79,3 +91,42 @@ class MovingAverage:
     def update(self, anchor: Sequence[Tensor], policy: Sequence[Tensor], step: int) -> None:
         """Move every anchor tensor by `rate` towards the policy."""
         torch._foreach_lerp_(list(anchor), list(policy), self.rate)
+
+    def share(self, step: int) -> float:
+        """The mean over the policy's way so far, each step's weight `rate` less than the next's."""
+        if not self.rate:
+            return 0.0
+        return 1 - (1 - self.rate) / self.rate * (1 - (1 - self.rate) ** step) / step
+
+
+# -- whether it follows ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def followed(anchor: Sequence[Tensor], policy: Sequence[Tensor], start: Sequence[Tensor]) -> Tensor:
+    """Share of the policy's way from where both started that the anchor has behind it, a number.
+
+    Its own way is projected on the policy's, all parameters together as one vector, so that numbers
+    that were only rounded somewhere do not count as moved.
+    """
+    products = []
+    for a, p, s in zip(anchor, policy, start, strict=True):
+        way = (p - s).flatten()
+        products.append(torch.stack([(a - s).flatten() @ way, way @ way]))
+    along, whole = torch.stack(products).sum(0)
+    return along / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+
+
+def warn_if_stuck(anchor: Anchor, share: float, step: int) -> None:
+    """Warn where `followed` is less than half of what a steady policy leaves an anchor.
+
+    Not stated; chosen because a policy whose steps grow, as in a warm-up, leaves it two thirds, and
+    an anchor whose numbers are too coarse for its small updates next to nothing.
+    """
+    steady = getattr(anchor, "share", lambda _: 0.0)
+    if share < steady(step) / 2:
+        warnings.warn(
+            f"the anchor, {anchor}, hardly follows the policy (anchor_share in the run's record): "
+            "keep its weights in float32, and look at what updates it",
+            stacklevel=2,
+        )

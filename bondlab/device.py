@@ -6,12 +6,14 @@ import ctypes
 import functools
 import os
 import platform
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import parse_flag_from_env
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -53,6 +55,16 @@ def accelerator(precision: Precision) -> Accelerator:
         keep_memory()
     made.autocast = lambda: torch.autocast(made.device.type, torch.bfloat16, enabled=half)
     return made
+
+
+def adam(
+    accelerator: Accelerator, parameters: Sequence[torch.nn.Parameter], rate: float
+) -> AcceleratedOptimizer:
+    """Adam without weight decay, where torch has it in one kernel in that."""
+    fused = accelerator.device.type in ("cpu", "cuda")
+    return accelerator.prepare(
+        torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=fused)
+    )
 
 
 @functools.cache

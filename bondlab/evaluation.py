@@ -15,14 +15,14 @@ from tqdm.auto import tqdm
 
 from bondlab import processes, quantiles
 from bondlab.bank import PROMPTS_A_PART, Bank, draw
-from bondlab.lm.completions import Completions, Prompts
+from bondlab.lm.completions import Completions, Prompts, trimmed
 from bondlab.lm.language_model import LanguageModel
 from bondlab.rules import Scores
 from bondlab.task import Task
 
 COLUMNS = [
     *("source", "prompt", "sample", "reward", "log_prob", "reference_log_prob", "tokens"),
-    *("quantile", "predicted_quantile", "text"),  # which some rows lack
+    *("kl", "quantile", "predicted_quantile", "text"),  # which some rows lack
 ]
 
 
@@ -35,8 +35,9 @@ def evaluate(
     samples: int,
     generators: Callable[[int], torch.Generator],
     predict: Callable[[Prompts, Completions], Tensor] | None = None,
+    forward_kl: bool = True,
 ) -> pd.DataFrame:
-    """Sample the policy on the held-out prompts and rescore the reference's samples.
+    """Sample the policy on the held-out prompts and score the reference's samples.
 
     Args:
         policy, reference: the models; the distribution of both is the sampler's.
@@ -44,11 +45,13 @@ def evaluate(
         samples: completions of the policy a prompt.
         generators: called with a batch's first prompt, gives the generator that the batch shares.
         predict: the learned quantile model, where there is one.
+        forward_kl: whether the bank's completions are scored, too, which the forward KL needs.
 
     Returns:
-        One row a completion: source ("policy", or "reference" of the bank's, which the forward KL
-        needs), prompt, sample, reward, log_prob (of the policy, nats), reference_log_prob, tokens,
-        quantile (under the bank) and text of the policy's rows, predicted_quantile (by `predict`).
+        One row a completion: source ("policy", or "reference" of the bank's), prompt, sample,
+        reward, log_prob (of the policy, nats), reference_log_prob, tokens, predicted_quantile (by
+        `predict`); of the policy's rows kl (to the reference, nats, of the next token, summed along
+        the completion: `LanguageModel.score_beside`), quantile (under the bank) and text.
     """
     tables, total, hidden = [], len(task.eval_prompts), not processes.is_main()
     starts = processes.mine(range(0, total, PROMPTS_A_PART))
@@ -57,19 +60,23 @@ def evaluate(
         texts = [task.eval_prompts[i] for i in index]
         prompts = policy.encode(texts)
         drawn, rewards = draw(policy, task.reward, texts, samples, generators(start), prompts)
-        stored, others = bank.completions.rows(index).to(policy.device), bank.rewards[index]
-        sides = {
-            "policy": (drawn, rewards, drawn.log_prob, reference(prompts, drawn).sum(-1)),
-            "reference": (stored, others, policy(prompts, stored).sum(-1), stored.log_prob),
-        }
+        others = bank.rewards[index]
+        log_ref, kl = (x.sum(-1) for x in policy.score_beside(reference, *trimmed(prompts, drawn)))
+        sides = {"policy": (drawn, rewards, drawn.log_prob, log_ref)}
+        if forward_kl:
+            stored = bank.completions.rows(index).to(policy.device)
+            log_pi = policy(*trimmed(prompts, stored)).sum(-1)
+            sides["reference"] = (stored, others, log_pi, stored.log_prob)
         for source, (completions, *measured) in sides.items():
             grids = dict(zip(COLUMNS[3:6], measured, strict=True), tokens=completions.lengths)
             if source == "policy":
-                grids["quantile"] = quantiles.empirical(rewards, others)
+                grids |= {"kl": kl, "quantile": quantiles.empirical(rewards, others)}
             if predict is not None:
                 grids["predicted_quantile"] = predict(prompts, completions)
-            tables.append(_rows(source, index, grids))
-        tables[-2]["text"] = [text for row in policy.decode(drawn) for text in row]
+            table = _rows(source, index, grids)
+            if source == "policy":
+                table["text"] = [text for row in policy.decode(drawn) for text in row]
+            tables.append(table)
     table = pd.concat(sum(processes.gathered(tables), []), ignore_index=True)
     return table.reindex(columns=COLUMNS).astype({"text": "string"})
 

@@ -29,16 +29,18 @@ def log_bon_ratio(quantiles: Tensor, n: int) -> Tensor:
     return (n - 1) * quantiles.double().log() + math.log(n)
 
 
-def backward_kl(log_pi: Tensor, log_ref: Tensor, quantiles: Tensor, n: int) -> Tensor:
-    """KL(pi || pi_BoN) per prompt from policy samples (first part of eq. 14). [B, K] x 3 -> [B]
+def backward_kl(kl: Tensor, quantiles: Tensor, n: int) -> Tensor:
+    """KL(pi || pi_BoN) per prompt from policy samples (first part of eq. 14). [B, K] x 2 -> [B]
 
-    Unbiased in the log-probabilities and, up to the collision term, with exact quantiles. Those of
+    `kl` is what each sample says of KL(pi || pi_ref): its log pi - log pi_ref, or with less
+    variance the divergences of the next token along it (`LanguageModel.score_beside`). Unbiased in
+    it and, up to the collision term, with exact quantiles. Those of
     M draws, floored at 1/(2M), make it about 1 % too large at the start: a policy equal to the
     reference scores (n - 1) c - log n, with c = 1.015 at M = 32 and 1.009 at 16 in place of 1. At
     n = 1 it is KL(pi || pi_ref).
     """
-    _require_shape(log_pi, log_ref, quantiles)
-    return (log_pi.double() - log_ref.double() - log_bon_ratio(quantiles, n)).mean(-1)
+    _require_shape(kl, quantiles)
+    return (kl.double() - log_bon_ratio(quantiles, n)).mean(-1)
 
 
 def forward_kl(log_pi: Tensor, log_ref: Tensor, rewards: Tensor, n: int) -> Tensor:

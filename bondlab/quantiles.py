@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from bondlab import processes
+from bondlab import device, processes
 from bondlab.rules import check
 
 if TYPE_CHECKING:  # who counts need not wait for transformers
@@ -144,8 +144,7 @@ class LearnedQuantiles:
     ) -> None:
         self.model, self.settings, self.accelerator = model, settings, accelerator
         self.clip, self.micro_batch = clip, micro_batch
-        adam = torch.optim.AdamW(model.trainable(), lr=settings.learning_rate, weight_decay=0.0)
-        self.optimizer = accelerator.prepare(adam)
+        self.optimizer = device.adam(accelerator, model.trainable(), settings.learning_rate)
         self.losses: Mapping[str, Tensor] = {}
 
     def __call__(
@@ -162,26 +161,30 @@ class LearnedQuantiles:
         an anchor sample of its prompt, others [B, M], scores no higher than its reward [B, K].
         `total` prompts are in the batch of which these are a process's share; by default all.
         """
+        from bondlab.lm.completions import micro_batches
+
         completed = (total or len(rewards)) * rewards.shape[1]
         labels = (others.unsqueeze(-2) <= rewards.unsqueeze(-1)).float().mean(-1)
         learned, found = rewards.new_zeros(()), []
-        for start in range(0, len(rewards), self.micro_batch):
-            part = slice(start, start + self.micro_batch)
+        for places, *part in micro_batches(prompts, completions, self.micro_batch):
             with self.accelerator.autocast():
-                logits = self.model(prompts.rows(part), completions.rows(part))
-            target = labels[part].to(logits.device)
+                logits = self.model(*part)
+            target = labels[places].to(logits.device)
             # A sum over B*K completions, so that micro-batches add up to the batch's mean.
             loss = binary_cross_entropy_with_logits(logits, target, reduction="sum")
             loss = loss / completed
             self.accelerator.backward(loss)
             learned = learned + loss.detach().to(learned.device)
-            found.append(logits.detach())
+            found.append((places, logits.detach()))
         processes.add_gradients(self.model.trainable(), learned)
         self.accelerator.clip_grad_norm_(self.model.trainable(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.losses = {"quantile_loss": learned}
-        return torch.cat(found).sigmoid().clamp(min=self.settings.floor).to(rewards.device)
+        # Back in the order of the prompts.
+        order = torch.tensor(sum((places for places, _ in found), [])).argsort()
+        predicted = torch.cat([logits for _, logits in found]).sigmoid().to(rewards.device)
+        return predicted[order.to(rewards.device)].clamp(min=self.settings.floor)
 
     @torch.no_grad()
     def predict(self, prompts: Prompts, completions: Completions) -> Tensor:

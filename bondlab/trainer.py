@@ -16,12 +16,12 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
-from bondlab import device, processes
+from bondlab import anchors, device, processes
 from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank, BankFolder, measured_spread, passing, prompts_at, seeded
 from bondlab.config import Config
 from bondlab.evaluation import evaluate, step_measures
-from bondlab.lm.completions import Completions, Prompts, concatenate
+from bondlab.lm.completions import Completions, Prompts, concatenate, micro_batches, trimmed
 from bondlab.lm.language_model import LanguageModel
 from bondlab.processes import Share
 from bondlab.quantiles import Counted, LearnedQuantiles, QuantileModel
@@ -79,10 +79,11 @@ class Trainer:
         self.reference = task.model.to(self.accelerator.device).eval()
         self.policy = self._copy()
         self.parameters = self.policy.trainable()
-        adam = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
-        self.optimizer = self.accelerator.prepare(adam)
+        self.optimizer = device.adam(self.accelerator, self.parameters, config.learning_rate)
         self.anchor, self.anchor_parameters = self.reference, []
         if algorithm.anchor_moves:
+            adapter = config.lora_rank and [p.detach().clone() for p in self.parameters]
+            self.start = adapter or list(self.reference.model.parameters())
             self.anchor = self._copy()
             self.anchor_parameters = self.anchor.trainable()
             self.anchor.requires_grad_(False)
@@ -183,11 +184,11 @@ class Trainer:
         log_ratio = torch.zeros(batch.policy_rewards.shape)
         with torch.no_grad(), self.accelerator.autocast():
             if drawn is not None:
-                log_pi_anchor = self.anchor(batch.prompts, drawn).sum(-1)
+                log_pi_anchor = self.anchor(*trimmed(batch.prompts, drawn)).sum(-1)
                 log_ratio = (drawn.log_prob - log_pi_anchor).cpu()
             if self.algorithm.scores_anchor_draws:
                 anchors = batch.anchors.to(self.policy.device)
-                log_pi = self.policy(batch.prompts, anchors).sum(-1)
+                log_pi = self.policy(*trimmed(batch.prompts, anchors)).sum(-1)
                 anchor_log_ratio = (log_pi - anchors.log_prob).cpu()
         if drawn is None:
             quantiles = log_ratio  # of no completions, [B, 0]
@@ -216,11 +217,10 @@ class Trainer:
             parts.append(batch.policy)
         trained, weights = concatenate(parts, dim=1), weights.to(self.policy.device)
         total = weights.new_zeros(())
-        for start in range(0, len(weights), self.config.micro_batch):
-            rows = slice(start, start + self.config.micro_batch)
+        for places, *part in micro_batches(batch.prompts, trained, self.config.micro_batch):
             with self.accelerator.autocast():
-                log_probs = self.policy(batch.prompts.rows(rows), trained.rows(rows)).sum(-1)
-            loss = -(weights[rows] * log_probs).sum() / batch.share.total
+                log_probs = self.policy(*part).sum(-1)
+            loss = -(weights[places] * log_probs).sum() / batch.share.total
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
@@ -253,6 +253,9 @@ class Trainer:
         values |= step_measures(scores, drawn)
         if self.algorithm.scales_rewards:
             values["reward_scale"] = torch.tensor(self.reward_scale)
+        if self.algorithm.anchor_moves:
+            anchor, policy = self.anchor_parameters, self.parameters
+            values["anchor_share"] = anchors.followed(anchor, policy, self.start)
         numbers = torch.stack([v.detach().cpu().double() for v in values.values()]).tolist()
         row = dict(zip(values, numbers, strict=True))
         if not all(map(math.isfinite, numbers)):
@@ -260,6 +263,8 @@ class Trainer:
                 f"step {self.step} gave {row}: lower learning_rate (now "
                 f"{self.config.learning_rate}); the checkpoint before is kept"
             )
+        if self.algorithm.anchor_moves:
+            anchors.warn_if_stuck(self.algorithm.anchor, row["anchor_share"], self.step)
         return {"step": self.step, **row}
 
     # -- evaluation and state ----------------------------------------------------------------------
@@ -269,8 +274,8 @@ class Trainer:
         with self.accelerator.autocast():
             generators = partial(seeded, self.config.seed, "evaluation", self.step)
             models, samples = (self.policy, self.reference), self.config.evaluation_samples
-            given = self.task, self.held_out, samples, generators
-            table = evaluate(*models, *given, self.quantiles.predict)
+            given = self.task, self.held_out, samples, generators, self.quantiles.predict
+            table = evaluate(*models, *given, self.config.forward_kl)
         table.insert(0, "step", self.step)
         return table
 

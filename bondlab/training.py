@@ -30,6 +30,7 @@ from bondlab import device, paths, processes
 from bondlab.algorithms import Algorithm
 from bondlab.bank import BankFolder, passing
 from bondlab.config import Config
+from bondlab.evaluation import COLUMNS
 from bondlab.lm.language_model import LanguageModel
 from bondlab.results import RunFolder, digest, write_atomically
 from bondlab.rules import check
@@ -191,7 +192,8 @@ def _start(trainer: Trainer) -> pd.DataFrame:
     # A quantile model adds its predictions, and a copy in float32 rounds in its own way.
     if trainer.algorithm.quantile_model or config.lora_rank is None:
         return trainer.evaluate()
-    path = held_out.path / f"start-{digest([config.seed, config.evaluation_samples])}.parquet"
+    depends_on = [config.seed, config.evaluation_samples, config.forward_kl, COLUMNS]
+    path = held_out.path / f"start-{digest(depends_on)}.parquet"
     if not processes.told(path.exists):
         data = trainer.evaluate().to_parquet(index=False)
         if processes.is_main():

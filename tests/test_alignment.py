@@ -10,11 +10,22 @@ import pytest
 
 from bondlab import paths, rules
 from bondlab.anchors import Frozen, MovingAverage, Periodic
+from bondlab.report.intervals import cell_interval
 from bondlab.rules import J_BOND_PENALTY
-from bondlab.study import alignment, anchor_ablations, j_bond, report, tuning
-from bondlab.study.alignment import SCALES, STRIDES, BaselineSettings
-from bondlab.study.anchor_ablations import COPY, ETAS, FACTORS, GAMMAS, MOVING, RAW
-from bondlab.study.j_bond import J_BOND, NOISE, OTHERS, REINFORCE, RLOO
+from bondlab.study import alignment, anchor_ablations, evidence, j_bond, report, tuning
+from bondlab.study.alignment import J_BOND, SCALES, STRIDES, BaselineSettings
+from bondlab.study.anchor_ablations import COPY, ETAS, FACTORS, GAMMAS, MOVING
+from bondlab.study.j_bond import NOISE, OTHERS
+from bondlab.study.j_bond_claims import (
+    RANK,
+    RANK_MOVING,
+    RAW,
+    RAW_MOVING,
+    REINFORCE,
+    RLOO,
+    SEEN,
+    seen,
+)
 from bondlab.study.judge import tiny_judge
 from bondlab.tasks import tiny
 
@@ -159,7 +170,7 @@ def test_j_bond_is_taken_apart_one_part_at_a_time():
 
 # -- the rules -------------------------------------------------------------------------------------
 
-# Reward and KL after the last of four equal steps from 0, and the judge's last win rate.
+# Reward and KL after the last of four equal steps from 0, and the judge's last score.
 FIGURES_5_6 = {
     MOVING: (2.0, 1.0),
     COPY: (2.0, 2.0),  # the same reward for twice the KL
@@ -168,68 +179,108 @@ FIGURES_5_6 = {
 }
 FIGURE_7 = {
     J_BOND: (2.0, 2.0),
-    # A larger beta_RL earns and moves less; all earn half a unit a nat, J-BOND earns one.
-    **dict(zip(REINFORCE, [(2, 4.0), (1.5, 3.0), (1.0, 2.0), (0.5, 1.0)], strict=True)),
+    # A larger beta_RL earns and moves less; all earn half a unit a nat, J-BOND earns one. Eta
+    # matters less than beta_RL.
+    **dict(zip(REINFORCE, [(2.5, 4.0), (2, 3.0), (1.0, 2.0), (0.5, 1.0)], strict=True)),
+    **dict(zip(ETAS, [(1.9, 1.8), (2.0, 2.0), (2.1, 2.2)], strict=True)),
+    RAW_MOVING: (1.0, 2.0),
+    RLOO: (1.0, 2.0),
+    report.COOLED: (1.0, 2.0),
+    RANK: (1.0, 2.0, 1.5),
+    RANK_MOVING: (1.0, 2.0, 1.5),
+    NOISE[0]: (0.0, 0.1),
 }
+BEST = {report.best_name(n): value for n, value in ((1, 0.0), (4, 2.0))}  # of reward and judge
 LINE = np.linspace(0, 1, 5)
 
 
-def table(ends: dict, noise: float = 0.01, wins: float = 0.7, seeds: int = 1, paths=None):
-    """Straight ways to the given ends; `paths` replaces a series' reward and KL by its own way."""
-    rng, rows = np.random.default_rng(3), []
-    for name, (reward, kl) in ends.items():
+def table(ends: dict, noise: float = 0.01, wins: float = 0.7, seeds: int = 3, paths=None):
+    """Straight ways to the given ends, the judge's that of the reward where it is not given;
+    `paths` replaces a series' reward and KL by its own way."""
+    rng, rows = np.random.default_rng(4), []
+    for name, (reward, kl, *judge) in ends.items():
         rewards, kls = (paths or {}).get(name, (reward * LINE, kl * LINE))
+        judged = judge[0] * LINE if judge else rewards
         rows += [
             {"series": name, "seed": seed, "prompt": prompt, "step": 10 * t, "warmup": 10,
              "spread": 1.0, "reward": rewards[t] + rng.normal(0, noise),
              "kl_to_reference": kls[t] + rng.normal(0, noise) * (t > 0),
-             "win_over_1": wins + rng.normal(0, noise)}
+             "judge": judged[t] + rng.normal(0, noise), "win_over_1": wins + rng.normal(0, noise)}
             for seed in range(seeds) for prompt in range(30) for t in range(5)
         ]  # fmt: skip
+    rows += [
+        {"series": name, "prompt": prompt, "step": 0, "reward": value, "judge": value}
+        for name, value in BEST.items() for prompt in range(30)
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize(
     ("noise", "seeds", "expected"),
     [
-        (0.01, 1, "reproduced"),  # like the paper's, by margins far above the noise
-        (0.01, 3, "reproduced"),
-        (20.0, 1, "inconclusive"),  # over 30 prompts: ten times what is to be told apart
+        (0.01, 1, "one run: suggests yes"),  # like the paper's, by margins far above the noise
+        (0.01, 3, "repeated"),
+        (20.0, 3, "open"),  # over 30 prompts: ten times what is to be told apart
     ],
 )
 @pytest.mark.parametrize(("experiment", "ends"), [(ANCHORS, FIGURES_5_6), (BASELINE, FIGURE_7)])
 def test_results_like_the_papers_and_noise(experiment, ends, noise, seeds, expected):
     found = table(ends, noise, seeds=seeds)
-    assert {claim.decide(found)[0] for claim in experiment.claims} == {expected}
+    verdicts = {claim.id: claim.decide(found).verdict for claim in experiment.claims}
+    assert verdicts == dict.fromkeys(verdicts, expected)
+
+
+def decided(experiment, claim: str, found: pd.DataFrame) -> str:
+    by_id = {claim.id: claim for claim in experiment.claims}
+    return by_id[claim].decide(found).verdict
 
 
 @pytest.mark.parametrize(
     ("claim", "changed"),
     [
-        (0, {COPY: (3.0, 2.0)}),  # copies earn 0.625 more over training; 0.25 is the same
-        (1, {COPY: (2.0, 0.5)}),  # copies stay nearer
-        (2, {COPY: (4.0, 1.0)}),  # copies earn twice as much a nat
-        (3, {SLOWEST: (4.0, 1.0)}),  # the slowest anchor earns most
-        (4, {GAMMA_2: (2.0, 9.0)}),  # the largest gamma goes furthest
-        (5, {GAMMA_1: (1.0, 2.0)}),  # gamma 1 earns half of gamma 0 a nat
+        ("C9a", {COPY: (3.0, 2.0)}),  # copies earn 0.625 more over training; 0.25 is the same
+        ("C9b", {COPY: (2.0, 1.2)}),  # 1.0 is not markedly less than 1.2
+        ("C9b", {COPY: (3.0, 2.0)}),  # less KL, but not at the same reward
+        ("C9c", {COPY: (4.0, 1.0)}),  # copies earn twice as much a nat
+        ("C10", {SLOWEST: (4.0, 1.0)}),  # the slowest anchor earns most
+        ("C11a", {GAMMA_2: (2.0, 9.0)}),  # the largest gamma goes furthest
+        ("C11b", {GAMMA_1: (1.0, 2.0)}),  # gamma 1 earns half of gamma 0 a nat
     ],
 )
-def test_the_opposite_of_figures_5_and_6_is_not_reproduced(claim, changed):
-    assert ANCHORS.claims[claim].decide(table(FIGURES_5_6 | changed))[0] == "not reproduced"
+def test_the_opposite_of_figures_5_and_6_is_not_repeated(claim, changed):
+    assert decided(ANCHORS, claim, table(FIGURES_5_6 | changed)) == "not repeated"
+
+
+SENSITIVE = dict(zip(ETAS, [(0.5, 0.5), (2.0, 2.0), (4.0, 9.0)], strict=True))
 
 
 @pytest.mark.parametrize(
     ("claim", "ends", "more"),
     [
-        (0, {list(REINFORCE)[3]: (8.0, 8.0)}, {}),  # goes furthest
-        (1, {}, {"paths": {J_BOND: (np.array([0, 2, 3, 2, 1.0]), 2 * LINE)}}),  # falls again
-        (2, {}, {"paths": {J_BOND: (2 * LINE, np.array([0, 1, 2, 2.2, 2.2]))}}),  # saturates
-        (3, {OTHER: (4.0, 2.0)}, {}),  # one of the four is above
-        (4, {}, {"wins": 0.3}),
+        ("C14a", {list(REINFORCE)[3]: (8.0, 8.0)}, {}),  # goes furthest
+        ("C14a", {name: (1 - i / 10, 4 - i) for i, name in enumerate(REINFORCE)}, {}),  # weakly
+        ("C14b", {}, {"paths": {J_BOND: (np.array([0, 2, 3, 2, 1.0]), 2 * LINE)}}),  # falls again
+        ("C14b", {}, {"paths": {J_BOND: (2 * LINE, np.array([0, 1, 2, 1.8, 1.5]))}}),  # comes back
+        ("C14b", SENSITIVE, {}),  # to eta, and more so than REINFORCE to beta_RL
+        ("C13", {}, {"paths": {J_BOND: (2 * LINE, np.array([0, 1, 2, 2.2, 2.2]))}}),  # saturates
+        ("C13", {NOISE[0]: (0, 2.5)}, {}),  # it goes no further than for noise
+        ("C12", {OTHER: (4.0, 2.0)}, {}),  # one of the four is above
+        ("C15", {RANK: (1.0, 2.0, 0.5)}, {}),  # the judge likes the rank's less
+        ("ours-1", {}, {"wins": 0.3}),
+        ("ours-1", {J_BOND: (2.0, 2.0, 1.0)}, {}),  # preferred, but for half of what it earns
+        ("ours-4", {report.COOLED: (4.0, 2.0)}, {}),
+        ("ours-5", {RAW_MOVING: (4.0, 2.0)}, {}),
+        ("ours-6", {RLOO: (4.0, 2.0)}, {}),
     ],
 )
-def test_the_opposite_of_figure_7_is_not_reproduced(claim, ends, more):
-    assert BASELINE.claims[claim].decide(table(FIGURE_7 | ends, **more))[0] == "not reproduced"
+def test_the_opposite_of_figure_7_is_not_repeated(claim, ends, more):
+    assert decided(BASELINE, claim, table(FIGURE_7 | ends, **more)) == "not repeated"
+
+
+def test_a_straight_kl_that_is_noise_alone_is_no_evidence():
+    """Both grow on the same straight line: nothing is left to be straight."""
+    found = table(FIGURE_7 | {NOISE[0]: (0, 2.0)}, noise=0.001)
+    assert decided(BASELINE, "C13", found) in ("open", "not repeated")
 
 
 def test_rewards_are_judged_in_spreads():
@@ -237,7 +288,7 @@ def test_rewards_are_judged_in_spreads():
     found = table(FIGURES_5_6)
     scaled = found.assign(reward=5 * found["reward"], spread=5.0)
     for claim in ANCHORS.claims:
-        first, second = (claim.decide(part)[1].values() for part in (found, scaled))
+        first, second = (claim.decide(part).intervals.values() for part in (found, scaled))
         assert [i.mean for i in second] == pytest.approx([i.mean for i in first])
 
 
@@ -323,6 +374,28 @@ def test_a_run_on_noise_is_measured_by_the_tasks_reward(found):
     assert abs(own["reward"].mean() - np.mean(expected)) > 0.1
 
 
+def test_the_evidence_has_runs_and_beside_them_what_needs_no_training(found):
+    """Each run's name and start; Best-of-n of the reference as series; cooling by temperature; and
+    the series of an experiment beside, but for those of a name that is there already."""
+    part = found["evaluations"].query("step == 0 and series == @OTHER").drop(columns="step")
+    cooling = part.drop(columns=["series", "seed", "row"]).assign(temperature=0.9)
+    cooling.to_parquet(found.folder / "results_cooling.parquet")
+    other = found.folder.parent / "beside"
+    other.mkdir()
+    for name in ("evaluations", "runs"):
+        twice = [found[name], found[name].query("series == @OTHER").assign(series="its own")]
+        pd.concat(twice).to_parquet(other / f"results_{name}.parquet")
+    made = evidence.of(found, "beside")
+    own = made.dropna(subset="seed").groupby("series")
+    anew = {J_BOND: True, NOISE[0]: True, OTHER: False, "its own": False}
+    assert own.size().to_dict() == dict.fromkeys(anew, 20)
+    assert own["anew"].first().to_dict() == anew
+    assert set(own["run"].first()) == set(found["runs"]["run"]) and own["started"].count().min()
+    rest = made[made["seed"].isna()].groupby("series")["step"].first().to_dict()
+    best = {report.best_name(n): 0 for n in alignment.SIZES}
+    assert rest == best | {report.OWN_BEST: 0, report.COOLED: 0.9}
+
+
 @pytest.mark.parametrize(
     ("task", "policy", "expected"),
     [
@@ -340,10 +413,24 @@ def test_other_tasks_and_policies_have_results_of_their_own(monkeypatch, task, p
     assert alignment.results(BASELINE, asked).variant == expected
 
 
-def test_shipped_results_are_those_of_the_study():
-    """Of Figure 7 on both tasks, with what every claim needs."""
-    for task in ("sentiment", "chat"):
-        asked = SETTINGS.model_copy(update={"profile": "shipped", "task": task})
-        shipped = alignment.results(BASELINE, asked)
-        assert set(shipped["evaluations"]["profile"]) == {"study"}
-        assert all(len(claim.decide(shipped["evaluations"])[1]) for claim in BASELINE.claims)
+def shipped(task: str) -> pd.DataFrame:
+    asked = SETTINGS.model_copy(update={"profile": "shipped", "task": task})
+    return evidence.of(alignment.results(BASELINE, asked), BASELINE.beside)
+
+
+@pytest.mark.parametrize("task", ["sentiment", "chat"])
+def test_shipped_results_are_those_of_the_study(task):
+    """Of Figure 7 on both tasks, with what its own claims need, or a word that it is not there."""
+    found = shipped(task)
+    assert set(found["profile"].dropna()) == {"study"}
+    decisions = {claim.id: claim.decide(found) for claim in BASELINE.claims}
+    assert decisions["C12"].seeds > 0 and decisions["ours-1"].seeds > 0
+
+
+def test_the_judge_does_not_agree_with_a_policy_that_learned_the_rewards_mistakes():
+    """REINFORCE with beta_RL 0.001 is no language model any longer in the committed runs: 62 nats
+    away it wins 0.88 of comparisons. Its judged gain is half of what its reward says."""
+    found = shipped("sentiment")
+    gains = {name: cell_interval(seen(name, found)) for name in (J_BOND, list(REINFORCE)[0])}
+    healthy, collapsed = gains.values()
+    assert collapsed.high < SEEN < healthy.low

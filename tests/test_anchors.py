@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bondlab.anchors import Frozen, MovingAverage, Periodic
+from bondlab.anchors import Frozen, MovingAverage, Periodic, followed
 
 
 def parameters(seed: int) -> list[torch.nn.Parameter]:
@@ -55,6 +55,21 @@ def test_moving_average_forgets_geometrically():
         MovingAverage(rate).update(anchor, policy, step)
     for a, start, p in zip(anchor, parameters(0), policy, strict=True):
         torch.testing.assert_close(a.data, p.data + 0.98**50 * (start.data - p.data))
+
+
+@pytest.mark.parametrize("anchor_rule", [Frozen(), Periodic(3), MovingAverage(0.3)])
+def test_an_anchor_says_how_much_of_a_steady_policys_way_it_has_behind_it(anchor_rule):
+    """Steps of one length in one direction: what is said is what is measured. MovingAverage(0)
+    has nothing behind it."""
+    start, anchor, policy = parameters(0), parameters(0), parameters(0)
+    for step in range(1, 8):
+        with torch.no_grad():
+            for p, direction in zip(policy, parameters(1), strict=True):
+                p += direction
+        anchor_rule.update(anchor, policy, step)
+        found = followed(anchor, policy, start).item()
+        assert found == pytest.approx(anchor_rule.share(step), abs=1e-5)
+    assert MovingAverage(0.0).share(7) == 0
 
 
 def test_anchors_keep_parameters_and_policy():

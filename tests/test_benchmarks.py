@@ -11,7 +11,7 @@ import torch
 
 from bondlab import assets
 from bondlab.report.kept import Results
-from bondlab.study import benchmark_texts, benchmarks
+from bondlab.study import benchmark_texts, benchmarks, evidence
 from bondlab.study.alignment import BaselineSettings
 from bondlab.study.benchmarks import CLAIMS, SUITES
 from bondlab.study.instructions import INSTRUCTIONS
@@ -202,16 +202,18 @@ def items(gains: dict[str, float], noise: float = 0.01, seeds: int = 1) -> pd.Da
 @pytest.mark.parametrize(
     ("gains", "noise", "seeds", "expected"),
     [
-        ((0.1, 0.1, 0.0), 0.02, 1, ["reproduced", "reproduced"]),
-        ((0.1, 0.1, 0.0), 0.02, 3, ["reproduced", "reproduced"]),
-        ((0.1, -0.1, 0.01), 0.02, 1, ["not reproduced", "reproduced"]),
-        ((-0.1, 0.1, 0.1), 0.02, 3, ["not reproduced", "not reproduced"]),
-        ((0.1, 0.0, 0.02), 0.02, 1, ["inconclusive", "inconclusive"]),  # at the bounds themselves
-        ((0.02, 0.02, 0.02), 2.0, 1, ["inconclusive", "inconclusive"]),
+        ((0.1, 0.1, 0.0), 0.02, 1, ["one run: suggests yes"] * 2),
+        ((0.1, 0.1, 0.0), 0.02, 3, ["repeated"] * 2),
+        ((0.1, -0.1, 0.01), 0.02, 1, ["one run: suggests no", "one run: suggests yes"]),
+        ((-0.1, 0.1, 0.1), 0.02, 3, ["not repeated"] * 2),
+        ((0.1, 0.0, 0.02), 0.02, 1, ["one run: open"] * 2),  # at the bounds themselves
+        ((0.02, 0.02, 0.02), 2.0, 1, ["one run: open"] * 2),
     ],
 )
 def test_claims_compare_item_by_item(gains, noise, seeds, expected):
     """Gains in constraints and preferences are good, in bits per byte above 0.02 bad. Unpaired, a
     spread of 3 over 40 items would hide them all."""
     made = items(dict(zip(MEASURES, gains, strict=True)), noise, seeds)
-    assert [claim.decide(made)[0] for claim in CLAIMS] == expected
+    runs = pd.DataFrame({"row": [], "series": [], "seed": [], "run": [], "manifest": []})
+    table = evidence.of_items(made, runs.astype({"series": str, "seed": int}))
+    assert [claim.decide(table).verdict for claim in CLAIMS] == expected

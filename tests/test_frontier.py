@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bondlab.report.intervals import cell_interval
 from bondlab.study import frontier
 
 
@@ -54,7 +55,7 @@ def test_curves_that_share_no_kl_have_no_height():
     near, far = (np.array(x) for x in ((0, 0.01), (0, 3)))
     assert np.isnan(frontier.height(near, near, far, far))
     found = frontier.area(table({"a": ([0, 1], [0, 0.01]), "b": ([0, 1], [0, 3])}), "a", "b")
-    assert np.isnan(found.mean) and np.isnan(found.low)
+    assert np.isnan(found).all()
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -63,9 +64,7 @@ def test_what_a_prompt_does_to_both_curves_cancels(seeds):
     rewards = np.array([0.0, 1, 2])
     found = table({"a": (rewards + 2, [0, 1, 2]), "b": (rewards, [0, 1, 2])}, seeds)
     found["reward"] += 100.0 * (found["prompt"] % 2)
-    height = frontier.area(found, "a", "b")
-    assert (height.mean, height.low, height.high) == pytest.approx((2, 2, 2))
-    assert height.count == 20 * seeds
+    assert frontier.area(found, "a", "b") == pytest.approx(np.full((seeds, 20), 2.0))
     shown = frontier.heights(found.assign(spread=4.0), "a", ["b"])
     assert shown.loc[0, "in spreads"] == "0.500 [0.500, 0.500]" and shown.loc[0, "up to KL"] == 2
     assert shown.loc[0, "mean height"] == "2.000 [2.000, 2.000]"
@@ -76,10 +75,17 @@ def test_the_interval_is_as_wide_as_prompts_differ():
     offsets = np.random.default_rng(1).normal(0, 1, 40)
     found = table({"a": ([0.0, 1.0], [0, 1]), "b": ([0.0, 1.0], [0, 1])}, prompts=40)
     found["reward"] += np.where(found["series"] == "a", offsets[found["prompt"]], 0)
-    height = frontier.area(found, "a", "b")
+    height = cell_interval(frontier.area(found, "a", "b"))
     assert height.mean == pytest.approx(offsets.mean())
-    assert height.standard_error == pytest.approx(offsets.std(ddof=1) / 40**0.5, rel=0.06)
-    assert height.low < offsets.mean() < height.high
+    assert height.standard_error == pytest.approx(offsets.std(ddof=1) / 40**0.5)
+
+
+def test_what_has_no_seeds_is_set_beside_every_seed():
+    """The reference at lower temperatures, 1 below on every prompt, beside two seeds."""
+    own = table({"a": ([1.0, 2.0], [0, 1])}, seeds=2)
+    base = table({"b": ([0.0, 1.0], [0, 1])}).assign(seed=np.nan)
+    found = frontier.area(pd.concat([own, base]), "a", "b")
+    assert found == pytest.approx(np.ones((2, 20)))
 
 
 STEPS = np.arange(6)
@@ -115,3 +121,4 @@ def test_the_warm_up_is_left_out():
 def test_a_kl_that_stays_has_no_bend():
     grown, _ = frontier.growth(table({"a": (0 * STEPS, 0 * STEPS)}), "a")
     assert grown["slope"].mean == pytest.approx(0) and np.isnan(grown["bend"].low)
+    assert np.isnan(grown["r_squared"].mean)

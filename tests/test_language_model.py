@@ -16,7 +16,7 @@ from test_agreement import TEXTS, assert_its_own
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bondlab.lm import language_model
-from bondlab.lm.completions import Completions, concatenate
+from bondlab.lm.completions import Completions, concatenate, micro_batches
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.network import in_half
 from bondlab.lm.sampler import draw
@@ -347,6 +347,54 @@ def test_completions_are_taken_and_joined_by_position():
         assert torch.equal(getattr(taken, field)[0], whole[0, [3, 0]])
         assert torch.equal(getattr(rows, field), whole)
         assert torch.equal(getattr(concatenate(halves, 1), field), whole)
+
+
+@pytest.mark.parametrize("kind", ["t5", "gemma"])
+@torch.no_grad()
+def test_micro_batches_hold_every_prompt_once_and_little_padding(kind):
+    """Each has no more tokens than `size` of the longest prompts would, no column of padding alone,
+    like lengths side by side, and its scores are those of the whole batch."""
+    model = make(kind)
+    prompts, drawn = sampled(model, TEXTS * 3)
+    whole, size = model(prompts, drawn).sum(-1), 2
+    lengths = prompts.mask.sum(1) + drawn.lengths.sum(1)
+    found, seen = micro_batches(prompts, drawn, size), []
+    for places, own, completions in found:
+        seen += places
+        assert len(places) * lengths[places].max() <= size * lengths.max()
+        assert own.mask.bool().any(0).all() and completions.mask.any(0).any(0).all()
+        torch.testing.assert_close(model(own, completions).sum(-1), whole[places], **TOLERANCE)
+    assert sorted(seen) == [*range(len(whole))] and len(found) > 1
+    assert lengths[seen].tolist() == sorted(lengths.tolist())
+
+
+@pytest.mark.parametrize("kind", ["t5", "gemma"])
+def test_a_divergence_along_completions_is_that_of_each_next_token(kind, monkeypatch):
+    """KL(p || q) of the two models' next tokens, each from the log-probability of every token of
+    the vocabulary at one place; 0 behind the end; whatever the pieces. Its mean is that of the log
+    ratio within 4 standard errors of their difference, and its variance is less."""
+    other = make(kind)
+    policy = other.trainable_copy(2)
+    train_a_little(policy)
+    policy.requires_grad_(False)
+    prompts, drawn = sampled(policy, k=200)
+    log_q, kl = policy.score_beside(other, prompts, drawn)
+    torch.testing.assert_close(log_q, other(prompts, drawn), **TOLERANCE)
+    assert (kl[~drawn.mask] == 0).all() and (kl > -1e-6).all()
+    monkeypatch.setattr(language_model, "LOGITS_AT_ONCE", 5 * VOCABULARY)
+    torch.testing.assert_close(policy.score_beside(other, prompts, drawn)[1], kl, **TOLERANCE)
+    tokens = drawn.tokens[:1, :1].expand(1, VOCABULARY, -1).clone()
+    for place in range(int(drawn.lengths[0, 0])):
+        tokens[0, :, place] = torch.arange(VOCABULARY)
+        every = Completions(tokens, torch.ones_like(tokens).bool(), torch.zeros(tokens.shape))
+        log_p, log_r = (m(prompts.rows([0]), every)[0, :, place] for m in (policy, other))
+        expected = (log_p.exp() * (log_p - log_r)).sum()
+        torch.testing.assert_close(kl[0, 0, place], expected, atol=1e-4, rtol=1e-3)
+        tokens[0, :, place] = drawn.tokens[0, 0, place]
+    exact, ratio = kl.sum(-1), drawn.log_prob - log_q.sum(-1)
+    apart = exact - ratio
+    assert apart.mean().abs() < 4 * apart.std() / apart.numel() ** 0.5
+    assert exact.var(1).sum() < ratio.var(1).sum() and exact.mean() > 0.01
 
 
 def test_tiny_models_are_the_same_in_every_process():

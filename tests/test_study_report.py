@@ -33,12 +33,13 @@ def task() -> Task:
 
 
 def test_every_measure_by_hand():
-    """pi = reference and quantiles 1/4, 1/2: mean log quantile is -log(8)/2, and with N = 3 the
-    backward KL is 2 log(8)/2 - log 3 and the forward one log 3 - 2/3; entropy is 10.5 nats. "city"
-    is one of the two words of the reference "city river": ROUGE-1 of 1/2."""
+    """Quantiles 1/4, 1/2 and a KL of 1: mean log quantile is -log(8)/2, and with N = 3 the backward
+    KL is 1 + 2 log(8)/2 - log 3, and the forward one, of a policy that is the reference, log 3 -
+    2/3; entropy is 10.5 nats. "city" is one of the two words of the reference "city river": ROUGE-1
+    of 1/2. Without the reference's samples there is no forward KL."""
     own = pd.DataFrame({"prompt": [1, 1, 0, 0], "sample": [1, 0, 1, 0]})  # in whatever order
     own = own.assign(source="policy", text="city 2", reward=own["prompt"] + own["sample"])
-    own = own.assign(quantile=[0.5, 0.25] * 2, log_prob=-10.0 - own["sample"])
+    own = own.assign(quantile=[0.5, 0.25] * 2, log_prob=-10.0 - own["sample"], kl=[0, 2, 2, 0])
     drawn = pd.DataFrame(product([0, 1], range(8)), columns=["prompt", "sample"])
     drawn = drawn.assign(source="reference", reward=drawn["sample"], log_prob=-9.0)
     table = pd.concat([own, drawn]).assign(tokens=5)
@@ -48,13 +49,15 @@ def test_every_measure_by_hand():
     assert found[["step", "prompt"]].to_numpy().tolist() == [[0, 0], [0, 1], [4, 0], [4, 1]]
     found = found.query("step == 4")
     assert found["log_quantile"].tolist() == pytest.approx([-math.log(8) / 2] * 2)
-    assert found["backward_kl"].tolist() == pytest.approx([math.log(8) - math.log(3)] * 2)
+    assert found["backward_kl"].tolist() == pytest.approx([1 + math.log(8) - math.log(3)] * 2)
     assert found["forward_kl"].tolist() == pytest.approx([math.log(3) - 2 / 3] * 2)
-    columns = ["kl_to_reference", "entropy", "reward", "words", "tokens", "reference_samples"]
-    assert found[columns].to_numpy().tolist() == [[0, 10.5, 0.5, 2, 5, 8], [0, 10.5, 1.5, 2, 5, 8]]
+    columns = ["kl_to_reference", "entropy", "reward", "words", "tokens"]
+    assert found[columns].to_numpy().tolist() == [[1, 10.5, 0.5, 2, 5], [1, 10.5, 1.5, 2, 5]]
     assert found["rouge1"].tolist() == [0.5, 0]
     chance = [1 / (1 + math.exp(-x)) for x in range(3)]
     assert found["p_reward"].tolist() == pytest.approx([sum(chance[:2]) / 2, sum(chance[1:]) / 2])
+    alone = tables.per_prompt(steps[steps["source"] == "policy"], 3, task())
+    assert {*found} - {*alone} == {"forward_kl"}
 
 
 def test_sampled_best_of_n_by_hand():
@@ -165,8 +168,8 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
     parts = results("N = 2"), results("N = 4"), results("N = 8", seeds=2, profile="study")
     assert report.note(joined(*parts)) == (
         "N = 2, N = 4: profile laptop, 1 seed, 3 held-out documents, 95 % intervals (t over "
-        "documents). N = 8: profile study, 2 seeds, 3 held-out documents, 95 % intervals (two-way "
-        "bootstrap over seeds and documents)."
+        "documents). N = 8: profile study, 2 seeds, 3 held-out documents, 95 % intervals (t "
+        "over seeds and documents)."
     )
     # Kinds of machine are named where there are several: of runs, and of the samples they read.
     several = f"{plain} Computed on several kinds of machine: a; b."

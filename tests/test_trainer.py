@@ -70,7 +70,8 @@ def test_divergences_at_step_0_have_their_closed_forms():
         rows = table[table["source"] == source].pivot(index="prompt", columns="sample")
         return [torch.tensor(rows[name].to_numpy()) for name in names]
 
-    own = grids("policy", "log_prob", "reference_log_prob", "quantile")
+    own = grids("policy", "kl", "quantile")
+    assert own[0].tolist() == [[0.0] * 8] * 24
     backward = mean_interval(measures.backward_kl(*own, n))
     other = grids("reference", "log_prob", "reference_log_prob", "reward")
     forward = measures.forward_kl(*other, n)
@@ -232,7 +233,7 @@ def test_reinforce_is_given_rewards_in_units_of_their_spread():
 
 COMMON = {"step", "loss", "gradient_norm", "clipped", "seconds"}
 POLICY = {"reward", "kl_to_anchor", "tokens", "entropy"}
-BEST, BACKWARD = {"best_reward"}, POLICY | {"log_quantile"}
+BEST, BACKWARD, MOVING = {"best_reward"}, POLICY | {"log_quantile"}, {"anchor_share"}
 
 
 def mean(scores: Scores) -> torch.Tensor:
@@ -242,14 +243,14 @@ def mean(scores: Scores) -> torch.Tensor:
 
 # Algorithm: columns of its record, completions a prompt drawn of anchor and policy, trained on.
 PLANS = {
-    "j_bond": (j_bond(), POLICY | BEST | {"penalised"}, 2, 1, 2),
+    "j_bond": (j_bond(), POLICY | BEST | MOVING | {"penalised"}, 2, 1, 2),
     "reinforce": (reinforce(0.1), POLICY | {"reward_scale"}, 0, 2, 2),
-    "warp": (warp(0.1, 0.05), POLICY | {"reward_scale"}, 0, 2, 2),
+    "warp": (warp(0.1, 0.05), POLICY | MOVING | {"reward_scale"}, 0, 2, 2),
     "online_dpo": (online_dpo(0.1), POLICY, 0, 2, 2),
-    "raft": (raft(4, Periodic(1)), BEST, 4, 0, 1),
+    "raft": (raft(4, Periodic(1)), BEST | MOVING, 4, 0, 1),
     "bonbon": (bonbon(4), BEST, 4, 0, 2),
     "one's own": (Algorithm(mean, anchor_draws=4), BEST, 4, 0, 4),
-    "j_bond, backward": (j_bond(beta=1.0), POLICY | BEST | {"penalised"}, 2, 1, 1),
+    "j_bond, backward": (j_bond(beta=1.0), POLICY | BEST | MOVING | {"penalised"}, 2, 1, 1),
     "bond, forward": (bond(3, 0.0, quantile_draws=5), BEST, 3, 0, 1),
     "bond": (BOND, BACKWARD | BEST | {"penalised"}, 8, 2, 3),
     "bond, backward": (bond(3, 1.0, quantile_draws=5), BACKWARD, 5, 2, 2),
@@ -288,6 +289,27 @@ def test_a_moving_average_follows_by_its_rate(weights):
         torch.testing.assert_close([p.data for p in trainer.anchor_parameters], expected)
     laws = [log_probs(m, trainer) for m in (trainer.reference, trainer.anchor, trainer.policy)]
     assert all((laws[i] - laws[j]).abs().max() > 1e-3 for i, j in [(0, 1), (1, 2)])
+
+
+class Coarse(MovingAverage):
+    """One whose weights are bfloat16: of a small relative change it takes next to nothing."""
+
+    def update(self, anchor, policy, step) -> None:
+        for a, p in zip(anchor, policy, strict=True):
+            a.copy_(a.bfloat16().lerp_(p.bfloat16(), self.rate))
+
+
+@pytest.mark.parametrize(("anchor", "stuck"), [(MovingAverage, False), (Coarse, True)])
+def test_an_anchor_that_does_not_follow_is_told(anchor, stuck, recwarn):
+    """All weights, in small steps: the average of a policy that drifts is near what a steady one
+    leaves it, 0.06 after 5 steps at the rate 0.02; in bfloat16 it stays where it was."""
+    settings = configured(lora_rank=None, learning_rate=1e-4, warmup=0, steps=5)
+    trainer = trainer_of(j_bond(anchor=anchor(0.02)), settings, task_of("gemma"))
+    shares = [trainer.update()["anchor_share"] for _ in range(5)]
+    expected = trainer.algorithm.anchor.share(5)
+    assert expected == pytest.approx(0.06, abs=0.005)
+    told = [w for w in recwarn if "hardly follows the policy" in str(w.message)]
+    assert bool(told) == stuck == (shares[-1] < expected / 2)
 
 
 @BOTH

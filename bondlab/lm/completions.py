@@ -60,6 +60,35 @@ class Completions:
         return Completions(self.tokens.to(device), self.mask.to(device), self.log_probs.to(device))
 
 
+def trimmed(prompts: Prompts, completions: Completions) -> tuple[Prompts, Completions]:
+    """Both without the columns in which every row is padding; waits for the device."""
+    read, longest = prompts.mask.bool().any(0), int(completions.lengths.max())
+    fields = completions.tokens, completions.mask, completions.log_probs
+    kept = Completions(*(x[..., :longest] for x in fields))
+    return Prompts(prompts.ids[:, read], prompts.mask[:, read]), kept
+
+
+def micro_batches(
+    prompts: Prompts, completions: Completions, size: int
+) -> list[tuple[list[int], Prompts, Completions]]:
+    """Places of the prompts, the prompts, their completions: what is passed through together.
+
+    Prompts of like length go together, as many as have no more tokens than `size` of the longest
+    would: less is padding, and short ones take fewer passes in the same memory. All waiting for the
+    device is done at once, before the first pass.
+    """
+    lengths = (prompts.mask.sum(1) + completions.lengths.sum(1)).tolist()
+    order, made, start = sorted(range(len(lengths)), key=lengths.__getitem__), [], 0
+    most = size * max(lengths)
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and (end + 1 - start) * lengths[order[end]] <= most:
+            end += 1
+        places, start = order[start:end], end
+        made.append((places, *trimmed(prompts.rows(places), completions.rows(places))))
+    return made
+
+
 def concatenate(parts: Sequence[Completions], dim: int) -> Completions:
     """Join completions along prompts (dim 0) or along completions (dim 1)."""
     fields = ("tokens", "mask", "log_probs")

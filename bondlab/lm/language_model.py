@@ -183,6 +183,29 @@ class LanguageModel(templates.Reader, Trainable, Network):
         log_probs = self._token_log_probs(read.flatten(0, 2), tokens.flatten())
         return log_probs.view(tokens.shape).masked_fill(~completions.mask, 0.0)
 
+    def score_beside(
+        self, other: LanguageModel, prompts: Prompts, completions: Completions
+    ) -> tuple[Tensor, Tensor]:
+        """Another model's log-probabilities of completions, and how far it is along them.
+
+        Returns:
+            other's token log-probabilities [B, K, T], nats, 0 where masked; the divergence
+            KL(self || other) of the two distributions of each next token [B, K, T], nats, 0 where
+            masked. Its sum along completions that `self` drew estimates the divergence of whole
+            completions as the sampled log ratio does, without bias, with less variance and never
+            below 0: Rao-Blackwell (arXiv:2504.10637).
+        """
+        before, tokens = completions.tokens[..., :-1], completions.tokens
+        reads = [model._follow(prompts, before).flatten(0, 2) for model in (self, other)]
+        size = max(1, LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.shape[0] // 2)
+        split, pieces = [x.split(size) for x in (*reads, tokens.flatten())], []
+        for own, others, y in zip(*split, strict=True):
+            log_p, log_q = self._logits(own).log_softmax(-1), other._logits(others).log_softmax(-1)
+            apart = (log_p.exp() * (log_p - log_q)).sum(-1)
+            pieces.append((log_q.gather(-1, y[:, None])[:, 0], apart))
+        found = (torch.cat(values).view(tokens.shape) for values in zip(*pieces, strict=True))
+        return tuple(values.masked_fill(~completions.mask, 0.0) for values in found)
+
     def last_state(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Hidden state [B, K, D] after prompt and completion have been read, end token included."""
         states = self._follow(prompts, completions.tokens, states=True)

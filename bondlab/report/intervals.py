@@ -1,23 +1,27 @@
-"""How sure we are: intervals of means, shares, differences and whatever else is resampled.
+"""How sure we are: intervals of means, shares, differences, and of what is no mean.
 
 Prompts (documents, pages, dialogues) are the independent units, and with several runs their seeds
 are too; completions of one prompt share its difficulty. All intervals are at 95 %.
 
-Legend: S seeds, B prompts, R = 1 + RESAMPLES, the estimate itself first.
+What is held fixed, as one study has one of each: training prompts, banks of reference samples, the
+reward and its judge. An interval says what other seeds and other held-out prompts would give. With
+one seed it says nothing of others, and is too short even for the same run on another machine, which
+rounds otherwise: by 1.4, measured on 32 quantities.
+
+Legend: S seeds, B prompts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-RESAMPLES = 2000
 TAIL = 0.975  # the upper end of a 95 % interval
 
 
@@ -61,8 +65,10 @@ def text(mean: float, low: float = math.nan, high: float = math.nan, decimals: i
 # -- means, shares, differences --------------------------------------------------------------------
 
 
-def mean_interval(values: ArrayLike) -> Interval:
+def mean_interval(values: ArrayLike, looks: int = 1) -> Interval:
     """Student t interval of the mean of one value per prompt, [B]. One prompt alone gives NaN ends.
+
+    `looks` intervals of so many, each so wide, all hold at once at 95 % (Bonferroni).
 
     Raises ValueError on missing values: average over completions, and drop prompts, knowingly.
     """
@@ -71,24 +77,95 @@ def mean_interval(values: ArrayLike) -> Interval:
     if count < 2:
         return Interval(mean, math.nan, math.nan, math.nan, count)
     error = float(values.std(ddof=1)) / math.sqrt(count)
-    reach = float(stats.t.ppf(TAIL, count - 1)) * error
+    reach = _student(count - 1, looks) * error
     return Interval(mean, mean - reach, mean + reach, error, count)
 
 
-def cell_interval(values: ArrayLike) -> Interval:
-    """Interval of the mean of [S, B]: over seeds and prompts, or t over prompts with one seed."""
-    values = _finite(values, dimensions=2)
-    return mean_interval(values[0]) if len(values) == 1 else bootstrap_interval(values)
+def cell_interval(values: ArrayLike, looks: int = 1) -> Interval:
+    """Interval of the mean of [S, B]: over seeds and prompts, or t over prompts with one seed.
 
-
-def bootstrap_interval(values: ArrayLike) -> Interval:
-    """Two-way bootstrap interval of the mean of [S, B]: seeds and prompts are both resampled.
-
-    The percentile interval of 2 or 3 seeds is rough; with one seed only prompts vary, and it says
-    nothing about other seeds. `count` is S times B.
+    `count` is S times B; `looks` as in `mean_interval`. NaN throughout is a statistic that these
+    runs do not define, whose interval is NaN too.
     """
+    if np.size(values) and np.isnan(values).all():
+        return Interval(math.nan, math.nan, math.nan, math.nan, np.size(values))
     values = _finite(values, dimensions=2)
-    return percentile_interval(resampled(values), values.size)
+    if 1 in values.shape:  # one seed; of one prompt nothing is known of others
+        one = mean_interval(values.mean(0), looks)
+        return replace(one, count=values.size)
+    return Scatter.of(values).interval(float(values.mean()), len(values), looks)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """How much the mean of [S, B] varies: two crossed random effects, one value a cell.
+
+    Args:
+        of_a_seed: variance of one seed's mean over these prompts: other seeds, and what is left.
+        of_prompts: variance that the prompts, which all seeds share, add to any mean; 0 if the
+            estimate is below.
+        seeds, prompts: S and B that it was estimated from.
+    """
+
+    of_a_seed: float
+    of_prompts: float
+    seeds: int
+    prompts: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Scatter:
+        """From the mean squares of [S, B], S and B at least 2."""
+        seeds, prompts = values.shape
+        by_seed, by_prompt = values.mean(1), values.mean(0)
+        left = values - by_seed[:, None] - by_prompt + values.mean()
+        rest = float((left**2).sum()) / ((seeds - 1) * (prompts - 1))
+        between = seeds * float(by_prompt.var(ddof=1))
+        shared = max(between - rest, 0.0) / (seeds * prompts)
+        return cls(float(by_seed.var(ddof=1)), shared, seeds, prompts)
+
+    def interval(self, mean: float, seeds: int, looks: int = 1) -> Interval:
+        """Around a mean over `seeds` seeds, as many as were seen or as one asks for.
+
+        The quantile is Cochran's: Student's of seeds - 1 and of B - 1 degrees of freedom, weighted
+        by the variances that they belong to. In 20,000 simulated studies of 3 seeds it covered 95.0
+        to 97.2 %, whatever dominates, where Satterthwaite's degrees of freedom covered 92.1 to 98.5
+        (with 2 seeds 93.9 to 97.7 and 87.8 to 98.4): too few seeds scatter little by luck.
+        """
+        own = self.of_a_seed / seeds
+        variance = own + self.of_prompts
+        parts = (own, seeds - 1), (self.of_prompts, self.prompts - 1)
+        weighted = sum(part * _student(freedom, looks) for part, freedom in parts)
+        reach = weighted / math.sqrt(variance) if variance else 0.0
+        count = seeds * self.prompts
+        return Interval(mean, mean - reach, mean + reach, math.sqrt(variance), count)
+
+
+def _student(freedom: int, looks: int) -> float:
+    return float(stats.t.ppf(1 - (1 - TAIL) / looks, freedom))
+
+
+def influence(statistic: Callable[..., float], *arrays: np.ndarray) -> np.ndarray:
+    """What each seed and prompt adds to a statistic that is no mean, [S, B]: `cell_interval` it.
+
+    For each seed apart the statistic of its means over prompts, and how that changes as one prompt
+    is left out (jackknife). The mean over a seed's prompts is the seed's statistic itself.
+
+    Args:
+        statistic: of the means [...] of each array.
+        arrays: [S, B, ...] each, seeds and prompts the same; B at least 2.
+    """
+    seeds, prompts = arrays[0].shape[:2]
+    found = np.empty((seeds, prompts))
+    for seed in range(seeds):
+        own = [array[seed] for array in arrays]
+        totals = [array.sum(0) for array in own]
+        without = [
+            statistic(*((t - a[b]) / (prompts - 1) for t, a in zip(totals, own, strict=True)))
+            for b in range(prompts)
+        ]
+        changes = (prompts - 1) * (np.mean(without) - np.array(without))
+        found[seed] = statistic(*(total / prompts for total in totals)) + changes
+    return found if np.isfinite(found).all() else np.full_like(found, math.nan)
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
@@ -174,41 +251,6 @@ def _finite(values: ArrayLike, dimensions: int) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError("Some values are missing or infinite; drop or repair them first.")
     return values
-
-
-# -- resampling ------------------------------------------------------------------------------------
-
-
-def resampled(values: np.ndarray) -> np.ndarray:
-    """Means over seeds and prompts of [S, B, ...]: their own, then `RESAMPLES` resampled, [R, ...].
-
-    Seeds share prompts and prompts share seeds, so a bootstrap of the cells alone would be far too
-    sure. S - 1 seeds and B - 1 prompts are drawn with replacement, which makes each resampled mean
-    vary as much as the mean of S seeds or B prompts does (drawing S of S seeds would give 2/3 of
-    the variance at S = 3). Arrays of equal S and B are resampled alike: differences are paired.
-    """
-    generator, shares = np.random.default_rng(0), []
-    for count in values.shape[:2]:
-        draws = max(count - 1, 1)
-        chosen = generator.multinomial(draws, np.full(count, 1 / count), size=RESAMPLES)
-        shares.append(chosen / draws)
-    again = np.einsum("rs,rb,sb...->r...", *shares, values, optimize=True)
-    return np.concatenate([values.mean((0, 1))[None], again])
-
-
-def percentile_interval(draws: np.ndarray, count: int) -> Interval:
-    """The first draw with the percentile interval of the others; no ends if one is not finite.
-
-    Resampling biases some statistics: R^2 is lower in most resamples than in the data. Such an
-    estimate can lie outside the percentiles; the nearer end is then the estimate itself, and the
-    interval is not corrected for the bias.
-    """
-    value, others = float(draws[0]), draws[1:]
-    if not np.isfinite(draws).all():
-        return Interval(value, math.nan, math.nan, math.nan, count)
-    low, high = np.quantile(others, [1 - TAIL, TAIL])
-    ends = min(float(low), value), max(float(high), value)
-    return Interval(value, *ends, float(others.std(ddof=1)), count)
 
 
 # -- tables ----------------------------------------------------------------------------------------

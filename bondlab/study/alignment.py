@@ -20,7 +20,7 @@ from bondlab.algorithms import Algorithm, j_bond
 from bondlab.anchors import MovingAverage
 from bondlab.config import Config
 from bondlab.report import plots
-from bondlab.report.intervals import Interval, mean_interval
+from bondlab.report.intervals import mean_interval
 from bondlab.report.kept import Results, Tables
 from bondlab.report.plots import Panel
 from bondlab.rules import J_BOND_PENALTY
@@ -38,6 +38,8 @@ REWARD = Panel("reward", "Reward", "mean reward of the task")
 JUDGE = Panel("judge", "Second judge, not trained on", "mean score of the judge")
 TRAINING = (REWARD, report.DISTANCE)
 AREA = "Mean height between curves of reward against the root of the KL, over the KL both reach."
+ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
+SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
 SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N, as far as the evaluation bank goes
 Labels = dict[str, float | str]
 Runs = dict[str, tuple[Algorithm, Labels]]  # by series, with labels of their own
@@ -242,13 +244,19 @@ def fall(series: dict[str, float], column: str, table: pd.DataFrame) -> np.ndarr
     return -trend(series.values(), [at(table, name, column) for name in series])
 
 
-def above(series: str, others: Collection[str]) -> list[Term]:
-    """A term for each other series, above whose curve of reward against KL one is to lie."""
+def above(series: str, others: Collection[str], column: str = "reward") -> list[Term]:
+    """A term for each other series, above whose curve of reward against KL one is to lie.
+
+    Of another measure than the reward in that measure's own unit.
+    """
+    unit, what = ("spreads", "") if column == "reward" else (column, f"{column}: ")
     return [
-        Term(f"{series} above {other} (spreads)", partial(_height, series, other), above=0)
+        Term(f"{what}{series} above {other} ({unit})", (series, other),
+             partial(_height, series, other, column), above=0)
         for other in others
-    ]
+    ]  # fmt: skip
 
 
-def _height(series: str, other: str, table: pd.DataFrame) -> Interval:
-    return frontier.area(table, series, other) * (1 / frontier.spread(table))
+def _height(series: str, other: str, column: str, table: pd.DataFrame) -> np.ndarray:
+    unit = frontier.spread(table) if column == "reward" else 1.0
+    return frontier.area(table, series, other, column) / unit

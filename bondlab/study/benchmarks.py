@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import inf
 
 import numpy as np
 import pandas as pd
@@ -172,25 +173,32 @@ def _face(policy: LanguageModel, tokens: int, dialogue: bool) -> LanguageModel:
 
 def _gain(measure: str, items: pd.DataFrame) -> np.ndarray:
     """A measure of J-BOND's policy less the reference's, on the same items, [S, items]."""
-    values = items[items["measure"] == measure].set_index(["policy", "seed", "item"])["value"]
-    own, base = (values[policy].unstack("item") for policy in (J_BOND, REFERENCE))
+    values = items[items["measure"] == measure]
+    own = values[values["series"] == J_BOND].pivot(index="seed", columns="item", values="value")
+    base = values[values["series"] == REFERENCE].set_index("item")["value"]
     return own.to_numpy() - base[own.columns].to_numpy()
+
+
+def _term(what: str, measure: str, above: float = -inf, below: float = inf) -> Term:
+    return Term(what, (J_BOND, REFERENCE), partial(_gain, measure), above, below)
 
 
 CLAIMS = (
     Claim(
+        "ours-2",
         "J-BOND improves several benchmarks.",
         "abstract; the paper names and shows none",
         [
-            Term("constraints, J-BOND - reference", partial(_gain, "constraints"), above=0),
-            Term("preferences, J-BOND - reference", partial(_gain, "preferences"), above=0),
+            _term("constraints, J-BOND - reference", "constraints", above=0),
+            _term("preferences, J-BOND - reference", "preferences", above=0),
         ],
         "Shares of the constraints met and of HHH's preferred replies found likelier.",
     ),
     Claim(
+        "ours-3",
         "J-BOND costs no ability.",
         "ours",
-        [Term("bits per byte, J-BOND - reference", partial(_gain, "bits_per_byte"), below=COST)],
+        [_term("bits per byte, J-BOND - reference", "bits_per_byte", below=COST)],
         "Of held-out text.",
     ),
 )

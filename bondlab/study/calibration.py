@@ -4,7 +4,7 @@ The truth p_<=(y) is never seen, only the share of a bank's samples that score n
 mean is p whatever the bank's size, so a reliability curve needs no more; from squared errors the
 share's own variance is subtracted. Both are then unbiased, and a few dozen samples a prompt do.
 
-Legend: S seeds, B prompts, F columns, R resamples.
+Legend: S seeds, B prompts, F columns.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bondlab.report.intervals import TAIL, Interval, grouped, known, mean_interval, resampled, text
+from bondlab.report.intervals import TAIL, Interval, grouped, known, mean_interval, text
 
 MONTE_CARLO = 16  # section 4.2
 LEARNED, COUNTED, CONSTANT = "learned", f"Monte Carlo, {MONTE_CARLO} samples", "always 1/2"
+RESAMPLES = 2000  # of seeds and prompts, for the bootstrap
 BINS = 10  # of equal width in predicted p
 NOTHING = Interval(*[math.nan] * 4, 0)
 
@@ -193,13 +194,20 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _resampled(table: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Means over seeds and prompts of the totals of values [rows, F] in each: [1 + R, F].
+    """Means over seeds and prompts of the totals of values [rows, F] in each: [1 + RESAMPLES, F].
 
-    The first as they are, the others resampled. An unbalanced table fails here.
+    The first as they are, the others resampled: of S seeds and B prompts S - 1 and B - 1 are drawn,
+    which makes each mean vary as much as the mean of S or B does. An unbalanced table fails here.
     """
     frame = pd.DataFrame(values).groupby([table["seed"].to_numpy(), table["prompt"].to_numpy()])
     shape = (table["seed"].nunique(), table["prompt"].nunique(), values.shape[1])
-    return resampled(frame.sum().to_numpy().reshape(shape))
+    totals, generator, shares = frame.sum().to_numpy().reshape(shape), np.random.default_rng(0), []
+    for count in shape[:2]:
+        draws = max(count - 1, 1)
+        chosen = generator.multinomial(draws, np.full(count, 1 / count), size=RESAMPLES)
+        shares.append(chosen / draws)
+    again = np.einsum("rs,rb,sbf->rf", *shares, totals, optimize=True)
+    return np.concatenate([totals.mean((0, 1))[None], again])
 
 
 def _normal(draws: np.ndarray, least: float = -1.0) -> Interval:

@@ -1,7 +1,10 @@
-"""The paper's claims as data: what is measured of each, and the bounds that decide it.
+"""Claims as data: what is measured of each, the bounds that decide it, and since when.
 
 A claim is a list of terms, each a number with an interval that is to lie within bounds. The words
-of a rule are made from its terms, so that they say what is computed.
+of a rule are made from its terms, so that they say what is computed. What terms read is a table of
+evaluations, the evidence (`study.evidence`).
+
+Legend: S seeds, B prompts.
 """
 
 from __future__ import annotations
@@ -9,20 +12,29 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
-from typing import Literal
+from datetime import datetime
+from math import inf, isnan, nan
 
 import numpy as np
 import pandas as pd
 
-from bondlab.report.intervals import Interval, cell_interval, grid
+from bondlab.report.intervals import Interval, Scatter, cell_interval, grid
 
+LEAST, MOST = 3, 100  # seeds that a verdict takes; seeds beyond which nobody will go
 RULE = (
-    "A claim is reproduced if every 95 % interval lies wholly where it is said to, not reproduced "
-    "if one lies wholly elsewhere, else inconclusive."
+    "A claim is repeated if every 95 % interval lies wholly where it is said to; not repeated if "
+    "one lies wholly elsewhere, each so wide then that all of the claim's hold at once at 95 % "
+    f"(Bonferroni); else it is open. Below {LEAST} seeds there is no verdict: runs suggest one. "
+    "Not run: a series or a measure that the rule needs is not there."
 )
-Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
-Measured = np.ndarray | Interval  # [S, B], or what is no mean of such
+YES, NO, OPEN, NOT_RUN = "repeated", "not repeated", "open", "not run"
+# When the rules as they stand were committed. Runs that started earlier were seen by whoever made
+# them; a changed rule gets a date of its own.
+FIXED = datetime.fromisoformat("2026-11-27T03:50:00+00:00")
+
+
+class NotRun(LookupError):
+    """The evidence lacks a series or a measure."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +43,58 @@ class Term:
 
     Args:
         what: its name, with its unit.
-        measure: from the evaluations of one row of a figure (or a benchmark's items) to its values
-            of each seed and prompt, [S, B], or to an interval.
+        series: whose evaluations it reads; seeds that one of them lacks do not count.
+        measure: from these evaluations to its values of each seed and prompt, [S, B].
         above, below: where its whole interval is to lie; without bounds it is only shown.
     """
 
     what: str
-    measure: Callable[[pd.DataFrame], Measured]
+    series: Sequence[str]
+    measure: Callable[[pd.DataFrame], np.ndarray]
     above: float = -inf
     below: float = inf
 
-    def interval(self, table: pd.DataFrame) -> Interval:
-        """The number with its interval."""
-        found = self.measure(table)
-        return found if isinstance(found, Interval) else cell_interval(found)
+    @property
+    def decides(self) -> bool:
+        """Whether it has bounds."""
+        return self.above > -inf or self.below < inf
 
-    def verdict(self, found: Interval) -> Verdict:
-        """What its interval alone decides."""
-        shown_alone = self.above == -inf and self.below == inf
-        if shown_alone or (found.low > self.above and found.high < self.below):
-            return "reproduced"
-        failed = found.high < self.above or found.low > self.below
-        return "not reproduced" if failed else "inconclusive"
+    def values(self, table: pd.DataFrame) -> np.ndarray | None:
+        """Its values [S, B]; None where it was not run."""
+        try:
+            return self.measure(shared(table, self.series))
+        except NotRun:
+            return None
+
+    def answer(self, values: np.ndarray | None, looks: int) -> str:
+        """What it alone says: repeated, not repeated (as one of `looks` intervals), open, not run.
+
+        One that is only shown agrees to everything.
+        """
+        if not self.decides:
+            return YES
+        if values is None:
+            return NOT_RUN
+        found, wide = cell_interval(values), cell_interval(values, looks)
+        if found.low > self.above and found.high < self.below:
+            return YES
+        return NO if wide.high < self.above or wide.low > self.below else OPEN
+
+    def seeds_needed(self, values: np.ndarray, looks: int) -> float:
+        """Further seeds until it decides, if its mean and its scatter stay as they are.
+
+        Infinite where `MOST` seeds would not do: more prompts may. NaN where nothing is defined.
+        """
+        mean, count = float(values.mean()), len(values)
+        if isnan(mean):
+            return nan
+        scatter, inside = Scatter.of(values), self.above < mean < self.below
+        for seeds in range(count + 1, MOST + 1):
+            found = scatter.interval(mean, seeds, 1 if inside else looks)
+            clear = [found.high < end or found.low > end for end in (self.above, self.below)]
+            if all(clear):
+                return seeds - count
+        return inf
 
     def __str__(self) -> str:
         bounds = {f"above {self.above:.3g}": self.above, f"below {self.below:.3g}": self.below}
@@ -63,67 +105,168 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim of the paper, and the terms, fixed before the runs, that decide it.
+class Decision:
+    """What the evidence says of a claim.
 
     Args:
-        text: the claim; source: where the paper makes it; terms: see `Term`.
-        note: what the terms' names leave open.
+        verdict: in words; answer: the same if seeds were no matter.
+        intervals: of each term by name; None where it was not run.
+        seeds: that every term has; looks: intervals that the answer rests on.
+        needed: further seeds, at least, until there is a verdict; NaN where nobody can tell.
     """
 
+    verdict: str
+    answer: str
+    intervals: dict[str, Interval | None]
+    seeds: int
+    looks: int
+    needed: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, and the terms that decide it.
+
+    Args:
+        id: "C2a", "ours-3"; text: the claim; source: where the paper makes it; terms: see `Term`.
+        note: what the terms' names leave open.
+        fixed: when the rule was committed.
+    """
+
+    id: str
     text: str
     source: str
     terms: Sequence[Term]
     note: str = ""
+    fixed: datetime = FIXED
 
     @property
     def rule(self) -> str:
         """The rule in words."""
         return f"{'; '.join(map(str, self.terms))}. {self.note}".strip()
 
-    def decide(self, table: pd.DataFrame) -> tuple[Verdict, dict[str, Interval]]:
-        """The verdict and the terms' intervals."""
-        found = {term.what: term.interval(table) for term in self.terms}
-        verdicts = {term.verdict(found[term.what]) for term in self.terms}
-        order = ("not reproduced", "inconclusive", "reproduced")
-        return next(verdict for verdict in order if verdict in verdicts), found
+    def decide(self, table: pd.DataFrame) -> Decision:
+        """What the evidence, of one row of a figure, says."""
+        looks = sum(term.decides for term in self.terms)
+        values = [term.values(table) for term in self.terms]
+        pairs = list(zip(self.terms, values, strict=True))
+        answers = [term.answer(found, looks) for term, found in pairs]
+        answer = next(a for a in (NOT_RUN, NO, OPEN, YES) if a in answers)
+        intervals = {t.what: None if found is None else cell_interval(found) for t, found in pairs}
+        seeds = min(0 if v is None else len(v) for t, v in pairs if t.decides)
+        needed = 0.0
+        if seeds < LEAST:
+            needed = LEAST - seeds
+        elif answer == OPEN:
+            unsure = [pair for pair, a in zip(pairs, answers, strict=True) if a == OPEN]
+            needed = _needed(unsure, looks)
+        return Decision(_words(answer, seeds), answer, intervals, seeds, looks, needed)
 
 
-def described(claims: Sequence[Claim], first: int = 1) -> str:
-    """Claims, numbered from `first`, with the rules that decide them."""
+def _needed(unsure: Sequence[tuple[Term, np.ndarray]], looks: int) -> float:
+    """Seeds until the first term outside its bounds is clearly there, else until all are inside."""
+    needed = [term.seeds_needed(values, looks) for term, values in unsure]
+    inside = [term.above < values.mean() < term.below for term, values in unsure]
+    outside = [n for n, within in zip(needed, inside, strict=True) if not within]
+    return float(np.min(outside) if outside else np.max(needed))
+
+
+def _words(answer: str, seeds: int) -> str:
+    if answer == NOT_RUN or seeds >= LEAST:
+        return answer
+    said = {YES: "yes", NO: "no"}.get(answer)
+    runs, verb = ("one run", "suggests") if seeds == 1 else (f"{seeds} runs", "suggest")
+    return f"{runs}: {f'{verb} {said}' if said else OPEN}"
+
+
+def described(claims: Sequence[Claim]) -> str:
+    """Claims with the rules that decide them."""
     lines = [textwrap.fill(RULE, 96)]
-    for i, claim in enumerate(claims, first):
-        lines.append(f"{i}. {claim.text} ({claim.source})")
-        lines.append(textwrap.fill(claim.rule, 96, initial_indent="   ", subsequent_indent="   "))
+    for claim in claims:
+        lines.append(f"{claim.id}. {claim.text} ({claim.source})")
+        rule = f"{claim.rule} Fixed {claim.fixed:%Y-%m-%d %H:%M} UTC."
+        lines.append(textwrap.fill(rule, 96, initial_indent="   ", subsequent_indent="   "))
     return "\n".join(lines)
 
 
-def decided(claims: Sequence[Claim], table: pd.DataFrame, first: int = 1) -> pd.DataFrame:
-    """Claims, numbered from `first`, decided for each row of the figure: a line an interval.
+def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
+    """Claims decided for each row of the figure: a line an interval.
 
-    Columns claim, row (where the table has several), verdict, measured, difference.
+    Columns claim, row (where the table has several), verdict, seeds, needed (further ones), fixed
+    (whether the rule was before or after the runs started), measured, difference.
     """
     parts = table.groupby("row", sort=False) if "row" in table else [("", table)]
     parts, lines = list(parts), []
-    for number, claim in enumerate(claims, first):
+    for claim in claims:
         for row, part in parts:
-            verdict, intervals = claim.decide(part)
+            found = claim.decide(part)
             lines += [
-                {"claim": number, "row": row, "verdict": verdict, "measured": what,
-                 "difference": str(interval)}
-                for what, interval in intervals.items()
+                {"claim": claim.id, "row": row, "verdict": found.verdict, "seeds": found.seeds,
+                 "needed": in_words(found), "fixed": when_fixed(claim, part), "measured": what,
+                 "difference": "-" if interval is None else str(interval)}
+                for what, interval in found.intervals.items()
             ]  # fmt: skip
     found = pd.DataFrame(lines)
     return found if any(row for row, _ in parts) else found.drop(columns="row")
 
 
+def in_words(found: Decision) -> str:
+    """The seeds that a decision would still need."""
+    if found.needed == inf:
+        return f"over {MOST - found.seeds}"
+    if isnan(found.needed):
+        return "-"
+    least = "at least " if found.seeds < LEAST else ""
+    return f"{least}{found.needed:.0f}"
+
+
+def used(claim: Claim, table: pd.DataFrame) -> pd.DataFrame:
+    """The runs behind a claim, those of its terms' series: columns run and started, a line each.
+
+    None where the evidence does not say.
+    """
+    names = {name for term in claim.terms for name in term.series}
+    columns = table.reindex(columns=["series", "run", "started"])
+    own = columns[columns["series"].isin(names)]
+    return own.dropna(subset="run")[["run", "started"]].drop_duplicates()
+
+
+def when_fixed(claim: Claim, table: pd.DataFrame) -> str:
+    """Whether a claim's rule was fixed "before" or "after" its first run started; "-" for none."""
+    starts = used(claim, table)["started"]
+    if starts.empty:
+        return "-"
+    return "after" if datetime.fromisoformat(min(starts)) < claim.fixed else "before"
+
+
 # -- what terms are made of ------------------------------------------------------------------------
 
 
-def at(table: pd.DataFrame, series: str, column: str, step: int | None = None) -> np.ndarray:
-    """A measure after `step` updates, or the last, [S, B]."""
+def shared(table: pd.DataFrame, series: Sequence[str]) -> pd.DataFrame:
+    """The evaluations of some series, of the seeds that all trained ones have; or `NotRun`."""
+    own = table[table["series"].isin(series)]
+    if lacking := {*series} - {*own["series"]}:
+        raise NotRun(f"no evaluations of {', '.join(sorted(lacking))}")
+    trained = own.dropna(subset="seed").groupby("series")["seed"]
+    seeds = set.intersection(*(set(seeds) for _, seeds in trained))
+    if not seeds:
+        raise NotRun(f"no seed that all have: {', '.join(series)}")
+    return own[own["seed"].isin(seeds) | own["seed"].isna()]
+
+
+def evaluations(table: pd.DataFrame, series: str, column: str) -> pd.DataFrame:
+    """The evaluations of one series; `NotRun` without any, or without values of a measure."""
     own = table[table["series"] == series]
-    return grid(own[own["step"] == (table["step"].max() if step is None else step)], column)
+    if own.empty or column not in own or own[column].isna().all():
+        raise NotRun(f"no {column} of {series}")
+    return own
+
+
+def at(table: pd.DataFrame, series: str, column: str, step: int | None = None) -> np.ndarray:
+    """A measure after `step` updates, or its last, [S, B]; [1, B] of what has no seeds."""
+    own = evaluations(table, series, column)
+    own = own[own["step"] == (own["step"].max() if step is None else step)]
+    return grid(own.fillna({"seed": 0}), column)
 
 
 def rise(table: pd.DataFrame, series: str, column: str, start: int = 0) -> np.ndarray:
@@ -138,13 +281,15 @@ def gap(table: pd.DataFrame, series: str, other: str, column: str) -> np.ndarray
 
 def halves(table: pd.DataFrame, series: str, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Rise of a measure in each half of the evaluations, [S, B] each."""
-    steps = sorted(table["step"].unique())
+    steps = sorted(evaluations(table, series, column)["step"].unique())
     first, half, last = (
         at(table, series, column, step) for step in (0, steps[len(steps) // 2], steps[-1])
     )
     return half - first, last - half
 
 
-def lead(series: str, other: str, column: str) -> Callable[[pd.DataFrame], np.ndarray]:
-    """`gap` as a term's measure."""
-    return lambda table: gap(table, series, other, column)
+def lead(
+    what: str, series: str, other: str, column: str, above: float = -inf, below: float = inf
+) -> Term:
+    """The term of `gap`."""
+    return Term(what, (series, other), lambda t: gap(t, series, other, column), above, below)

@@ -50,6 +50,7 @@ class Experiment:
         runs: folder of the runs; experiments that share one share runs of equal identity.
         trains: the parameters with which the notebook trains a run of its own, and publishes what
             that changed, at "shipped" too; None where it trains nothing there.
+        beside: another experiment on the same task, whose runs its claims also read.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Experiment:
     claims: Sequence[Claim] = ()
     runs: str = ""
     trains: Mapping[str, Any] | None = None
+    beside: str = ""
 
     def run(self, profile: str, workers: int | None = None) -> list[RunFolder]:
         """Compute what is missing of the runs; returns their folders."""
@@ -90,8 +92,10 @@ def collect(
     task = first.build()
     for spec, folder in zip(specs, folders, strict=True):
         labels = {**spec.labels, "profile": profile}
+        k = spec.config.evaluation_bank  # behind the quantile of each completion
         evaluation = noise_runs.evaluation(spec, folder)
-        evaluations.append(tables.per_prompt(evaluation, spec.labels["n"], task).assign(**labels))
+        measured = tables.per_prompt(evaluation, spec.labels["n"], task)
+        evaluations.append(measured.assign(**labels, reference_samples=k))
         examples.append(_examples(evaluation).assign(**labels))
         runs.append(runs_table(folder.manifest, **labels))
     every = sorted({1, *sizes, *(spec.labels["n"] for spec in specs)})

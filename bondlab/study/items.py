@@ -12,11 +12,11 @@ import pandas as pd
 
 from bondlab.report.intervals import grouped, text
 from bondlab.report.kept import Results
-from bondlab.study.report import ends
+from bondlab.study.report import best_name, ends
 
 COLUMNS = ["policy", "seed", "measure", "group", "item", "value"]
 KEYS = ["policy", "measure", "group"]
-REFERENCE = "reference"  # as tables of policies name the one before training
+REFERENCE = best_name(1)  # as tables of policies name the one before training
 ALL = "all"  # the group of all groups together
 
 
@@ -43,7 +43,7 @@ def of_results(found: Results, columns: Sequence[str]) -> pd.DataFrame:
     if policies["row"].nunique() > 1:  # rows share the names of series
         names = policies["row"] + ": " + names
     base = base[base["profile"].isin(profiles)]
-    sizes = base["n"].map(lambda n: REFERENCE if n == 1 else f"sampled Best-of-{n:g}")
+    sizes = base["n"].map(best_name)
     starts = found["evaluations"].query("step == 0").assign(policy=REFERENCE, seed=0)
     starts = starts.groupby(["policy", "seed", "prompt"], as_index=False)[list(columns)].mean()
     lacking = [c for c in columns if c not in base or base.loc[base["n"] == 1, c].isna().any()]

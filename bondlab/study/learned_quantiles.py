@@ -19,10 +19,11 @@ from bondlab import best_of_n, device
 from bondlab.algorithms import bond
 from bondlab.bank import seeded
 from bondlab.quantiles import Learned
-from bondlab.report.intervals import RESAMPLES, TAIL
+from bondlab.report.intervals import TAIL
 from bondlab.report.kept import Results, Tables
 from bondlab.results import RunFolder
 from bondlab.study import calibration
+from bondlab.study.calibration import RESAMPLES
 from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.sweep import Spec
@@ -52,8 +53,7 @@ def specs(profile: str) -> list[Spec]:
 
 
 def _beside(column: str, reach: float) -> Term:
-    what = f"{column}, learned - counted"
-    return Term(what, lead(LEARNED, STORED, column), -reach, reach)
+    return lead(f"{column}, learned - counted", LEARNED, STORED, column, -reach, reach)
 
 
 EXPERIMENT = Experiment(
@@ -64,6 +64,7 @@ EXPERIMENT = Experiment(
     runs=RUNS,
     claims=(
         Claim(
+            "C8",
             "Learned quantiles give curves very close to Monte-Carlo quantiles.",
             "appendix B.1, Fig. 9",
             [

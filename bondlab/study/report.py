@@ -19,7 +19,8 @@ from bondlab.report.plots import Level, Mark, Panel
 
 BY = ["row", "series", "step"]
 SAMPLED, BOUND = "Best-of-N, sampled", "Best-of-N, formula"
-COOLED = "cooled reference"
+OWN_BEST = "sampled Best-of-N"  # with the N of a row's own runs
+COOLED = "cooled reference"  # sampled at lower temperatures, not trained
 # Panels of several notebooks. Titles and units; the names are columns of `tables.per_prompt`.
 DIVERGENCES = (
     Panel("backward_kl", r"Backward KL($\pi$ || $\pi_{BoN}$)", "nats per summary"),
@@ -88,7 +89,7 @@ def note(found: Results, unit: str = "document") -> str:
     for profile, part in found["evaluations"].groupby("profile", sort=False):
         rows = ", ".join(filter(None, part["row"].unique()))
         seeds, prompts = part["seed"].nunique(), part["prompt"].nunique()
-        means = f"two-way bootstrap over seeds and {unit}s" if seeds > 1 else f"t over {unit}s"
+        means = f"t over seeds and {unit}s" if seeds > 1 else f"t over {unit}s"
         lines.append(
             f"{rows + ': profile' if rows else 'Profile'} {profile}, {seeds} "
             f"seed{'s' * (seeds > 1)}, {prompts} held-out {unit}s, 95 % intervals ({means})."
@@ -194,6 +195,11 @@ def kl_of(n: float | np.ndarray) -> float | np.ndarray:
 # -- tables ----------------------------------------------------------------------------------------
 
 
+def best_name(n: float) -> str:
+    """What tables call sampled Best-of-n of the reference, or the reference itself (n = 1)."""
+    return "reference" if n == 1 else f"sampled Best-of-{n:g}"
+
+
 def by_series(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Each row's series with their part of the table."""
     return ((row, name, part) for (row, name), part in table.groupby(BY[:2], sort=False))
@@ -234,8 +240,7 @@ def last(found: Results, columns: Sequence[str], sizes: Collection[int] = ()) ->
         base = found["baselines"]
         base = base[base["profile"] == part["profile"].iloc[0]]
         for size in (1, *sorted({*sizes, *part["n"].unique()} - {1})):
-            label = "reference" if size == 1 else f"sampled Best-of-{size:g}"
-            lines.append((row, label, base[base["n"] == size]))
+            lines.append((row, best_name(size), base[base["n"] == size]))
         lines += by_series(ends(part))
     return tidy([
         {"row": row, "policy": label} | {column: cell(table, column) for column in columns}

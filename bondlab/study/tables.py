@@ -29,10 +29,10 @@ def per_prompt(evaluation: pd.DataFrame, n: int, task: Task) -> pd.DataFrame:
         task: for the documents and references behind the text measures.
 
     Returns:
-        step, prompt, backward_kl, forward_kl, log_quantile, kl_to_reference, entropy (nats per
-        completion), reward (as the task's reward gives it), p_reward (its logistic: the probability
-        of entailment for an entailment reward), tokens, reference_samples (k, behind the quantile
-        of each), and the text measures' means.
+        step, prompt, backward_kl, forward_kl (where the bank was scored), log_quantile,
+        kl_to_reference, entropy (nats per completion), reward (as the task's reward gives it),
+        p_reward (its logistic: the probability of entailment for an entailment reward), tokens,
+        and the text measures' means.
     """
     rows = [_step(table, int(step), n, task) for step, table in evaluation.groupby("step")]
     return pd.concat(rows, ignore_index=True)
@@ -40,20 +40,20 @@ def per_prompt(evaluation: pd.DataFrame, n: int, task: Task) -> pd.DataFrame:
 
 def _step(table: pd.DataFrame, step: int, n: int, task: Task) -> pd.DataFrame:
     own, bank = (table[table["source"] == source] for source in ("policy", "reference"))
-    log_pi, log_ref = _grid(own, "log_prob"), _grid(own, "reference_log_prob")
+    log_pi, kl = _grid(own, "log_prob"), _grid(own, "kl")
     quantile, reward = _grid(own, "quantile"), _grid(own, "reward")
     columns = {
-        "backward_kl": measures.backward_kl(log_pi, log_ref, quantile, n),
-        "forward_kl": measures.forward_kl(
-            _grid(bank, "log_prob"), _grid(bank, "reference_log_prob"), _grid(bank, "reward"), n
-        ),
+        "backward_kl": measures.backward_kl(kl, quantile, n),
         "log_quantile": quantile.log().mean(-1),
-        "kl_to_reference": (log_pi - log_ref).mean(-1),
+        "kl_to_reference": kl.mean(-1),
         "entropy": -log_pi.mean(-1),
         "reward": reward.mean(-1),
         "p_reward": reward.sigmoid().mean(-1),
         "tokens": _grid(own, "tokens").mean(-1),
     }
+    if len(bank):
+        scored = (_grid(bank, name) for name in ("log_prob", "reference_log_prob", "reward"))
+        columns["forward_kl"] = measures.forward_kl(*scored, n)
     texts = [
         list(group) for _, group in own.sort_values(["prompt", "sample"]).groupby("prompt")["text"]
     ]
@@ -61,7 +61,6 @@ def _step(table: pd.DataFrame, step: int, n: int, task: Task) -> pd.DataFrame:
     means = described.groupby("prompt")[list(TEXT_MEASURES)].mean()
     result = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
     result = pd.concat([result, means.reset_index(drop=True)], axis=1)
-    result["reference_samples"] = bank["sample"].nunique()
     result.insert(0, "prompt", range(len(result)))
     result.insert(0, "step", step)
     return result

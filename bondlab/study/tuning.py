@@ -106,8 +106,6 @@ def _with_earlier(kept: Results, name: str, table: pd.DataFrame) -> pd.DataFrame
 def _measured(spec: Spec, run: RunFolder) -> pd.DataFrame:
     """`COLUMNS` of a run, a row an evaluation: means over prompts and completions."""
     own = run.evaluation().query("source == 'policy'")
-    if "kl" not in own:
-        own = own.assign(kl=own["log_prob"] - own["reference_log_prob"])
     means = own.groupby("step")[["reward", "kl"]].mean().reset_index()
     means = means.rename(columns={"kl": "kl_to_reference"}).assign(**spec.labels)
     return means.assign(spread=spread(held_out_bank(spec).rewards))[COLUMNS]

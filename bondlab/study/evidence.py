@@ -1,0 +1,77 @@
+"""The evidence that claims are decided on: evaluations, and beside them what needs no training.
+
+A row an evaluation of a prompt: those of an experiment's runs with run, started (ISO 8601) and anew
+(whether the reference or anchor drew new samples at every step); sampled Best-of-n as a series of
+its own in each row of a figure, without a seed; and, where they are kept, the runs of the
+experiment beside it, and the reference at lower temperatures (`report.COOLED`, its step).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from bondlab.report.kept import Results
+from bondlab.study.items import REFERENCE
+from bondlab.study.report import COOLED, OWN_BEST, best_name
+
+KEYS = ["row", "series", "seed"]
+
+
+def of(found: Results, beside: str = "") -> pd.DataFrame:
+    """The evidence of an experiment's results.
+
+    Args:
+        beside: the experiment on the same task whose runs are added, series of other names alone.
+    """
+    tables = [_trained(found["evaluations"], found["runs"])]
+    folder = found.folder
+    if beside:
+        folder = replace(found, experiment=beside).folder
+        paths = [folder / f"results_{name}.parquet" for name in ("evaluations", "runs")]
+        if all(path.exists() for path in paths):
+            other = _trained(*map(pd.read_parquet, paths))
+            tables.append(other[~other["series"].isin(tables[0]["series"])])
+    cooled = found.folder / "results_cooling.parquet"
+    for row, part in tables[0].groupby("row", sort=False):
+        tables.append(_best(part, found["baselines"]).assign(row=row))
+        if cooled.exists():
+            table = pd.read_parquet(cooled)
+            table = table[table["profile"].isin(part["profile"])]
+            labels = {"row": row, "series": COOLED, "seed": np.nan, "step": table["temperature"]}
+            tables.append(table.assign(**labels))
+    return pd.concat(tables, ignore_index=True)
+
+
+def of_items(items: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The evidence of measured items (`items`): policies are series, the reference has no seed."""
+    table = items.rename(columns={"policy": "series"})
+    table = table.merge(_runs(runs).drop(columns="row"), on=["series", "seed"], how="left")
+    return table.assign(seed=table["seed"].where(table["series"] != REFERENCE))
+
+
+def _trained(evaluations: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    return evaluations.merge(_runs(runs), on=KEYS, how="left", validate="many_to_one")
+
+
+def _runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each run's name, start and whether its samples were drawn anew."""
+    manifests = [json.loads(text) for text in runs["manifest"]]
+    anchors = [m["config"]["algorithm"]["anchor"] for m in manifests]
+    fresh = [m["config"]["config"].get("fresh", False) for m in manifests]
+    return runs[[*KEYS, "run"]].assign(
+        started=[m["started"] for m in manifests],
+        anew=[f or not a.startswith("Frozen") for f, a in zip(fresh, anchors, strict=True)],
+    )
+
+
+def _best(part: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Sampled Best-of-n under its own name, and under `OWN_BEST` where a row has one n."""
+    base = baselines[baselines["profile"].isin(part["profile"])]
+    tables = [base.assign(series=base["n"].map(best_name))]
+    if part["n"].nunique() == 1:
+        tables.append(base[base["n"] == part["n"].iloc[0]].assign(series=OWN_BEST))
+    return pd.concat(tables).assign(step=0, seed=np.nan)

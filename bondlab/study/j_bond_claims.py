@@ -1,0 +1,189 @@
+"""What Figure 7 claims of J-BOND and REINFORCE, and what we ask beside it: series and rules."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from bondlab.report.intervals import influence
+from bondlab.study import frontier
+from bondlab.study.alignment import (
+    AREA,
+    ETAS,
+    J_BOND,
+    J_BOND_ON_NOISE,
+    SAME,
+    above,
+    fall,
+    trend,
+)
+from bondlab.study.claims import Claim, Term, at, halves
+from bondlab.study.frontier import KL, spread
+from bondlab.study.report import COOLED, best_name
+
+REINFORCE = {f"REINFORCE, beta_RL = {b:g}": b for b in (0.001, 0.01, 0.1, 1.0)}  # section 6, Fig. 7
+# REINFORCE on the reward itself or on r_J, to the reference or to a moving average.
+RAW, RAW_MOVING = "REINFORCE, beta_RL = 0.1", "REINFORCE, moving anchor"
+RANK, RANK_MOVING = "rank REINFORCE", "rank REINFORCE, moving anchor"
+RLOO = "RLOO, K = 3"  # as many completions as J-BOND samples
+BETAS, RATES = ({k: np.log10(v) for k, v in each.items()} for each in (REINFORCE, ETAS))  # tenfold
+STRAIGHT = 0.5  # share of its mean by which a slope may change from one half to the other
+SEEN = 0.75  # of the reward's gain that the judge is to see, both in gains of Best-of-4
+REWARD, BEST = "reward", (best_name(1), best_name(4))
+
+
+def _reward_falls(table: pd.DataFrame) -> np.ndarray:
+    return fall(BETAS, REWARD, table) / spread(table)
+
+
+def _with_eta(column: str, table: pd.DataFrame) -> np.ndarray:
+    """Rise of a measure after the last step per tenfold eta, [S, B]; the reward in spreads."""
+    unit = spread(table) if column == REWARD else 1.0
+    return trend(RATES.values(), [at(table, name, column) for name in RATES]) / unit
+
+
+def _beta_less_eta(column: str, table: pd.DataFrame) -> np.ndarray:
+    falls = _reward_falls(table) if column == REWARD else fall(BETAS, column, table)
+    return falls - _with_eta(column, table)
+
+
+def _half(which: int, column: str, table: pd.DataFrame) -> np.ndarray:
+    unit = spread(table) if column == REWARD else 1.0
+    return halves(table, J_BOND, column)[which] / unit
+
+
+def _beyond_noise(name: str, table: pd.DataFrame) -> np.ndarray:
+    """`frontier.shape` of what J-BOND's KL has above that of the run with the noise reward."""
+    steps, own = frontier.grown(table, J_BOND)
+    return frontier.shape(name, steps, own - frontier.grown(table, J_BOND_ON_NOISE)[1])
+
+
+def _noise_share(table: pd.DataFrame) -> np.ndarray:
+    return influence(
+        lambda noise, own: noise / own, at(table, J_BOND_ON_NOISE, KL), at(table, J_BOND, KL)
+    )
+
+
+def _wins(table: pd.DataFrame) -> np.ndarray:
+    return at(table, J_BOND, "win_over_1") - 0.5
+
+
+def seen(series: str, table: pd.DataFrame) -> np.ndarray:
+    """A policy's gain under the judge over its gain of reward, in those of Best-of-4, [S, B]."""
+    values = [
+        at(table, name, column) for column in ("judge", REWARD) for name in (series, *BEST)
+    ]  # fmt: skip
+    values = [np.broadcast_to(each, values[0].shape) for each in values]
+
+    def share(own: float, start: float, best: float, *of_reward: float) -> float:
+        reward, first, last = of_reward
+        return (own - start) / (best - start) / ((reward - first) / (last - first))
+
+    return influence(share, *values)
+
+
+SETTINGS = (*REINFORCE, *ETAS)
+CLAIMS = (
+    Claim(
+        "C14a",
+        "REINFORCE depends strongly on beta_RL: a larger one ends with less reward and KL.",
+        "section 6, Fig. 7 left and middle",
+        [
+            Term("fall of reward per tenfold beta_RL (spreads)", (*REINFORCE,), _reward_falls,
+                 above=SAME),
+            Term("fall of KL per tenfold beta_RL (nats)", (*REINFORCE,),
+                 partial(fall, BETAS, KL), above=0),
+            Term("rise of J-BOND's reward per tenfold eta (spreads)", (*ETAS,),
+                 partial(_with_eta, REWARD)),
+            Term("rise of J-BOND's KL per tenfold eta (nats)", (*ETAS,), partial(_with_eta, KL)),
+        ],
+        "Least squares after the last step.",
+    ),
+    Claim(
+        "C14b",
+        "J-BOND improves continuously, without such a choice: time sets its KL.",
+        "section 6, Fig. 7 left",
+        [
+            Term("reward, rise in the first half (spreads)", (J_BOND,), partial(_half, 0, REWARD),
+                 above=0),
+            Term("reward, rise in the second half (spreads)", (J_BOND,), partial(_half, 1, REWARD),
+                 above=0),
+            Term("KL, rise in the second half (nats)", (J_BOND,), partial(_half, 1, KL), above=0),
+            Term("reward, fall per tenfold beta_RL - rise per tenfold eta (spreads)", SETTINGS,
+                 partial(_beta_less_eta, REWARD), above=0),
+            Term("KL, fall per tenfold beta_RL - rise per tenfold eta (nats)", SETTINGS,
+                 partial(_beta_less_eta, KL), above=0),
+        ],
+        "Eta is the choice that J-BOND has in beta_RL's place: it is to matter less.",
+    ),
+    Claim(
+        "C13",
+        "J-BOND's KL grows steadily, about linearly in the steps.",
+        "section 6, Fig. 7 middle",
+        [
+            Term("KL beyond noise, slope (nats a step)", (J_BOND, J_BOND_ON_NOISE),
+                 partial(_beyond_noise, "slope"), above=0),
+            Term("KL beyond noise, bend", (J_BOND, J_BOND_ON_NOISE), partial(_beyond_noise, "bend"),
+                 -STRAIGHT, STRAIGHT),
+            Term("KL beyond noise, R^2 of the line", (J_BOND, J_BOND_ON_NOISE),
+                 partial(_beyond_noise, "r_squared")),
+            Term("noise run's share of the last KL", (J_BOND, J_BOND_ON_NOISE), _noise_share),
+        ],
+        "Less the KL of a run that is rewarded for noise and can learn nothing. Over the "
+        "evaluations after the warm-up; the bend is the slope's change from the first half to the "
+        "second, as a share of its mean.",
+    ),
+    Claim(
+        "C12",
+        "J-BOND's curve of reward against KL lies above every REINFORCE run's.",
+        "section 6, Fig. 7 right",
+        above(J_BOND, REINFORCE),
+        AREA,
+    ),
+    Claim(
+        "C15",
+        "A reward that is only a rank is exploited less: at equal KL the second judge is higher.",
+        "section 4.4",
+        [
+            *above(RANK, [RAW], "judge"),
+            *above(RANK_MOVING, [RAW_MOVING], "judge"),
+        ],
+        f"The pairs differ in the reward alone. {AREA.replace('reward', 'the judge')}",
+    ),
+    Claim(
+        "ours-1",
+        "What J-BOND gains a second judge sees too.",
+        "ours; the paper's abstract claims better results beyond the trained reward",
+        [
+            Term("win rate over the reference - 1/2", (J_BOND,), _wins, above=0),
+            Term("the judge's gain, as a share of the reward's", (J_BOND, *BEST),
+                 partial(seen, J_BOND), above=SEEN),
+        ],
+        "After the last step: how often the judge that no training sees prefers J-BOND's "
+        "completion to one of the reference's, ties half; and its mean gain, both gains in those "
+        "of sampled Best-of-4. A policy that has only learned the reward's mistakes fails.",
+    ),
+    Claim(
+        "ours-4",
+        "J-BOND's curve of reward against KL lies above that of cooling the reference.",
+        "ours; sampling at a lower temperature needs no training",
+        above(J_BOND, [COOLED]),
+        AREA,
+    ),
+    Claim(
+        "ours-5",
+        "It is more than its moving anchor: it lies above REINFORCE with the same anchor.",
+        "ours",
+        above(J_BOND, [RAW_MOVING]),
+        AREA,
+    ),
+    Claim(
+        "ours-6",
+        "It lies above RLOO that draws as many completions.",
+        "ours; the paper's REINFORCE draws two where J-BOND draws three",
+        above(J_BOND, [RLOO]),
+        AREA,
+    ),
+)  # fmt: skip

@@ -1,0 +1,160 @@
+"""All claims in one place, decided on the committed tables: claims.csv, and CLAIMS.md made of it.
+
+A line of claims.csv is one number of one claim in one place. A claim is of a paper's figure, so it
+is beside the runs that decide it; here is the list of all, and what is exact: Theorem 1.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+
+from bondlab import best_of_n, paths
+from bondlab.report.kept import Results
+from bondlab.results import write_atomically
+from bondlab.study import benchmarks, claims, evidence
+from bondlab.study.claims import Claim, Term
+from bondlab.study.experiment import TABLES, Experiment
+from bondlab.study.experiments import EXPERIMENTS
+from bondlab.study.ledger_page import page
+
+PROBLEMS, EXACT = 100, "Theorem 1"
+FIGURE_10 = {"C2a", "C2b", "C3"}  # claims of Figure 2 that are C4 at other N
+THEOREM = Claim(
+    "C1",
+    "The law of Best-of-N is pi(y) p_<=(y)^(N-1) times a correction for ties.",
+    "Theorem 1",
+    [
+        Term(f"largest error of a probability, {PROBLEMS} laws, N = 2, 3, 4", [EXACT],
+             lambda table: claims.at(table, EXACT, "error"), below=1e-12)
+    ],
+    "Against the sum over all ways to draw N of five outcomes, of which some are tied; arithmetic.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Claims that are decided on one table.
+
+    Args:
+        where: what the table is of; kind: "toy" or "real models".
+        table: the evidence; its rows of a figure are places of their own.
+        command: computes the evidence at a profile, which takes the place of {profile}.
+    """
+
+    where: str
+    kind: str
+    claims: tuple[Claim, ...]
+    table: pd.DataFrame
+    command: str
+
+
+def places() -> Iterator[Place]:
+    """Every place where the clone has evidence, the toy first."""
+    yield Place("enumeration", "toy", (THEOREM,), enumerated(), "python -m bondlab claims")
+    for experiment in EXPERIMENTS.values():
+        for variant in ("", "chat"):
+            found = Results(experiment.name, "shipped", variant)
+            if experiment.claims and (found.folder / "results_evaluations.parquet").exists():
+                yield from _of(experiment, found.load(TABLES, dict))
+
+
+def _of(experiment: Experiment, found: Results) -> Iterator[Place]:
+    task = "XSum" if experiment.name.startswith("xsum") else found.variant or "sentiment"
+    command = (
+        f"python -m bondlab study --profile {{profile}} --only {experiment.notebook.split('_')[0]}"
+    )
+    shared = {"where": task, "kind": "real models", "command": command}
+    table = evidence.of(found, experiment.beside)
+    yield Place(claims=tuple(experiment.claims), table=table, **shared)
+    if (found.folder / "results_benchmarks.parquet").exists():
+        items = found.load(["benchmarks"], dict)["benchmarks"]
+        table = evidence.of_items(items, found["runs"])
+        yield Place(claims=benchmarks.CLAIMS, table=table, **shared)
+
+
+def enumerated() -> pd.DataFrame:
+    """Errors of Theorem 1 on random laws of five outcomes with ties: seed a law, prompt an N."""
+    rows = []
+    for seed, n in itertools.product(range(PROBLEMS), (2, 3, 4)):
+        generator = torch.Generator().manual_seed(seed)
+        probs = torch.rand(5, generator=generator, dtype=torch.float64)
+        probs, rewards = probs / probs.sum(), torch.randint(3, (5,), generator=generator)
+        drawn = torch.tensor(list(itertools.product(range(5), repeat=n)))
+        kept = drawn.gather(1, best_of_n.select(rewards[drawn]).unsqueeze(1)).squeeze(1)
+        law = torch.zeros(5, dtype=torch.float64).index_add(0, kept, probs[drawn].prod(1))
+        error = (best_of_n.pmf(probs, rewards, n) - law).abs().max().item()
+        rows.append({"series": EXACT, "seed": seed, "prompt": n, "step": 0, "error": error})
+    return pd.DataFrame(rows).assign(profile="exact")
+
+
+def table() -> pd.DataFrame:
+    """The ledger: a line a claim, place and number, numbers as text of three decimals."""
+    lines = []
+    for place in places():
+        parts = [("", place.table)]
+        if "row" in place.table:
+            parts = list(place.table.groupby("row", sort=False))
+        for claim in place.claims:
+            for row, part in parts:
+                lines += _lines(place, _named(claim, str(row)), str(row), part)
+    return pd.DataFrame(lines).sort_values("id", key=lambda ids: ids.map(_order), kind="stable")
+
+
+def _named(claim: Claim, row: str) -> Claim:
+    """The claim under its number: those of Figure 2 are C4 at another N than 8."""
+    if claim.id not in FIGURE_10 or row.startswith("N = 8"):
+        return claim
+    return replace(claim, id=f"C4, {claim.id}")
+
+
+def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator[dict]:
+    found, runs = claim.decide(part), claims.used(claim, part)["run"]
+    when = claims.when_fixed(claim, part)
+    profile = part["profile"].dropna().iloc[0]
+    shared = {
+        "id": claim.id, "claim": claim.text, "source": claim.source, "rule": claim.rule,
+        "rule fixed (UTC)": f"{claim.fixed:%Y-%m-%d %H:%M}", "kind": place.kind,
+        "where": ", ".join(filter(None, (place.where, row))), "profile": profile,
+        "verdict": found.verdict, "rule fixed": "" if when == "-" else f"{when} these runs",
+        "seeds": found.seeds, "seeds needed": claims.in_words(found), "intervals": found.looks,
+        "runs": " ".join(sorted(set(runs))), "command": place.command.format(profile=profile),
+    }  # fmt: skip
+    for what, interval in found.intervals.items():
+        ends = ("", "", "") if interval is None else (interval.mean, interval.low, interval.high)
+        names = ("effect", "low", "high")
+        numbers = dict(zip(names, map(_number, ends), strict=True))
+        yield {**shared, "measured": what, **numbers}
+
+
+def _number(value: float | str) -> str:
+    return value if value == "" else f"{value:.3f}"
+
+
+def _order(identity: str) -> tuple:
+    """C2a before C10, the paper's before ours."""
+    ours, digits = identity.startswith("ours"), "".join(filter(str.isdigit, identity.split(",")[0]))
+    return ours, int(digits), identity
+
+
+def write() -> list[str]:
+    """Make claims.csv and CLAIMS.md; returns their paths."""
+    root, made = paths.repository_root(), table()
+    files = {
+        paths.committed_folder("report") / "claims.csv": made.to_csv(index=False),
+        root / "CLAIMS.md": page(made),
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    return [str(path.relative_to(root)) for path in files]
+
+
+def read(text: str) -> pd.DataFrame:
+    """The ledger from the text of claims.csv."""
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)

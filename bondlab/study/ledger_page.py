@@ -1,0 +1,89 @@
+"""CLAIMS.md: the ledger as a page to read, made of the lines of claims.csv."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pandas as pd
+
+from bondlab.study.claims import NOT_RUN, RULE
+
+HEAD = f"""# Claims and verdicts
+
+Made by `python -m bondlab claims` from the tables in `figures/study/`, by way of
+[claims.csv](figures/study/report/claims.csv); do not edit. C1 to C16 are the paper's, in our words,
+the others ours. First what was found where, then each claim with its rule, its numbers and its
+runs.
+
+{textwrap.fill(RULE, 100)}
+
+Intervals are over seeds and held-out prompts. What is held fixed, as there is one of each: training
+prompts, stored samples of the reference, rewards and judges. "Intervals" is how many a verdict
+rests on. "Seeds needed" are the further ones that would decide an open claim if its mean and
+scatter stay as they are. A rule that was fixed after these runs (†) was written by who had seen
+them: such a verdict counts for less.
+"""
+COLUMNS = ["where", "measured", "effect [95 %]", "seeds", "intervals", "verdict", "seeds needed",
+           "rule fixed"]  # fmt: skip
+
+
+def page(table: pd.DataFrame) -> str:
+    """The text of CLAIMS.md.
+
+    Args:
+        table: `ledger.table`.
+    """
+    looks = table.drop_duplicates(["id", "where"])["intervals"].astype(int).sum()
+    told = f"All in all {looks} intervals decide here; of so many true ones {looks / 20:.0f} miss."
+    parts = [HEAD, told + "\n", _overview(table)]
+    parts += [_claim(part) for _, part in table.groupby("id", sort=False)]
+    return "\n".join(parts)
+
+
+def _overview(table: pd.DataFrame) -> str:
+    lines = []
+    for (identity, claim), part in table.groupby(["id", "claim"], sort=False):
+        found = {kind: _verdicts(part[part["kind"] == kind]) for kind in ("toy", "real models")}
+        link = f"[{identity}](#{_anchor(identity)})"
+        lines.append({"id": link, "claim": claim, **{f"on {k}": v for k, v in found.items()}})
+    return _markdown(pd.DataFrame(lines).rename(columns={"on toy": "on the toy"}))
+
+
+def _verdicts(part: pd.DataFrame) -> str:
+    """ "not repeated (sentiment); open† (chat)"."""
+    places = part.drop_duplicates(["where", "verdict"])
+    late = (places["rule fixed"] == "after these runs") & (places["verdict"] != NOT_RUN)
+    marked = places["verdict"] + late.map({True: "†", False: ""})
+    return "; ".join(f"{v} ({w})" for v, w in zip(marked, places["where"], strict=True))
+
+
+def _claim(part: pd.DataFrame) -> str:
+    first = part.iloc[0]
+    shown = part.assign(**{"effect [95 %]": [_effect(row) for row in part.itertuples()]})
+    origins = part[["where", "profile", "command", "runs"]].drop_duplicates()
+    lines = [f"* {o.where}, profile {o.profile}: `{o.command}`; {_runs(o.runs)}"
+             for o in origins.itertuples()]  # fmt: skip
+    return "\n".join([
+        f"\n## {first['id']}\n",
+        f"{first['claim']} ({first['source']})\n",
+        f"Rule, fixed {first['rule fixed (UTC)']} UTC: {first['rule']}\n",
+        _markdown(shown[COLUMNS]),
+        *lines, "",
+    ])  # fmt: skip
+
+
+def _effect(row: tuple) -> str:
+    return f"{row.effect} [{row.low}, {row.high}]" if row.effect else "-"
+
+
+def _runs(names: str) -> str:
+    return f"runs {', '.join(names.split())}" if names else "no runs"
+
+
+def _anchor(identity: str) -> str:
+    return identity.lower().replace(",", "").replace(" ", "-")
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [list(table), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"

@@ -1,0 +1,78 @@
+"""The ledger: every claim is in it, and it is what the command makes of the committed tables."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import pandas as pd
+import pytest
+import yaml
+
+from bondlab.paths import committed_folder, repository_root
+from bondlab.study import ledger
+from bondlab.study.claims import LEAST, NO, NOT_RUN, YES
+from bondlab.study.ledger_page import page
+
+CSV = committed_folder("report") / "claims.csv"
+
+
+@pytest.fixture(scope="module")
+def committed() -> pd.DataFrame:
+    return ledger.read(CSV.read_text())
+
+
+def test_it_is_what_the_command_makes_of_the_committed_tables(committed):
+    """Else: python -m bondlab claims."""
+    made = ledger.read(ledger.table().to_csv(index=False))
+    pd.testing.assert_frame_equal(committed, made)
+    assert (repository_root() / "CLAIMS.md").read_text() == page(committed)
+
+
+def test_every_claim_of_the_paper_is_in_it(committed):
+    known = {identity.split(",")[0].rstrip("abc") for identity in committed["id"]}
+    assert {f"C{i}" for i in range(1, 17)} <= known
+    lines = committed[["id", "where", "measured"]]
+    assert not lines.duplicated().any()
+    assert set(committed["kind"]) == {"toy", "real models"}
+
+
+def test_no_verdict_rests_on_fewer_seeds_than_it_takes(committed):
+    final = committed[committed["verdict"].isin([YES, NO])]
+    assert (final["seeds"].astype(int) >= LEAST).all()
+
+
+def test_a_rule_that_is_younger_than_its_runs_says_so(committed):
+    """Against the manifests beside the tables; a verdict that says "before" has no older run."""
+    tables = map(pd.read_parquet, committed_folder("").rglob("results_runs.parquet"))
+    starts = {
+        run: datetime.fromisoformat(json.loads(manifest)["started"])
+        for table in tables for run, manifest in zip(table["run"], table["manifest"], strict=True)
+    }  # fmt: skip
+    decided = committed[committed["runs"] != ""].drop_duplicates(["id", "where"])
+    assert len(decided) and set(committed.loc[committed["runs"] == "", "verdict"]) <= {NOT_RUN, YES}
+    for line in decided.to_dict("records"):
+        fixed = datetime.fromisoformat(f"{line['rule fixed (UTC)']}+00:00")
+        older = any(starts[run] < fixed for run in line["runs"].split())
+        assert line["rule fixed"] == ("after these runs" if older else "before these runs")
+
+
+def test_theorem_1_is_wrong_where_ties_are_left_out(monkeypatch):
+    """The check can fail: where ties are broken by the outcomes' order, the law is another."""
+    assert ledger.THEOREM.decide(ledger.enumerated()).verdict == YES
+    pmf = ledger.best_of_n.pmf
+    apart = lambda probs, rewards, n: pmf(probs, rewards + 0.1 * rewards.argsort(), n)  # noqa: E731
+    monkeypatch.setattr(ledger.best_of_n, "pmf", apart)
+    assert ledger.THEOREM.decide(ledger.enumerated()).verdict == NO
+
+
+def test_both_citations_name_the_same_work_and_paper():
+    root = repository_root()
+    meta, citation = (
+        yaml.safe_load((root / f).read_text()) for f in ("metadata.yaml", "CITATION.cff")
+    )
+    assert meta["title"].endswith(citation["preferred-citation"]["title"])
+    assert meta["authors"][0]["name"] == citation["authors"][0]["name"]
+    (url,) = [line["url"] for line in meta["replication"] if "url" in line]
+    assert url == citation["preferred-citation"]["url"]
+    assert meta["abstract"].strip() == citation["abstract"].strip()
