@@ -387,8 +387,8 @@ def test_the_evidence_has_runs_and_beside_them_what_needs_no_training(found):
         pd.concat(twice).to_parquet(other / f"results_{name}.parquet")
     made = evidence.of(found, "beside")
     own = made.dropna(subset="seed").groupby("series")
-    anew = {J_BOND: True, NOISE[0]: True, OTHER: False, "its own": False}
-    assert own.size().to_dict() == dict.fromkeys(anew, 20)
+    assert own.size().to_dict() == dict.fromkeys([J_BOND, OTHER, NOISE[0], "its own"], 20)
+    anew = {J_BOND: True, OTHER: False, NOISE[0]: True, "its own": False}
     assert own["anew"].first().to_dict() == anew
     assert set(own["run"].first()) == set(found["runs"]["run"]) and own["started"].count().min()
     rest = made[made["seed"].isna()].groupby("series")["step"].first().to_dict()
