@@ -37,7 +37,7 @@ from importlib import import_module
 _FACE = {
     "lm.language_model": "LanguageModel",
     "task": "Task",
-    "algorithms": "j_bond bond reinforce warp raft vbon online_dpo bonbon",
+    "algorithms": "j_bond bond reinforce warp raft vbon online_dpo bonbon wind qrpo max_at_k",
     "anchors": "Frozen Periodic MovingAverage",
     "quantiles": "Learned",
     "config": "Config",

@@ -222,3 +222,53 @@ def bonbon(n: int, alpha: float = 0.005) -> Algorithm:
     check("a best and a worst need n of 2 or more", n > 1, n)
     check("alpha is the share of the likelihood and lies in [0, 1]", 0 <= alpha <= 1, alpha)
     return Algorithm(rules.bonbon, {"alpha": alpha}, anchor_draws=n, scores_anchor_draws=True)
+
+
+def wind(beta: float, policy_draws: int = 2) -> Algorithm:
+    """WIND, iterative BOND as a game of win rates, by its squared loss (arXiv:2410.20727).
+
+    Args:
+        beta: strength of the KL to the reference, in win rates a nat; not checked against the
+            paper's values.
+        policy_draws: completions a prompt, each the others' opponent.
+
+    Raises:
+        ValueError: beta below 0, or fewer than two draws.
+    """
+    check("beta must not be negative", beta >= 0, beta)
+    check("a win rate needs policy_draws of 2 or more", policy_draws > 1, policy_draws)
+    return Algorithm(rules.wind, {"beta": beta}, policy_draws=policy_draws)
+
+
+def qrpo(beta: float, n: int = 8) -> Algorithm:
+    """QRPO, offline: the policy is never sampled, its log-ratio is regressed (arXiv:2507.08068).
+
+    Args:
+        beta: strength of the KL to the reference, for quantiles as rewards.
+        n: draws of the reference a prompt and step, each ranked by the others.
+
+    Raises:
+        ValueError: beta not above 0, or n below 2.
+    """
+    check("beta must be above 0", beta > 0, beta)
+    check("a quantile needs n of 2 or more", n > 1, n)
+    return Algorithm(rules.qrpo, {"beta": beta}, anchor_draws=n, scores_anchor_draws=True)
+
+
+def max_at_k(k: int, beta_rl: float, policy_draws: int = 8) -> Algorithm:
+    """Training for who still samples k times and keeps the best (PKPO, arXiv:2505.15201).
+
+    Args:
+        k: of the best of k; at 1 it is `reinforce`.
+        beta_rl: strength of the KL to the reference, for rewards in units of their spread.
+        policy_draws: K completions a prompt, k or more; the more, the less noise.
+
+    Raises:
+        ValueError: k below 1 or above policy_draws, beta_rl below 0, or fewer than two draws.
+    """
+    check("beta_rl must not be negative", beta_rl >= 0, beta_rl)
+    check("k must be 1 or more", k >= 1, k)
+    enough = policy_draws >= max(k, 2)
+    check(f"the best of {k} needs policy_draws of {max(k, 2)} or more", enough, policy_draws)
+    settings = {"k": k, "beta_rl": beta_rl}
+    return Algorithm(rules.max_at_k, settings, 0, policy_draws, scales_rewards=True)

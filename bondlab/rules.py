@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bondlab.best_of_n import order_weights
+
 # E[r_J] = alpha (1 - p)^2 meets log p at the median: alpha / 4 = log(1/2)   (A.4, eq. 23-24)
 J_BOND_PENALTY = -math.log(16.0)
 
@@ -151,6 +153,71 @@ def bonbon(scores: Scores, alpha: float) -> Tensor:
     margin = (pair * scores.anchor_log_ratio).sum(dim=1, keepdim=True)
     pull = 2 * (bonbon_gap(n) - margin) * pair
     return _joined(scores, anchors=alpha * _best(scores) + (1 - alpha) * pull)
+
+
+@torch.no_grad()
+def wind(scores: Scores, beta: float) -> Tensor:
+    """WIND's squared loss at the policy that drew (arXiv:2410.20727): weights [B, N+K].
+
+    Iterative BOND as a game: the pi that maximises P(pi beats pi) - beta KL(pi || pi_anchor)
+    against itself, by mirror steps of size eta. A step regresses log pi, up to a constant, on
+    (log pi_t + beta eta log pi_anchor + eta 1{y beats y'}) / (1 + beta eta), y and y' of pi_t;
+    there its gradient is 2 eta / (1 + beta eta), left to the learning rate, times these weights:
+    win rate among the K, ties half, less 1/2, its mean; less beta log(pi/pi_anchor), centred.
+    The loss is derived from the game: of the paper no more than the abstract could be read, so
+    its equations are unchecked. Deviation: one gradient step a sample.
+    """
+    rewards, count = scores.policy_rewards, scores.policy_rewards.shape[1]
+    check("a win rate needs 2 or more policy completions", count > 1, count)
+    ahead = (rewards.unsqueeze(2) - rewards.unsqueeze(1)).sign()  # [B, K, K]
+    margin, h = ahead.sum(2) / (2 * (count - 1)), scores.log_ratio
+    pull = margin.to(h.dtype) - beta * (h - leave_one_out(h, dim=1))
+    return _joined(scores, policy=pull / count)
+
+
+@torch.no_grad()
+def qrpo(scores: Scores, beta: float) -> Tensor:
+    """QRPO (arXiv:2507.08068) on the anchor's N draws alone, offline: weights [B, N+K].
+
+    The loss (q - beta log Z - beta log(pi/pi_anchor))^2 has its minimum where pi is optimal for
+    the reward q = p_<= at strength beta; q is uniform, so Z = beta (e^(1/beta) - 1), which the
+    paper's eq. 11 simplifies to log Z = log beta + 1/beta. Of each draw q is its share of the
+    other N-1 that score no higher, an estimate without bias; the authors' code counts separate
+    draws, and its completions may come from anywhere.
+
+    Raises:
+        ValueError: fewer than 2 draws, or no `anchor_log_ratio`.
+    """
+    rewards, count = scores.anchor_rewards, scores.anchor_rewards.shape[1]
+    enough = count > 1 and scores.anchor_log_ratio is not None
+    check("QRPO needs 2 or more anchor completions and their anchor_log_ratio", enough, count)
+    beaten = (rewards.unsqueeze(1) <= rewards.unsqueeze(2)).sum(2) - 1  # not itself
+    quantiles = (beaten / (count - 1)).to(scores.log_ratio.dtype)  # [B, N]
+    log_z = math.log(beta) + 1 / beta + math.log1p(-math.exp(-1 / beta))
+    miss = quantiles - beta * log_z - beta * scores.anchor_log_ratio
+    return _joined(scores, anchors=2 * beta * miss / count)
+
+
+@torch.no_grad()
+def max_at_k(scores: Scores, k: int, beta_rl: float) -> Tensor:
+    """Policy gradient of E[best of k rewards] - beta_rl KL(pi || pi_anchor): weights [B, N+K].
+
+    A completion weighs what it adds: the mean best of all k-subsets of the K, less that of the
+    others alone, which sums to 0 over a prompt (of max@k, PKPO, arXiv:2505.15201, whose baselines
+    are others). Where K = k the others' best of k-1 stands in. At k = 1 it is `reinforce`.
+    """
+    count, h = scores.policy_rewards.shape[1], scores.log_ratio
+    check(f"leaving one out of {k} needs more policy completions", count >= max(k, 2), count)
+    rewards = scores.policy_rewards / scores.reward_scale
+    others = torch.tensor([[j for j in range(count) if j != i] for i in range(count)])
+    added = _mean_best(rewards, k).unsqueeze(1) - _mean_best(rewards[:, others], min(k, count - 1))
+    return _joined(scores, policy=added.to(h.dtype) - beta_rl * (h - leave_one_out(h, 1)) / count)
+
+
+def _mean_best(rewards: Tensor, k: int) -> Tensor:
+    """Mean over all k-subsets of the last axis of their best reward: [...]."""
+    weights = order_weights(rewards.shape[-1], k).to(rewards.device)
+    return rewards.double().sort(dim=-1).values @ weights
 
 
 def bonbon_gap(n: int) -> float:

@@ -159,6 +159,9 @@ def test_a_reward_on_the_device(where, tmp_path):
         (rules.reinforce, {"beta_rl": 0.1}),
         (rules.online_dpo, {"beta_dpo": 0.1}),
         (rules.bonbon, {"alpha": 0.5}),
+        (rules.wind, {"beta": 0.1}),
+        (rules.qrpo, {"beta": 0.1}),
+        (rules.max_at_k, {"k": 2, "beta_rl": 0.1}),
     ],
 )
 def test_weights_of_rules_on_the_device(rule, settings, where):

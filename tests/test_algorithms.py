@@ -16,11 +16,14 @@ from bondlab.algorithms import (
     bonbon,
     bond,
     j_bond,
+    max_at_k,
     online_dpo,
+    qrpo,
     raft,
     reinforce,
     vbon,
     warp,
+    wind,
 )
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.quantiles import Learned
@@ -36,6 +39,9 @@ ALL = {
     "vbon": vbon(4),
     "online_dpo": online_dpo(0.1),
     "bonbon": bonbon(4),
+    "wind": wind(0.1),
+    "qrpo": qrpo(0.3),
+    "max_at_k": max_at_k(4, 0.1),
 }
 
 
@@ -51,17 +57,21 @@ ALL = {
         (vbon(8), rules.jeffreys, (0, 2, 16), {"n": 8, "beta": 1.0}, Frozen()),
         (online_dpo(0.1), rules.online_dpo, (0, 2, 0), {"beta_dpo": 0.1}, Frozen()),
         (bonbon(8), rules.bonbon, (8, 0, 0), {"alpha": 0.005}, Frozen()),
+        (wind(0.1), rules.wind, (0, 2, 0), {"beta": 0.1}, Frozen()),
+        (qrpo(0.3, 4), rules.qrpo, (4, 0, 0), {"beta": 0.3}, Frozen()),
+        (max_at_k(4, 0.1), rules.max_at_k, (0, 8, 0), {"k": 4, "beta_rl": 0.1}, Frozen()),
     ],
 )
 def test_a_plan_is_what_its_paper_says(plan, rule, draws, settings, anchor):
     """Completions a prompt of the anchor, of the policy and behind quantiles (Algorithm 2: two, one
-    and none), the papers' settings, and how the anchor follows. REINFORCE wants rewards in units of
-    their spread, BoNBoN the policy's log-probabilities of the anchor's draws. RAFT and vBoN are the
+    and none), the papers' settings, and how the anchor follows. REINFORCE and
+    max@k want rewards in units of their spread, BoNBoN and QRPO the policy's log-probabilities of
+    the anchor's draws. RAFT and vBoN are the
     ends of BOND, under BOND's own names."""
     assert plan.rule is rule and plan.settings == settings and plan.anchor == anchor
     assert (plan.anchor_draws, plan.policy_draws, plan.quantile_draws) == draws
-    assert plan.scales_rewards == (rule is rules.reinforce)
-    assert plan.scores_anchor_draws == (rule is rules.bonbon)
+    assert plan.scales_rewards == (rule in (rules.reinforce, rules.max_at_k))
+    assert plan.scores_anchor_draws == (rule in (rules.bonbon, rules.qrpo))
 
 
 def first(scores: Scores, share: float = 1.0) -> torch.Tensor:
@@ -152,6 +162,13 @@ def test_weights_have_the_type_of_the_log_ratio(name):
         (online_dpo, {"beta_dpo": 0.1, "policy_draws": 1}, "policy_draws of 2 or more"),
         (bonbon, {"n": 1}, "n of 2 or more"),
         (bonbon, {"n": 4, "alpha": 1.5}, "alpha is the share"),
+        (wind, {"beta": -0.1}, "beta must not be negative"),
+        (wind, {"beta": 0.1, "policy_draws": 1}, "policy_draws of 2 or more"),
+        (qrpo, {"beta": 0.0}, "beta must be above 0"),
+        (qrpo, {"beta": 0.1, "n": 1}, "n of 2 or more"),
+        (max_at_k, {"k": 0, "beta_rl": 0.1}, "k must be 1 or more"),
+        (max_at_k, {"k": 2, "beta_rl": -1.0}, "beta_rl must not be negative"),
+        (max_at_k, {"k": 9, "beta_rl": 0.1}, "best of 9 needs policy_draws of 9 or more"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused(make, wrong, named):

@@ -30,8 +30,12 @@ from bondlab.study.experiments import EXPERIMENTS
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# Figures of runs that have not been made yet at the profile study.
-AHEAD = {"anchor_ablations/factors", "anchor_ablations/factors_tradeoff"}
+# Figures of the study's next runs, which are not shipped yet.
+AWAITED = {
+    "j_bond/best_at_n",
+    "anchor_ablations/factors",
+    "anchor_ablations/factors_tradeoff",
+}
 UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")
 with_git = pytest.mark.skipif(
     not (ROOT / ".git").exists() or not shutil.which("git"),
@@ -80,14 +84,14 @@ def records(folder: Path, notebook: str) -> dict[str, dict]:
 
 def test_a_run_draws_the_figures_that_are_shipped(smoke):
     """All of them, for the same figure of the paper, each in four files, and no other, but for that
-    of a run which is trained on the spot and those `AHEAD`. Every end of a headline number's
-    interval that is finite holds it; effective N's may be infinite."""
+    of a run which is trained on the spot, and those whose table no study has left yet. Every end of
+    a headline number's interval that is finite holds it; effective N's may be infinite."""
     folder = smoke / "figures" / "smoke"
     drawn, shipped = records(folder, smoke.name), records(ROOT / "figures" / "study", smoke.name)
     assert {stem: record["paper_figure"] for stem, record in shipped.items()} == {
         stem: record["paper_figure"]
         for stem, record in drawn.items()
-        if not stem.endswith("/trained_here") and stem not in AHEAD - {*shipped}
+        if not stem.endswith("/trained_here") and (stem in shipped or stem not in AWAITED)
     }  # fmt: skip
     told = [e.trains is not None for e in EXPERIMENTS.values() if e.notebook == smoke.name]
     assert [any(record.get("trained_here") for record in drawn.values())] == told

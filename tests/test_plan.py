@@ -214,6 +214,9 @@ def test_a_configuration_is_enough_and_stays_as_it_was(tmp_path):
         ("vbon", [2], 2),
         ("online_dpo", [2], 2),
         ("bonbon", [], 2),
+        ("wind", [2], 2),
+        ("qrpo n=4", [], 4),
+        ("max_at_k", [8], 8),
     ],
 )
 def test_what_an_algorithm_draws_and_passes_back(name, draws, weighed):

@@ -29,8 +29,14 @@ RANK_RULES = {
     "j_bond": partial(rules.j_bond, beta=0.5, gamma=0.3),
     "online_dpo": partial(rules.online_dpo, beta_dpo=0.4),
     "bonbon": partial(rules.bonbon, alpha=0.2),
+    "wind": partial(rules.wind, beta=0.3),
+    "qrpo": partial(rules.qrpo, beta=0.3),
 }
-ALL_RULES = {**RANK_RULES, "reinforce": partial(rules.reinforce, beta_rl=0.1)}
+ALL_RULES = {
+    **RANK_RULES,
+    "reinforce": partial(rules.reinforce, beta_rl=0.1),
+    "max_at_k": partial(rules.max_at_k, k=2, beta_rl=0.1),
+}
 
 
 def scores_of(seed: int = 0, b: int = 3, n: int = 2, k: int = 2, dtype=F64) -> Scores:
@@ -142,6 +148,51 @@ def test_bonbon_worked_example():
     torch.testing.assert_close(weights, torch.tensor([[0, -3, 3.25], [0.25, 0, 0]]))
 
 
+def test_wind_worked_example():
+    """Rewards (1, 3, 3): win rates among the others 0, 3/4, 3/4, less 1/2. Log ratios (2, 0, 1)
+    less the others' mean: 1.5, -1.5, 0. At beta = 0.2: -0.8, 0.55, 0.25, each a third."""
+    scores = Scores(
+        torch.zeros(1, 0), torch.tensor([[1.0, 3.0, 3.0]]), None, torch.tensor([[2.0, 0.0, 1.0]])
+    )
+    weights = rules.wind(scores, beta=0.2)
+    torch.testing.assert_close(weights, torch.tensor([[-0.8, 0.55, 0.25]]) / 3)
+
+
+def test_qrpo_worked_example():
+    """Rewards (5, 1, 5): two, none, two of the others score no higher, q = 1, 0, 1. At beta = 1
+    log Z = log(e - 1) = 0.5413; log ratios (0, -0.5, 0.4587): misses 0.4587, -0.0413, 0; each
+    counts 2 beta / 3. The optimum for q has none: its log ratio is q - log Z."""
+    log_z = math.log(math.e - 1)
+    ratio = torch.tensor([[0.0, -0.5, 1 - log_z]], dtype=F64)
+    none = torch.zeros(1, 0, dtype=F64)
+    rewards = torch.tensor([[5.0, 1.0, 5.0]], dtype=F64)
+    weights = rules.qrpo(Scores(rewards, none, None, none, ratio), beta=1.0)
+    expected = torch.tensor([[1 - log_z, 0.5 - log_z, 0.0]], dtype=F64) * 2 / 3
+    torch.testing.assert_close(weights, expected)
+
+
+def test_max_at_k_worked_example():
+    """Rewards (1, 3, 7), k = 2: the pairs' best are 3, 7, 7, in the mean 17/3; without one of
+    them 7, 7, 3. k = 3: best 7, of the others 7, 7, 3. Beside them beta 0.3 on log ratios (1, 0, 0)
+    less the others' mean: -0.1 (1, -0.5, -0.5)."""
+    ratio = torch.tensor([[1.0, 0.0, 0.0]], dtype=F64)
+    scores = Scores(torch.zeros(1, 0), torch.tensor([[1.0, 3.0, 7.0]], dtype=F64), None, ratio)
+    pull = torch.tensor([[-0.1, 0.05, 0.05]], dtype=F64)
+    for k, added in ((2, [-4 / 3, -4 / 3, 8 / 3]), (3, [0.0, 0.0, 4.0])):
+        weights = rules.max_at_k(scores, k, beta_rl=0.3)
+        torch.testing.assert_close(weights, torch.tensor([added], dtype=F64) + pull)
+
+
+def test_max_at_k_is_centred_and_begins_as_reinforce():
+    """k = 1 is RLOO; for any k below K the weights of a prompt sum to 0."""
+    scores = dataclasses.replace(scores_of(k=5), reward_scale=2.0)
+    reinforce = rules.reinforce(scores, beta_rl=0.1)
+    torch.testing.assert_close(rules.max_at_k(scores, 1, beta_rl=0.1), reinforce)
+    for k in (1, 2, 4):
+        weights = rules.max_at_k(scores, k, beta_rl=0.1)
+        torch.testing.assert_close(weights.sum(1), torch.zeros(3, dtype=F64))
+
+
 @pytest.mark.parametrize(("n", "gap"), [(2, 1.0), (4, 5.5), (8, 18.15)])
 def test_the_gap_of_bonbon_is_that_of_best_of_n(n, gap):
     """(n-1) H_{n-1}, from sampling: h = (n-1) log u + log n, and the mean of h_best - h_worst over
@@ -236,6 +287,7 @@ def test_prompt_order_does_not_matter(seed, order, name):
         (partial(rules.jeffreys, n=4, beta=0.5), 6),
         (partial(rules.j_bond, beta=0.5, gamma=0), 6),
         (partial(rules.reinforce, beta_rl=0.1), 2),
+        (partial(rules.max_at_k, k=1, beta_rl=0.1), 2),
     ],
 )
 def test_a_mean_over_samples_carries_its_share(rule, peers):
@@ -286,8 +338,13 @@ def test_wrong_arguments_stop():
         rules.backward_kl(dataclasses.replace(scores, quantiles=None), n=2)
     with pytest.raises(ValueError, match="2 or more anchor completions"):
         rules.bonbon(scores_of(n=1), alpha=0.5)
-    with pytest.raises(ValueError, match="anchor_log_ratio"):
-        rules.bonbon(dataclasses.replace(scores, anchor_log_ratio=None), alpha=0.5)
+    for rule in (partial(rules.bonbon, alpha=0.5), partial(rules.qrpo, beta=0.5)):
+        with pytest.raises(ValueError, match="anchor_log_ratio"):
+            rule(dataclasses.replace(scores, anchor_log_ratio=None))
+    with pytest.raises(ValueError, match="2 or more policy completions"):
+        rules.wind(scores_of(k=1), beta=0.5)
+    with pytest.raises(ValueError, match="leaving one out of 3"):
+        rules.max_at_k(scores, 3, beta_rl=0)
     with pytest.raises(ValueError, match=r"share one shape"):
         Scores(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, 2), torch.zeros(2, 1))
     with pytest.raises(ValueError, match="B = 2"):

@@ -50,6 +50,9 @@ IDENTITIES = {
     "reinforce": {"beta_rl": BETA_RL},
     "online_dpo": {"beta_dpo": BETA_DPO},
     "bonbon": {"alpha": ALPHA},
+    "wind": {"beta": BETA},
+    "qrpo": {"beta": BETA},
+    "max_at_k": {"k": 2, "beta_rl": BETA_RL},
 }
 
 
@@ -108,6 +111,8 @@ def test_gradients_of_objectives_equal_differences():
         partial(toy.j_bond, beta=BETA, gamma=GAMMA),
         partial(toy.reinforce, beta_rl=BETA_RL),
         partial(toy_objectives.bonbon, alpha=ALPHA),
+        partial(toy_objectives.qrpo, beta=BETA),
+        partial(toy_objectives.max_at_k, k=2, beta_rl=BETA_RL),
         toy.mean_log_quantile,
         toy_objectives.backward_kl_continuous,
     ):
@@ -125,11 +130,12 @@ def test_gradients_of_objectives_equal_differences():
         torch.testing.assert_close(exact, differences, rtol=0, atol=1e-8)
 
 
-BATCHES = [  # a pair of the policy's needs two draws
+PAIRS = "online_dpo", "wind", "max_at_k"  # need two draws of the policy
+BATCHES = [
     (name, prompts, k)
     for name in IDENTITIES
     for prompts, k in [(1, 1), (1, 2), (2, 1)]
-    if k == 2 or name != "online_dpo"
+    if k == 2 or name not in PAIRS
 ]
 
 
@@ -156,6 +162,35 @@ def test_expected_update_with_a_larger_n(name):
     loss = training.expected_surrogate(rule, policy.log_probs(), problem, 4, 1, log_quantiles)
     exact = gradient(policy, objective(policy.log_probs(), problem))
     torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("name", "n", "k"), [("wind", 0, 4), ("qrpo", 4, 1), ("max_at_k", 0, 4)])
+def test_expected_update_from_more_draws(name, n, k):
+    """Opponents, ranks and subsets of four: win rates, quantiles and best of 2 without bias."""
+    policy, problem = case(1, vocabulary=2, length=2, n=2, ties=True)
+    rule, objective, log_quantiles = identity(name, problem)
+    loss = training.expected_surrogate(rule, policy.log_probs(), problem, n, k, log_quantiles)
+    exact = gradient(policy, objective(policy.log_probs(), problem))
+    torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
+
+
+def test_wind_rests_where_no_policy_gains():
+    """A policy that can be any distribution (one token): mirror steps of the game,
+    pi' ~ (pi pi_ref^(beta eta) e^(eta P))^(1/(1+beta eta)), end where WIND's mean update is 0."""
+    policy, problem = case(1, vocabulary=4, length=1, n=2)
+    wins = (1 + (problem.rewards.unsqueeze(-1) - problem.rewards.unsqueeze(-2)).sign()) / 2
+    log_pi, eta = problem.log_anchor, 0.5
+    for _ in range(400):
+        rate = (wins @ log_pi.exp().unsqueeze(-1)).squeeze(-1)
+        step = log_pi + BETA * eta * problem.log_anchor + eta * rate
+        log_pi = (step / (1 + BETA * eta)).log_softmax(-1)
+    with torch.no_grad():
+        policy.logits[:, toy.END] = log_pi
+    torch.testing.assert_close(policy.log_probs(), log_pi)
+    rule = partial(rules.wind, beta=BETA)
+    loss = training.expected_surrogate(rule, policy.log_probs(), problem, 0, 2, log_pi)
+    assert gradient(policy, loss).abs().max() < 1e-10
+    assert toy.kl(log_pi, problem.log_anchor) > 0.1
 
 
 def test_dropping_the_collision_term_is_a_different_gradient():

@@ -52,3 +52,33 @@ def bonbon(log_policy: Tensor, problem: Problem, alpha: float) -> Tensor:
     apart = drawn.amax(dim=-1) > drawn.amin(dim=-1)
     loss = -alpha * log_policy.gather(1, best) + (1 - alpha) * (apart * miss**2)
     return (chance * loss).sum(dim=-1).mean()
+
+
+def wind(log_policy: Tensor, problem: Problem, beta: float, eta: float = 0.7) -> Tensor:
+    """WIND's squared loss over pairs y, y' of the policy that draws, which is this one, held fixed.
+
+    E[(log pi(y) - (log pi_t + beta eta log anchor + eta 1{y beats y'}) / (1 + beta eta))^2], over
+    2 eta / (1 + beta eta): whatever eta, the gradient at pi = pi_t is one.
+    """
+    drawn, rewards = log_policy.detach(), problem.rewards
+    wins = (1 + (rewards.unsqueeze(-1) - rewards.unsqueeze(-2)).sign()) / 2  # [B, V, V]
+    target = (drawn + beta * eta * problem.log_anchor).unsqueeze(-1) + eta * wins
+    miss = log_policy.unsqueeze(-1) - target / (1 + beta * eta)
+    chance = drawn.exp().unsqueeze(-1) * drawn.exp().unsqueeze(-2)
+    return (1 + beta * eta) / (2 * eta) * (chance * miss**2).sum(dim=(-2, -1)).mean()
+
+
+def qrpo(log_policy: Tensor, problem: Problem, beta: float) -> Tensor:
+    """E[(p_<= - beta log Z - beta log(pi/anchor))^2] of anchor draws, with the exact Z."""
+    z = beta * (torch.tensor(1 / beta).double().exp() - 1)
+    target = problem.log_quantiles.exp() - beta * z.log()
+    miss = target - beta * (log_policy - problem.log_anchor)
+    return (problem.log_anchor.exp() * miss**2).sum(dim=-1).mean()
+
+
+def max_at_k(log_policy: Tensor, problem: Problem, k: int, beta_rl: float) -> Tensor:
+    """beta_rl KL(pi || anchor) - E[best reward of k draws]: enumerates the V^k draws."""
+    draws = torch.cartesian_prod(*[torch.arange(log_policy.shape[1])] * k).view(-1, k)
+    chance = log_policy.exp()[:, draws].prod(dim=-1)  # [B, V^k]
+    best = (chance * problem.rewards[:, draws].amax(dim=-1)).sum(dim=-1).mean()
+    return beta_rl * kl(log_policy, problem.log_anchor) - best

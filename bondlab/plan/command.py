@@ -23,6 +23,9 @@ SETTINGS = {
     "vbon": {"n": 8},
     "online_dpo": {"beta_dpo": 0.1},
     "bonbon": {"n": 8},
+    "wind": {"beta": 0.1},
+    "qrpo": {"beta": 0.1},
+    "max_at_k": {"k": 4, "beta_rl": 0.1},
 }
 WORDS = {
     "frozen": anchors.FROZEN,

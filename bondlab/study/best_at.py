@@ -1,0 +1,129 @@
+"""Best@n: what a policy gives to who still samples n times and keeps the best by the reward.
+
+BOND promises the n = 1 end of this curve. Whoever can afford n completions an answer asks whether
+training still pays there, since a policy that has lost its variety gains little from more draws.
+The reference's own curve is sampled Best-of-n, from its bank of held-out samples.
+
+Legend: B prompts, K completions a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bondlab import device, measures, paths
+from bondlab.bank import PROMPTS_A_PART, draw, seeded
+from bondlab.lm.language_model import LanguageModel
+from bondlab.report.intervals import cell, curves
+from bondlab.report.kept import Results, Tables, once
+from bondlab.report.plots import Panel
+from bondlab.study import judge
+from bondlab.study.alignment import RUNS, AlignmentSettings, chosen
+from bondlab.study.items import REFERENCE
+from bondlab.study.j_bond import EXPERIMENT
+from bondlab.study.sweep import Spec
+from bondlab.training import train
+
+SAMPLES = 16  # completions a held-out prompt of each policy: the largest n
+PANELS = (
+    Panel("reward", "Best of n by the reward", "mean reward of the chosen"),
+    Panel("judge", "The chosen, under the second judge", "mean score of the judge"),
+)
+
+
+def results(found: Results, settings: AlignmentSettings, series: Collection[str]) -> Results:
+    """The results with the table best_at: `per_prompt` of the reference and of some series.
+
+    The series' runs are finished, and each is drawn from once. "shipped" has the table where the
+    study's runs have left it; where not, it is empty.
+    """
+
+    def compute() -> Tables:
+        specs = chosen(EXPERIMENT, settings, series)
+        task, bank = specs[0].build(), specs[0].banks()[-1].load()
+        texts = task.model.decode(bank.completions)
+        given = judge.scores(specs[0], task.eval_prompts, texts)
+        parts = [per_prompt(bank.rewards, given).assign(series=REFERENCE, seed=0)]
+        for spec in tqdm(specs, "best@n", leave=False):
+            labels = {name: spec.labels[name] for name in ("series", "seed")}
+            parts.append(per_prompt(*drawn(spec)).assign(**labels))
+        return {"best_at": pd.concat(parts, ignore_index=True).assign(profile=settings.profile)}
+
+    try:
+        return found.load(["best_at"], compute)
+    except FileNotFoundError:
+        return replace(found, tables={**found.tables, "best_at": pd.DataFrame()})
+
+
+def drawn(spec: Spec) -> tuple[Tensor, Tensor]:
+    """Rewards and judge's scores [B, SAMPLES] of a finished run's last policy; drawn once."""
+    task, parent = spec.build(), paths.runs_folder() / RUNS
+
+    def measure() -> pd.DataFrame:
+        policy = train(task, spec.algorithm, spec.config, parent).policy
+        with device.accelerator(spec.config.precision).autocast():
+            starts = range(0, len(task.eval_prompts), PROMPTS_A_PART)
+            return pd.concat([_part(spec, policy, start) for start in starts], ignore_index=True)
+
+    what = {"run": spec.folder(parent).path.name, "samples": SAMPLES}
+    table, _ = once("best_at", what, measure)
+    rewards, texts = (
+        table.pivot(index="prompt", columns="sample", values=name).to_numpy()
+        for name in ("reward", "text")
+    )
+    scores = judge.scores(spec, task.eval_prompts, texts.tolist())
+    return torch.tensor(rewards.astype(float)), scores
+
+
+def _part(spec: Spec, policy: LanguageModel, start: int) -> pd.DataFrame:
+    """Completions of a few held-out prompts from the `start`-th on, a row each."""
+    task = spec.build()
+    texts = task.eval_prompts[start : start + PROMPTS_A_PART]
+    generator = seeded(spec.config.seed, "best_at", start)
+    with torch.no_grad():
+        completions, rewards = draw(policy, task.reward, texts, SAMPLES, generator)
+    return pd.DataFrame(
+        {"prompt": start + b, "sample": k, "reward": rewards[b, k].item(), "text": text}
+        for b, own in enumerate(policy.decode(completions))
+        for k, text in enumerate(own)
+    )
+
+
+def per_prompt(rewards: Tensor, scores: Tensor) -> pd.DataFrame:
+    """Reward and judge's score of the best of n by the reward, n: a row an n and prompt.
+
+    n goes up to K, but not above `SAMPLES`. Each is the mean over all n-subsets of the K
+    (`measures.best_of_n_value`), without bias.
+    """
+    values = {"reward": rewards, "judge": scores}
+    return pd.concat(
+        [
+            pd.DataFrame({
+                name: measures.best_of_n_value(value, rewards, n).numpy()
+                for name, value in values.items()
+            }).assign(n=n, prompt=range(len(rewards)))
+            for n in range(1, min(SAMPLES, rewards.shape[1]) + 1)
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def curve_table(table: pd.DataFrame, series: Sequence[str]) -> pd.DataFrame:
+    """The plotted numbers of some series: panel, series, n, mean, low, high, count."""
+    shown = table[table["series"].isin([REFERENCE, *series])]
+    return curves(shown, [panel.name for panel in PANELS], ["series", "n"]).assign(kind="curve")
+
+
+def ends(table: pd.DataFrame, column: str = "reward") -> pd.DataFrame:
+    """Mean [interval] of a measure at n = 1, 2, 4, 8, 16, a line a series."""
+    sizes = [n for n in (1, 2, 4, 8, 16) if n in set(table["n"])]
+    return pd.DataFrame([
+        {"policy": name, **{f"best@{n}": cell(part[part["n"] == n], column) for n in sizes}}
+        for name, part in table.groupby("series", sort=False)
+    ])  # fmt: skip
