@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("experiment", help="its name, or the first letters of its notebook")
     text = "choose the study's learning rates on training prompts"
     tune = commands.add_parser("tune", help=text)
-    tune.add_argument("task", choices=("sentiment", "chat"))
+    tune.add_argument("task", choices=("sentiment", "chat", "xsum"))
     tune.add_argument("--only", nargs="+", default=[], metavar="SERIES", help="some methods")
     tune.add_argument("--profile", choices=("smoke", "study"), default="study")
     sub = commands.add_parser("study", help="execute the notebooks, their runs first, summarise")

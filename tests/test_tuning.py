@@ -8,7 +8,7 @@ import pytest
 
 from bondlab import paths, tasks
 from bondlab.report.notebook import ParameterError
-from bondlab.study import alignment, experiments, j_bond, tuning
+from bondlab.study import alignment, divergences, experiments, j_bond, tuning, xsum
 from bondlab.study.j_bond import J_BOND, OTHERS, REINFORCE, RLOO
 
 SMALL, MIDDLE = list(REINFORCE)[1:3]
@@ -75,6 +75,18 @@ def test_every_method_has_the_same_candidates_on_training_prompts():
     assert config.evaluate_every == 10 and found[0].task.evaluate == 64
     with pytest.raises(ParameterError, match=f"not tuned: nothing; there are {J_BOND}"):
         tuning.candidates(specs, ["nothing"])
+
+
+def test_on_xsum_one_run_stands_for_all(monkeypatch):
+    """The candidates draw anew as the runs do; every run then has the rate that was chosen."""
+    found = tuning.candidates(xsum.untuned("study"))
+    assert [s.config.learning_rate for s in found] == [5e-4, 1e-3, 2e-3]
+    assert all(s.config.fresh and s.config.steps == 64 and s.task.rehearsal for s in found)
+    asked = []
+    monkeypatch.setattr(tuning, "chosen_rate", lambda *given: asked.append(given) or 1.5e-3)
+    rates = {s.config.learning_rate for s in divergences.EXPERIMENT.specs("study")}
+    assert rates == {1.5e-3} and {*asked} == {("xsum", xsum.TUNED)}
+    assert xsum.rated("laptop") == xsum.LAPTOP
 
 
 def test_a_rehearsal_never_sees_a_held_out_prompt():

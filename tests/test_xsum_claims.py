@@ -9,10 +9,18 @@ import pandas as pd
 import pytest
 
 from bondlab.anchors import Periodic
-from bondlab.study import claims, divergences, experiments, iterative, learned_quantiles, report
+from bondlab.study import (
+    claims,
+    divergences,
+    experiments,
+    iterative,
+    learned_quantiles,
+    report,
+    tuning,
+)
 from bondlab.study.divergences import OBJECTIVES
 from bondlab.study.iterative import LARGE, SMALL
-from bondlab.study.learned_quantiles import LEARNED, STORED
+from bondlab.study.learned_quantiles import FRESH, LEARNED, STORED
 from bondlab.study.xsum import SCALES
 
 FIGURE_2, FIGURE_4, FIGURE_9 = (m.EXPERIMENT for m in (divergences, iterative, learned_quantiles))
@@ -173,6 +181,12 @@ def test_the_time_to_a_gain_by_hand():
 # -- the runs --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def rate(monkeypatch):
+    """The learning rate of the profile study, whether or not one was chosen."""
+    monkeypatch.setattr(tuning, "chosen_rate", lambda task, series: 1.5e-3)
+
+
 @pytest.mark.parametrize("profile", sorted(SCALES.keys() - {"shipped"}))
 @pytest.mark.parametrize("experiment", [FIGURE_2, FIGURE_4, FIGURE_9], ids=lambda e: e.name)
 def test_runs_that_are_compared_differ_in_what_is_compared_alone(experiment, profile):
@@ -184,7 +198,7 @@ def test_runs_that_are_compared_differ_in_what_is_compared_alone(experiment, pro
         assert spec.config == specs[0].config.model_copy(update=changed)
         assert spec.algorithm.settings == {"n": spec.labels["n"], "beta": spec.labels["beta"]}
         assert spec.config.bank_samples >= spec.labels["n"] + 16  # disjoint draws fit
-        said = "samples" in spec.labels["series"] or "anew" in spec.labels["row"]
+        said = "samples" in spec.labels["row"] or spec.labels["series"] in (STORED, FRESH, LEARNED)
         assert spec.config.fresh == specs[0].config.fresh or said
         every = spec.labels.get("every", 0)  # four rounds of iterative BOND or more
         assert spec.algorithm.anchor_moves == (every > 0)
@@ -196,15 +210,30 @@ def test_runs_that_are_compared_differ_in_what_is_compared_alone(experiment, pro
 
 @pytest.mark.parametrize("profile", ["laptop", "study"])
 def test_figures_share_the_run_they_have_in_common(profile):
-    """N = 8, beta 0.5, seed 0 of Figure 2 is a run of Figures 4 and 9 too: computed once."""
+    """N = 8, beta 0.5, seed 0 of Figure 2 is a run of Figure 4 too, and of Figure 9 where that is
+    no longer: computed once."""
+    figures = (FIGURE_2, FIGURE_4) if profile == "study" else (FIGURE_2, FIGURE_4, FIGURE_9)
     chosen = [
         (spec.task, spec.algorithm, spec.config, experiment.runs)
-        for experiment in (FIGURE_2, FIGURE_4, FIGURE_9)
+        for experiment in figures
         for spec in experiment.specs(profile)
         if spec.labels["series"] in (divergences.JEFFREYS, "N = 8", STORED)
-        and (spec.labels["n"], spec.labels["seed"], spec.config.fresh) == (8, 0, False)
+        and (spec.labels["n"], spec.labels["seed"]) == (8, 0)
+        and spec.labels["row"] in ("", divergences.ROW)
     ]
-    assert len(chosen) == 3 and chosen[0] == chosen[1] == chosen[2]
+    assert len(chosen) == len(figures) and all(one == chosen[0] for one in chosen)
+
+
+def test_the_study_draws_anew_with_three_seeds_of_all():
+    """But for what stored samples are to show, beside the same runs drawn anew."""
+    for experiment in (FIGURE_2, FIGURE_4, FIGURE_9):
+        specs = experiment.specs("study")
+        runs = [(s.labels["row"], s.labels["series"], s.config.fresh) for s in specs]
+        assert {runs.count(run) for run in runs} == {3}
+        stored = {run[:2] for run in runs if not run[2]}
+        assert all("stored" in f"{row}{series}" or series == LEARNED for row, series in stored)
+    rows = [s.labels["row"] for s in FIGURE_2.specs("study")]
+    assert list(dict.fromkeys(rows)) == ["N = 8", "N = 8, stored samples", "N = 4", "N = 16"]
 
 
 def test_experiments_are_found_by_name_alone():

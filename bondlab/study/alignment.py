@@ -24,7 +24,7 @@ from bondlab.report.intervals import mean_interval
 from bondlab.report.kept import Results, Tables
 from bondlab.report.plots import Panel
 from bondlab.rules import J_BOND_PENALTY
-from bondlab.study import frontier, report, tuning
+from bondlab.study import cooling, frontier, report, tuning
 from bondlab.study.claims import Term, at
 from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
 from bondlab.study.judge import judged
@@ -186,7 +186,7 @@ def chosen(
 def results(
     experiment: Experiment, settings: AlignmentSettings, series: Collection[str] = ()
 ) -> Results:
-    """The tables of some series' runs with the second judge's columns: computed or shipped.
+    """The tables of some series' runs with the second judge's columns, and that of `cooling`.
 
     Those of another task or policy are a variant, named by both; "shipped" has what it has.
 
@@ -203,7 +203,8 @@ def results(
         sizes = [n for n in SIZES if n <= wanted[0].config.evaluation_bank]
         return judged(collect(wanted, folders, settings.profile, sizes), wanted, folders)
 
-    return Results(experiment.name, settings.profile, variant).load(TABLES, compute)
+    found = Results(experiment.name, settings.profile, variant).load(TABLES, compute)
+    return cooling.beside(found, lambda: chosen(experiment, settings, series)[0])
 
 
 def starts(found: Results) -> pd.DataFrame:

@@ -34,7 +34,7 @@ from bondlab.toy.descents import OBJECTIVES
 from bondlab.training import banks, train
 
 FORWARD, JEFFREYS, BACKWARD = OBJECTIVES.values()
-N, ROW = 8, "N = 8"  # Figure 2's, with stored samples
+N, ROW = 8, "N = 8"  # Figure 2's
 STORED, NEW = "training articles, stored samples", "training articles, new samples"
 HELD_OUT = "held-out articles"
 REACHED = 0.9  # of Best-of-N's gain: as good, but for a tenth
@@ -50,13 +50,14 @@ class Settings(RunSettings):
 
 
 def runs(
-    profile: str, sizes: Sequence[int], seeds: Sequence[int], anew: bool = False
+    profile: str, sizes: Sequence[int], seeds: Sequence[int], stored: bool = False
 ) -> list[Spec]:
     """One run for each seed, N and beta, all with the same budget, tuning and random numbers.
 
-    `anew` draws the reference's samples at each step, as the paper does, in a row of their own.
+    `stored` reads the reference's samples from a bank, whatever the profile does, in a row of its
+    own.
     """
-    row, changed = ("N = {}, drawn anew", {"fresh": True}) if anew else ("N = {}", {})
+    row, changed = ("N = {}, stored samples", {"fresh": False}) if stored else ("N = {}", {})
     return [
         spec(profile, bond(n, beta), seed, {"row": row.format(n), "series": name}, **changed)
         for seed in seeds for n in sizes for beta, name in OBJECTIVES.items()
@@ -64,11 +65,15 @@ def runs(
 
 
 def specs(profile: str) -> list[Spec]:
-    """The runs of a profile. Figure 10's N have one seed at every profile but the paper's."""
-    if profile == "study":
-        others = runs(profile, [n for n in SIZES if n != N], [0])
-        return runs(profile, [N], [0, 1, 2]) + runs(profile, [N], [0], anew=True) + others
-    return runs(profile, SIZES, seeds(profile))
+    """The runs of a profile: Figure 2's, what stored samples make of it, and Figure 10's."""
+    if profile != "study":
+        return runs(profile, SIZES, seeds(profile))
+    chosen, others = seeds(profile), [n for n in SIZES if n != N]
+    return [
+        *runs(profile, [N], chosen),
+        *runs(profile, [N], chosen, stored=True),
+        *runs(profile, others, chosen),
+    ]
 
 
 def _fall(column: str) -> Term:
@@ -161,7 +166,7 @@ def by_article(found: Results, settings: RunSettings) -> Results:
     """
 
     def compute() -> dict[str, pd.DataFrame]:
-        chosen = [s for s in specs(settings.profile) if s.labels["row"] == ROW]
+        chosen = [s for s in specs(settings.profile) if s.labels["n"] == N and not s.config.fresh]
         parts = []
         folders = EXPERIMENT.sweep(chosen, settings.workers)
         for one, run in zip(tqdm(chosen, "by article", leave=False), folders, strict=True):

@@ -15,6 +15,7 @@ from bondlab.study import (
     j_bond,
     learned_quantiles,
     tuning,
+    xsum,
 )
 from bondlab.study.experiment import Experiment
 
@@ -67,5 +68,8 @@ def tune(
     Raises:
         ParameterError: no method of this name is tuned.
     """
-    specs = alignment.untuned(j_bond.runs, "", profile, task)
+    if task == "xsum":
+        specs = xsum.untuned(profile)
+    else:
+        specs = alignment.untuned(j_bond.runs, "", profile, task)
     return tuning.tune(task, specs, profile, only, workers)

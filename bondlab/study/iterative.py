@@ -17,9 +17,9 @@ from bondlab.anchors import Periodic
 from bondlab.report.intervals import cell, grouped, influence, text
 from bondlab.report.kept import Results
 from bondlab.report.plots import Panel
-from bondlab.study import report
+from bondlab.study import cooling, report
 from bondlab.study.claims import Claim, NotRun, Term, halves, lead
-from bondlab.study.experiment import Experiment, seeds
+from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.frontier import KL, area, curve
 from bondlab.study.report import BY, COOLED, DISTANCE, by_series, curve_table, ends
 from bondlab.study.sweep import Spec
@@ -44,6 +44,11 @@ def specs(profile: str) -> list[Spec]:
              **(FOUR_STEPS if profile == "smoke" else {}))
         for seed in seeds(profile) for algorithm, name, moved in (*fixed, *moving)
     ]  # fmt: skip
+
+
+def results(settings: RunSettings) -> Results:
+    """The tables of the runs, and that of `cooling`. Raises as `Experiment.results`."""
+    return cooling.beside(EXPERIMENT.results(settings), lambda: specs(settings.profile)[0])
 
 
 # -- claims ----------------------------------------------------------------------------------------

@@ -20,11 +20,16 @@ from bondlab.bank import spread
 from bondlab.report.kept import Tables, once
 from bondlab.results import RunFolder
 from bondlab.study import noise_runs
-from bondlab.study.sweep import Spec
+from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.task import Reward, score
 from bondlab.tasks import TaskSettings, scorers
 
 JUDGES = {"sentiment": "sentiment_judge", "chat": "chat_judge"}
+
+
+def has_one(settings: TaskSettings) -> bool:
+    """Whether a task has a judge."""
+    return settings.name in (*JUDGES, "tiny_causal")
 
 
 def judge_of(settings: TaskSettings, precision: device.Precision = "auto") -> tuple[Reward, str]:
@@ -35,7 +40,7 @@ def judge_of(settings: TaskSettings, precision: device.Precision = "auto") -> tu
     """
     if settings.name == "tiny_causal":
         return tiny_judge, "tiny"
-    if settings.name not in JUDGES:
+    if not has_one(settings):
         raise ValueError(f"the task {settings.name} has no judge: {', '.join(JUDGES)} have")
     name, precision = JUDGES[settings.name], device.resolve(precision)
     return scorers.load(name, precision), results.digest([name, scorers.identity(name), precision])
@@ -78,7 +83,7 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
     of the reference (1: the reference itself); in baselines judge and win_over_1.
     """
     first = noise_runs.measured(specs[0])
-    task, held_out = first.build(), first.banks()[-1].load()
+    task, held_out = first.build(), held_out_bank(first)
     prompts, ranks, base = task.eval_prompts, held_out.rewards, found["baselines"]
     others = scores(first, prompts, task.model.decode(held_out.completions))
     sizes, parts = sorted(base["n"].unique()), []

@@ -132,8 +132,9 @@ def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
     """Measures, one a panel, against KL to the reference, as `plots.lines` draws them.
 
     A path for each series over its evaluations; sampled Best-of-N with its measures' intervals, at
-    the KL log N - (N-1)/N and the log quantile -1/N; and, where log quantiles are drawn, the curve
-    of these two for real N.
+    the KL log N - (N-1)/N and the log quantile -1/N; the reference at falling temperatures, where
+    the results have the table cooling; and, where log quantiles are drawn, the curve of Best-of-N's
+    two formulas for real N.
 
     Returns:
         panel, series, kind, point (the step or N in words), x, x_low, x_high (KL to the reference,
@@ -144,6 +145,8 @@ def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
     paths = curve_table(found, panels).merge(distance, on=BY, how="left")
     paths = paths.assign(kind="path", point=[f"step {step}" for step in paths["step"]])
     parts = [paths, sampled := _sampled(found, panels)]
+    if "cooling" in found.tables:
+        parts.append(_cooled(found, panels))
     if any(panel.name == "log_quantile" for panel in panels):
         parts.append(_bound(np.nanmax([paths["x"].max(), sampled["x"].max()])))
     return pd.concat(parts, ignore_index=True)
@@ -159,6 +162,18 @@ def _sampled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
     table = table.assign(x=distance, x_low=distance, x_high=distance)
     table["point"] = [f"N = {n}" for n in table["n"]]
     return table.drop(columns=["n", "count"]).assign(series=SAMPLED, kind="named")
+
+
+def _cooled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
+    """The path of the reference as its temperature falls."""
+    base = found["cooling"]
+    base = base[base["profile"].isin(found["evaluations"]["profile"])]
+    table = curves(base, [panel.name for panel in panels], ["temperature"])
+    distance = grouped(base, DISTANCE.name, ["temperature"]).drop(columns="count")
+    distance = distance.rename(columns={"mean": "x", "low": "x_low", "high": "x_high"})
+    table = table.merge(distance, on="temperature").drop(columns="count")
+    table["point"] = [f"T = {t:g}" for t in table.pop("temperature")]
+    return table.assign(series=COOLED, kind="path")
 
 
 def _bound(reach: float) -> pd.DataFrame:

@@ -119,8 +119,11 @@ def _pool(workers: int) -> Iterator[None]:
 
 
 def held_out_bank(spec: Spec) -> Bank:
-    """The reference's samples of the held-out prompts that a finished run was measured with."""
-    return spec.banks()[-1].load()
+    """The reference's samples of the held-out prompts that a run is measured with.
+
+    Drawn where they are missing: a run on noise leaves none that the task's reward has seen.
+    """
+    return spec.banks()[-1].filled(spec.build(), device.accelerator(spec.config.precision))
 
 
 def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:

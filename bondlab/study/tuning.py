@@ -1,15 +1,16 @@
 """One procedure that gives each method its learning rate, without a look at the held-out prompts.
 
-A method is trained with each of `RATES`, `STEPS` steps of the study's batch with a seed that no
-other run has, on the first three quarters of the training prompts, and measured on prompts of the
-last (`TaskSettings.rehearsal`). Chosen is the rate with the highest reward at a KL of `REACH` nats
-to the reference, for that is what methods are compared by; a run that gets nowhere near counts with
-the reward that it ends with. All have the same budget, and what every rate gave is kept.
+A method is trained with each of `RATES`, `STEPS` steps of the study's batch (or as many as its runs
+have, if fewer) with a seed that no other run has, on the first three quarters of the training
+prompts, and measured on prompts of the last (`TaskSettings.rehearsal`). Chosen is the rate with the
+highest reward at a KL of `REACH` nats to the reference, for that is what methods are compared by; a
+run that gets nowhere near counts with the reward that it ends with. All have the same budget, and
+what every rate gave is kept.
 
 Some runs take the rate of a sibling (their label `tuned`). Anchors and gamma are settings of one
 method: all of J-BOND takes that of J-BOND with eta 0.02, and so do its halves without imitation.
 REINFORCE is tuned at beta_RL 0.01 and 0.1: 0.001 takes the first's, 1 the second's. RLOO with three
-draws has its own. Runs on noise take their method's.
+draws has its own. Runs on noise take their method's. On XSum one run stands for all of BOND.
 """
 
 from __future__ import annotations
