@@ -17,7 +17,7 @@ def test_mean_interval_is_students():
     interval = intervals.mean_interval([1, 2, 3, 4, 5])
     assert interval.standard_error == pytest.approx(math.sqrt(0.5))
     assert (interval.low, interval.high) == pytest.approx((3 - 1.9633, 3 + 1.9633), abs=1e-4)
-    assert str(interval) == "3.000 [1.037, 4.963]" and interval.count == 5
+    assert str(interval) == "3.00 [1.04, 4.96]" and interval.count == 5
     assert math.isnan(intervals.mean_interval([2.0]).low)
 
 
@@ -204,6 +204,8 @@ def test_intervals_become_rows_and_words():
     row = (intervals.Interval(0.123, 0.1, 0.15, 0.01, 5) * 10).row(n=4)
     assert row == {"n": 4, "count": 5} | dict(zip(("mean", "low", "high"), found, strict=True))
     assert intervals.text(0.123, 0.1, 0.15, 2) == "0.12 [0.10, 0.15]"
+    assert intervals.text(0.027, 0.025, 0.03) == "0.027 [0.025, 0.030]"
+    assert intervals.text(62.13, 59.5, 64.82) == "62.1 [59.5, 64.8]"
     assert str(intervals.known(0.5)) == "0.500" and intervals.text(math.nan) == "-"
 
 
@@ -213,7 +215,7 @@ def test_a_cell_counts_the_prompts_that_have_a_value_with_every_seed():
     table = pd.DataFrame({"seed": [0, 0, 0, 1, 1, 1], "prompt": [0, 1, 2] * 2})
     table = table.assign(x=[1, 2, None, 3, 4, 5], same=-0.125, none=None)
     cells = [intervals.cell(table, column) for column in ("x", "same", "none", "absent")]
-    assert cells[0].startswith("2.500 [") and cells[1:] == ["-0.125", "-", "-"]
+    assert cells[0].startswith("2.5 [") and cells[1:] == ["-0.125", "-", "-"]
     known = table[table["prompt"] < 2]
     found = intervals.curves(known, ["x", "same"], ["seed"])
     assert found["panel"].tolist() == ["x", "x", "same", "same"]

@@ -147,14 +147,17 @@ def test_a_cell_that_papermill_could_not_fill_is_refused(tmp_path, cells, tagged
         declared(write(tmp_path, *cells, tagged=tagged))
 
 
-def test_a_table_is_shown_with_words_and_as_many_digits_as_its_largest_number(capsys):
-    """Outside a notebook as text: three digits of a column's largest, no sign of zero, units."""
+def test_a_table_is_shown_with_words_and_three_digits(capsys):
+    """Outside a notebook as text: three digits and at most three decimals, more where all of a
+    column are small; no sign of zero; units."""
     show(pd.DataFrame({"rule": ["a", "b"], "kl": [-1e-9, np.nan], "n": [1, 2]}), decimals=2)
-    show(pd.DataFrame({"value": [0.25, 62.123]}, index=pd.Index(["a", "b"], name="rule")))
+    numbers = {"value": [0.00025, 62.123], "small": [0.00025, -0.001]}
+    show(pd.DataFrame(numbers, index=pd.Index(["a", "b"], name="rule")))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["rule", "KL", "to", "reference", "(nats)", "n"]
     assert lines[1:3] == [["a", "0.00", "1"], ["b", "-", "2"]]
-    assert lines[3:] == [["value"], ["rule"], ["a", "0.2"], ["b", "62.1"]]
+    assert lines[3:5] == [["value", "small"], ["rule"]]
+    assert lines[5:] == [["a", "0.000", "0.00025"], ["b", "62.1", "-0.00100"]]
 
 
 def test_a_table_of_html_groups_lines_escapes_text_and_colours_verdicts():

@@ -46,11 +46,11 @@ TINTS = {
     **dict.fromkeys(("one run: suggests yes", "2 runs: suggest yes"), "#eaf5ec"),
     **dict.fromkeys(("one run: suggests no", "2 runs: suggest no"), "#faeae7"),
 }
-DIGITS, MOST = 3, 6  # of the largest number of a column; decimals
+DIGITS = 3  # of a number, and at most as many decimals, unless a column's are all small
 
 
 def show(table: pd.DataFrame, decimals: int | None = None) -> None:
-    """Show a table with readable names; each column's numbers have `DIGITS` digits, or `decimals`.
+    """Show a table with readable names; numbers have `DIGITS` digits, or so many `decimals`.
 
     A number that rounds to zero has no sign; a missing one is `-`.
     """
@@ -66,7 +66,7 @@ class Shown:
         named = table.rename(columns=WORDS).map(lambda x: WORDS.get(x, x) if _is(x) else x)
         self.index = not isinstance(table.index, pd.RangeIndex)
         cells = {
-            place: named.iloc[:, place].map(partial(_written, decimals=_decimals(column, decimals)))
+            place: column.map(partial(_written, most=_most(column), decimals=decimals))
             for place, (_, column) in enumerate(named.items())
         }
         self.cells = pd.DataFrame(cells).set_axis(named.columns, axis=1).set_axis(named.index)
@@ -109,24 +109,29 @@ def _cell(found: re.Match) -> str:
     return f'<td style="{looks}">{cell}</td>' if looks else found[0]
 
 
-def _decimals(column: pd.Series, decimals: int | None) -> int:
-    """Those of a column's floats, so that the largest has `DIGITS` digits."""
-    if decimals is not None or column.dtype.kind != "f":
-        return decimals or 0
+def _most(column: pd.Series) -> int:
+    """Decimals that a column's floats may have: `DIGITS`, or more where all are small."""
+    if column.dtype.kind != "f":
+        return DIGITS
     largest = column.abs().replace(np.inf, np.nan).max()
-    if not largest > 0:
-        return 1
-    return min(max(DIGITS - 1 - math.floor(math.log10(largest)), 0), MOST)
+    return max(DIGITS, _places(largest)) if largest > 0 else DIGITS
 
 
-def _written(value: object, decimals: int) -> str:
+def _places(value: float) -> int:
+    """Decimals with which a number has `DIGITS` digits."""
+    return max(DIGITS - 1 - math.floor(math.log10(value)), 0)
+
+
+def _written(value: object, most: int, decimals: int | None) -> str:
     if _is(value):
         return value
     if pd.isna(value):
         return "-"
-    if isinstance(value, (float, np.floating)):
-        return f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0 turns -0.0 into 0.0
-    return str(value)
+    if not isinstance(value, (float, np.floating)):
+        return str(value)
+    if decimals is None:
+        decimals = min(_places(abs(value)), most) if value and np.isfinite(value) else 0
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def _grouped(cells: pd.DataFrame) -> pd.DataFrame:
