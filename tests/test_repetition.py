@@ -23,7 +23,7 @@ from bondlab.training import Run, train
 
 COMMITTED = paths.repository_root() / "figures" / "study" / "repetition"
 SPEC = Spec(
-    TaskSettings(name="sentiment", train=32, evaluate=16),
+    TaskSettings(name="sentiment", train=32, evaluate=8, completion_tokens=12),
     j_bond(anchor=MovingAverage(0.1)),
     Config(
         steps=4, prompts_per_step=4, warmup=1, learning_rate=2e-3, seed=5, evaluate_every=4,
