@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from datetime import datetime
 
 import pandas as pd
@@ -55,6 +56,20 @@ def test_a_rule_that_is_younger_than_its_runs_says_so(committed):
         fixed = datetime.fromisoformat(f"{line['rule fixed (UTC)']}+00:00")
         older = any(starts[run] < fixed for run in line["runs"].split())
         assert line["rule fixed"] == ("after these runs" if older else "before these runs")
+
+
+def test_a_rule_s_date_is_no_earlier_than_its_commit(committed):
+    """The commit that brought each date into the study's code, where its history is there."""
+    root = repository_root()
+    if not (root / ".git").exists():
+        pytest.skip("not a clone")
+    for date in committed["rule fixed (UTC)"].unique():
+        ask = ["git", "log", "--reverse", "--format=%cI", f"-S{date.replace(' ', 'T')}"]
+        found = subprocess.run(
+            [*ask, "--", "bondlab/study"], cwd=root, capture_output=True, text=True, check=True
+        )
+        first = datetime.fromisoformat(found.stdout.split()[0])
+        assert first <= datetime.fromisoformat(f"{date}+00:00")
 
 
 def test_theorem_1_is_wrong_where_ties_are_left_out(monkeypatch):
