@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bondlab.report.intervals import mean_interval
-from bondlab.study import claims
+from bondlab.study import cells, claims
 from bondlab.study.claims import Claim, Term
 
 NOISE = np.linspace(-1, 1, 5)  # mean 0, standard error sqrt(0.125), t(0.975; 4) 2.776, reach 0.9817
@@ -25,7 +25,7 @@ def one(series: str, values: np.ndarray, **labels) -> pd.DataFrame:
 
 
 def x_of(series: str, above: float = -inf, below: float = inf) -> Term:
-    return Term(f"x of {series}", [series], lambda t: claims.at(t, series, "x"), above, below)
+    return Term(f"x of {series}", [series], lambda t: cells.at(t, series, "x"), above, below)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 
 from bondlab.anchors import Periodic
 from bondlab.study import (
-    claims,
     divergences,
     experiments,
     iterative,
@@ -18,6 +17,7 @@ from bondlab.study import (
     report,
     tuning,
 )
+from bondlab.study.cells import gap, rise
 from bondlab.study.divergences import OBJECTIVES
 from bondlab.study.iterative import LARGE, SMALL
 from bondlab.study.learned_quantiles import FRESH, LEARNED, STORED
@@ -45,8 +45,8 @@ def test_a_difference_pairs_seeds_and_prompts():
     """Difficulty that varies by 100 between prompts cancels: the rise is -2 exactly for each."""
     table = measured({"a": [(5.0,), (3.0,)], "b": [(5.0,), (4.0,)]}, ["x"], 0, seeds=3)
     table["x"] += 100 * table["prompt"]
-    assert claims.rise(table, "a", "x") == pytest.approx(np.full((3, 30), -2.0))
-    assert claims.gap(table, "a", "b", "x") == pytest.approx(np.full((3, 30), -1.0))
+    assert rise(table, "a", "x") == pytest.approx(np.full((3, 30), -2.0))
+    assert gap(table, "a", "b", "x") == pytest.approx(np.full((3, 30), -1.0))
 
 
 # -- Figures 2, 4 and 9 ----------------------------------------------------------------------------

@@ -40,13 +40,12 @@ class Interval:
 
     def __mul__(self, factor: float) -> Interval:
         """The interval of `factor` (above 0) times the quantity."""
-        ends = (self.mean, self.low, self.high, self.standard_error)
+        ends = self.mean, self.low, self.high, self.standard_error
         return Interval(*(factor * end for end in ends), self.count)
 
     def row(self, **labels: object) -> dict:
         """A row of a table that plots draw: the labels, mean, low, high and count."""
-        ends = {"mean": self.mean, "low": self.low, "high": self.high, "count": self.count}
-        return {**labels, **ends}
+        return labels | {name: getattr(self, name) for name in ("mean", "low", "high", "count")}
 
 
 def known(value: float) -> Interval:
@@ -54,19 +53,16 @@ def known(value: float) -> Interval:
     return Interval(value, math.nan, math.nan, 0.0, 0)
 
 
-def text(
-    mean: float, low: float = math.nan, high: float = math.nan, decimals: int | None = None
-) -> str:
-    """ "0.123 [0.100, 0.150]"; without the ends where there are none, "-" without a number.
+def text(mean: float, low: float = math.nan, high: float = math.nan) -> str:
+    """ "0.123 [0.100, 0.150]": three digits of the largest, two where that is below 0.1.
 
-    Three digits of the largest of them, two where that is below 0.1; or so many `decimals`.
+    Without the ends where there are none; "-" without a number.
     """
     if math.isnan(mean):
         return "-"
-    if decimals is None:
-        largest = max(abs(x) for x in (mean, low, high) if math.isfinite(x))
-        digits = 3 if largest >= 0.1 else 2
-        decimals = max(0, digits - 1 - math.floor(math.log10(largest))) if largest else 3
+    largest = max(abs(x) for x in (mean, low, high) if math.isfinite(x))
+    digits = 3 if largest >= 0.1 else 2
+    decimals = max(0, digits - 1 - math.floor(math.log10(largest))) if largest else 3
     ends = "" if math.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
     return f"{mean:.{decimals}f}{ends}"
 
@@ -77,9 +73,8 @@ def text(
 def mean_interval(values: ArrayLike, looks: int = 1) -> Interval:
     """Student t interval of the mean of one value per prompt, [B]. One prompt alone gives NaN ends.
 
-    `looks` intervals of so many, each so wide, all hold at once at 95 % (Bonferroni).
-
-    Raises ValueError on missing values: average over completions, and drop prompts, knowingly.
+    `looks` intervals of so many, each so wide, all hold at once at 95 % (Bonferroni). Raises
+    ValueError on missing values: average over completions, and drop prompts, knowingly.
     """
     values = _finite(values, dimensions=1)
     count, mean = len(values), float(values.mean())
@@ -178,10 +173,7 @@ def influence(statistic: Callable[..., float], *arrays: np.ndarray) -> np.ndarra
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
-    """Interval of the mean of first - second over the same prompts, [B] or [S, B] each.
-
-    Pairing takes the prompts' difficulty out: usually far shorter than two separate intervals.
-    """
+    """Interval of the mean of first - second over the same prompts, [B] or [S, B] each."""
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape:
         raise ValueError(f"A paired difference needs equal shapes: {first.shape}, {second.shape}.")
@@ -234,16 +226,15 @@ def auc_interval(
     for total, part, size in zip(sums, parts, sizes, strict=True):
         variance += _inflate(part) * (total @ total) / size**2
     error = math.sqrt(max(float(variance), 0.0))
-    reach = float(stats.norm.ppf(TAIL)) * error
-    return Interval(area, max(area - reach, 0.0), min(area + reach, 1.0), error, len(scores))
+    low, high = area + stats.norm.ppf([1 - TAIL, TAIL]) * error
+    return Interval(area, max(float(low), 0.0), min(float(high), 1.0), error, len(scores))
 
 
 def _share_of_opposite_below(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """For each item the share of the other label's items that score less, ties counted half."""
     ranks = stats.rankdata(scores)
     below = np.empty_like(scores)
-    for side in (True, False):
-        own = labels == side
+    for own in (labels, ~labels):
         below[own] = (ranks[own] - stats.rankdata(scores[own])) / (~own).sum()
     return below
 

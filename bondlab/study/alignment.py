@@ -25,7 +25,8 @@ from bondlab.report.kept import Results, Tables
 from bondlab.report.plots import Panel
 from bondlab.rules import J_BOND_PENALTY
 from bondlab.study import cooling, frontier, report, tuning
-from bondlab.study.claims import Term, at
+from bondlab.study.cells import at
+from bondlab.study.claims import Term
 from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
 from bondlab.study.judge import judged
 from bondlab.study.sweep import Spec

@@ -27,7 +27,8 @@ from bondlab.study.alignment import (
     specs,
     trend,
 )
-from bondlab.study.claims import Claim, Term, at
+from bondlab.study.cells import at
+from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL, spread
 from bondlab.study.j_bond_claims import RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE

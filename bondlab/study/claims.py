@@ -18,7 +18,8 @@ from math import inf, isnan, nan
 import numpy as np
 import pandas as pd
 
-from bondlab.report.intervals import Interval, Scatter, cell_interval, grid
+from bondlab.report.intervals import Interval, Scatter, cell_interval
+from bondlab.study.cells import NotRun, gap, shared
 
 LEAST, MOST = 3, 100  # seeds that a verdict takes; seeds beyond which nobody will go
 RULE = (
@@ -32,10 +33,6 @@ _MARKS = {YES: "yes", NO: "no"}  # of one interval
 # When the rules as they stand were committed. Runs that started earlier were seen by whoever made
 # them; a changed rule gets a date of its own.
 FIXED = datetime.fromisoformat("2026-11-27T03:50:00+00:00")
-
-
-class NotRun(LookupError):
-    """The evidence lacks a series or a measure."""
 
 
 @dataclass(frozen=True)
@@ -248,53 +245,7 @@ def when_fixed(claim: Claim, table: pd.DataFrame) -> str:
     return "after" if datetime.fromisoformat(min(starts)) < claim.fixed else "before"
 
 
-# -- what terms are made of ------------------------------------------------------------------------
-
-
-def shared(table: pd.DataFrame, series: Sequence[str]) -> pd.DataFrame:
-    """The evaluations of some series, of the seeds that all trained ones have; or `NotRun`."""
-    own = table[table["series"].isin(series)]
-    if lacking := {*series} - {*own["series"]}:
-        raise NotRun(f"no evaluations of {', '.join(sorted(lacking))}")
-    trained = own.dropna(subset="seed").groupby("series")["seed"]
-    seeds = set.intersection(*(set(seeds) for _, seeds in trained))
-    if not seeds:
-        raise NotRun(f"no seed that all have: {', '.join(series)}")
-    return own[own["seed"].isin(seeds) | own["seed"].isna()]
-
-
-def evaluations(table: pd.DataFrame, series: str, column: str) -> pd.DataFrame:
-    """The evaluations of one series; `NotRun` without any, or without values of a measure."""
-    own = table[table["series"] == series]
-    if own.empty or column not in own or own[column].isna().all():
-        raise NotRun(f"no {column} of {series}")
-    return own
-
-
-def at(table: pd.DataFrame, series: str, column: str, step: int | None = None) -> np.ndarray:
-    """A measure after `step` updates, or its last, [S, B]; [1, B] of what has no seeds."""
-    own = evaluations(table, series, column)
-    own = own[own["step"] == (own["step"].max() if step is None else step)]
-    return grid(own.fillna({"seed": 0}), column)
-
-
-def rise(table: pd.DataFrame, series: str, column: str, start: int = 0) -> np.ndarray:
-    """By how much a measure rose from step `start` to the last, on the same prompts, [S, B]."""
-    return at(table, series, column) - at(table, series, column, start)
-
-
-def gap(table: pd.DataFrame, series: str, other: str, column: str) -> np.ndarray:
-    """A measure of one series less that of another after the last step, on the same prompts."""
-    return at(table, series, column) - at(table, other, column)
-
-
-def halves(table: pd.DataFrame, series: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rise of a measure in each half of the evaluations, [S, B] each."""
-    steps = sorted(evaluations(table, series, column)["step"].unique())
-    first, half, last = (
-        at(table, series, column, step) for step in (0, steps[len(steps) // 2], steps[-1])
-    )
-    return half - first, last - half
+# -- a term of which there are many ---------------------------------------------------------------
 
 
 def lead(

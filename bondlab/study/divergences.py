@@ -25,7 +25,8 @@ from bondlab.lm.language_model import LanguageModel
 from bondlab.report.intervals import Interval, cell_interval, grouped, mean_interval
 from bondlab.report.kept import Results, once
 from bondlab.results import RunFolder
-from bondlab.study.claims import Claim, Term, at, lead, rise
+from bondlab.study.cells import at, rise
+from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, collect, seeds
 from bondlab.study.report import OWN_BEST, best_name
 from bondlab.study.sweep import Spec

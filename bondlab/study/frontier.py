@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bondlab.report.intervals import Interval, cell_interval, influence
-from bondlab.study.claims import evaluations, shared
+from bondlab.study.cells import evaluations, shared
 
 KL = "kl_to_reference"
 NARROW = 0.02  # nats: over less, a difference between curves is the noise of their start

@@ -18,7 +18,8 @@ from bondlab.report.intervals import cell, grouped, influence, text
 from bondlab.report.kept import Results
 from bondlab.report.plots import Panel
 from bondlab.study import cooling, report
-from bondlab.study.claims import Claim, NotRun, Term, halves, lead
+from bondlab.study.cells import NotRun, halves
+from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.frontier import KL, area, curve
 from bondlab.study.report import BY, COOLED, DISTANCE, by_series, curve_table, ends
@@ -219,7 +220,7 @@ def effective_n_table(found: Results) -> pd.DataFrame:
         n = last.loc[name]
         lines.append({
             "series": name, "log quantile": cell(part, "log_quantile"),
-            "effective N": text(n["mean"], n["low"], n["high"], 2),
+            "effective N": text(n["mean"], n["low"], n["high"]),
             "KL to reference": cell(part, DISTANCE.name),
             "KL of that Best-of-N": report.kl_of(n["mean"]) if n["mean"] > 0 else math.inf,
         })  # fmt: skip

@@ -19,7 +19,8 @@ from bondlab.study.alignment import (
     fall,
     trend,
 )
-from bondlab.study.claims import Claim, Term, at, halves
+from bondlab.study.cells import at, halves
+from bondlab.study.claims import Claim, Term
 from bondlab.study.frontier import KL, spread
 from bondlab.study.report import COOLED, best_name
 

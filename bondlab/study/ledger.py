@@ -17,7 +17,7 @@ import torch
 from bondlab import best_of_n, paths
 from bondlab.report.kept import Results
 from bondlab.results import write_atomically
-from bondlab.study import benchmarks, claims, evidence
+from bondlab.study import benchmarks, cells, claims, evidence
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import TABLES, Experiment
 from bondlab.study.experiments import EXPERIMENTS
@@ -31,7 +31,7 @@ THEOREM = Claim(
     "Theorem 1",
     [
         Term(f"largest error of a probability, {PROBLEMS} laws, N = 2, 3, 4", [EXACT],
-             lambda table: claims.at(table, EXACT, "error"), below=1e-12)
+             lambda table: cells.at(table, EXACT, "error"), below=1e-12)
     ],
     "Against the sum over all ways to draw N of five outcomes, of which some are tied; arithmetic.",
 )  # fmt: skip
