@@ -193,6 +193,7 @@ CLAIMS = (
             _term("preferences, J-BOND - reference", "preferences", above=0),
         ],
         "Shares of the constraints met and of HHH's preferred replies found likelier.",
+        short="J-BOND improves benchmarks",
     ),
     Claim(
         "ours-3",
@@ -200,5 +201,6 @@ CLAIMS = (
         "ours",
         [_term("bits per byte, J-BOND - reference", "bits_per_byte", below=COST)],
         "Of held-out text.",
+        short="J-BOND costs no ability",
     ),
 )

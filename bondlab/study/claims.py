@@ -28,7 +28,7 @@ RULE = (
     "Not run: a series or a measure that the rule needs is not there."
 )
 YES, NO, OPEN, NOT_RUN = "repeated", "not repeated", "open", "not run"
-_MARKS = {YES: "yes", NO: "no"}  # of one interval
+MARKS = {YES: "yes", NO: "no"}  # of one interval
 # When the rules as they stand were committed. Runs that started earlier were seen by whoever made
 # them; a changed rule gets a date of its own.
 FIXED = datetime.fromisoformat("2026-11-27T03:50:00+00:00")
@@ -134,6 +134,7 @@ class Claim:
         id: "C2a", "ours-3"; text: the claim; source: where the paper makes it; terms: see `Term`.
         note: what the terms' names leave open.
         fixed: when the rule was committed.
+        short: the claim in six words at most, for the front page.
     """
 
     id: str
@@ -142,6 +143,7 @@ class Claim:
     terms: Sequence[Term]
     note: str = ""
     fixed: datetime = FIXED
+    short: str = ""
 
     @property
     def rule(self) -> str:
@@ -212,7 +214,7 @@ def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
             )  # fmt: skip
             lines += [
                 {"what": f"\u00b7 {what}", "value": "-" if interval is None else str(interval),
-                 "says": _MARKS.get(found.answers[what], found.answers[what])}
+                 "says": MARKS.get(found.answers[what], found.answers[what])}
                 for what, interval in found.intervals.items()
             ]  # fmt: skip
     found = pd.DataFrame(lines).fillna("")

@@ -101,6 +101,7 @@ EXPERIMENT = Experiment(
             "section 6, Fig. 2 left and middle",
             [_fall("backward_kl"), _fall("forward_kl")],
             "After the last step: dips on the way do not count.",
+            short="Jeffreys lowers both divergences",
         ),
         Claim(
             "C2b",
@@ -111,6 +112,7 @@ EXPERIMENT = Experiment(
                 lead("forward_kl, beta 1 - beta 0.5", BACKWARD, JEFFREYS, "forward_kl", 0),
             ],
             "After the last step.",
+            short="each pure objective neglects the other",
         ),
         Claim(
             "C3",
@@ -122,6 +124,7 @@ EXPERIMENT = Experiment(
                      -AS_GOOD),
             ],
             "After the last step, in nats.",
+            short="Jeffreys' log quantile matches backward KL's",
         ),
         Claim(
             "C16",
@@ -131,6 +134,7 @@ EXPERIMENT = Experiment(
                   best_name(1)], _of_best, above=0)],
             "After the last step, beta 0.5; gains over the reference, on the same articles. The "
             "margin is a tenth of Best-of-N's own gain.",
+            short="one sample is worth Best-of-N",
         ),
     ),
 )  # fmt: skip

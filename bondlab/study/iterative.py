@@ -155,6 +155,7 @@ EXPERIMENT = Experiment(
             ],
             "Of the rising curve nearest to the evaluations; steady growth to the end takes 0.9 of "
             "the steps.",
+            short="a fixed N saturates",
         ),
         Claim(
             "C6",
@@ -167,6 +168,7 @@ EXPERIMENT = Experiment(
             ],
             "A late gain is the rise over the second half of the evaluations, log quantiles are "
             "after the last step. Of runs that all draw new samples at every step.",
+            short="iterating goes on improving",
         ),
         Claim(
             "C7",
@@ -175,6 +177,7 @@ EXPERIMENT = Experiment(
             [_off_the_curve(series) for series in ALL],
             "In nats, after the last step; the common curve of a run has the shape of Best-of-N's, "
             "-h/N at s times the KL of Best-of-N, fitted (h and s) to the other runs' evaluations.",
+            short="all runs share one trade-off",
         ),
         Claim(
             "ours-7",
@@ -186,6 +189,7 @@ EXPERIMENT = Experiment(
                 for series in (SMALL, LARGE)
             ],
             "Mean height between curves against the root of the KL, over the KL both reach.",
+            short="iterating beats cooling the reference",
         ),
     ),
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""All claims in one place, decided on the committed tables: claims.csv, and CLAIMS.md made of it.
+"""All claims in one place, decided on the committed tables: claims.csv, and what is made of it:
+CLAIMS.md, and the scoreboard of README.md.
 
 A line of claims.csv is one number of one claim in one place. A claim is of a paper's figure, so it
 is beside the runs that decide it; here is the list of all, and what is exact: Theorem 1.
@@ -17,7 +18,7 @@ import torch
 from bondlab import best_of_n, paths
 from bondlab.report.kept import Results
 from bondlab.results import write_atomically
-from bondlab.study import benchmarks, claims, evidence
+from bondlab.study import benchmarks, claims, evidence, scoreboard
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import TABLES, Experiment
 from bondlab.study.experiments import EXPERIMENTS
@@ -34,6 +35,7 @@ THEOREM = Claim(
              lambda table: claims.at(table, EXACT, "error"), below=1e-12)
     ],
     "Against the sum over all ways to draw N of five outcomes, of which some are tied; arithmetic.",
+    short="Best-of-N has this closed form",
 )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def _named(claim: Claim, row: str) -> Claim:
     """The claim under its number: those of Figure 2 are C4 at another N than 8."""
     if claim.id not in FIGURE_10 or row.startswith("N = 8"):
         return claim
-    return replace(claim, id=f"C4, {claim.id}")
+    return replace(claim, id=f"C4, {claim.id}", source="appendix B.2, Fig. 10")
 
 
 def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator[dict]:
@@ -118,7 +120,8 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
     when = claims.when_fixed(claim, part)
     profile = part["profile"].dropna().iloc[0]
     shared = {
-        "id": claim.id, "claim": claim.text, "source": claim.source, "rule": claim.rule,
+        "id": claim.id, "claim": claim.text, "short": claim.short,
+        "source": claim.source, "rule": claim.rule,
         "rule fixed (UTC)": f"{claim.fixed:%Y-%m-%d %H:%M}", "kind": place.kind,
         "where": ", ".join(filter(None, (place.where, row))), "profile": profile,
         "verdict": found.verdict, "rule fixed": "" if when == "-" else f"{when} these runs",
@@ -129,7 +132,8 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
         ends = ("", "", "") if interval is None else (interval.mean, interval.low, interval.high)
         names = ("effect", "low", "high")
         numbers = dict(zip(names, map(_number, ends), strict=True))
-        yield {**shared, "measured": what, **numbers}
+        says = claims.MARKS.get(found.answers[what], found.answers[what])
+        yield {**shared, "measured": what, "says": says, **numbers}
 
 
 def _number(value: float | str) -> str:
@@ -143,11 +147,13 @@ def _order(identity: str) -> tuple:
 
 
 def write() -> list[str]:
-    """Make claims.csv and CLAIMS.md; returns their paths."""
+    """Make claims.csv, CLAIMS.md and the README's scoreboard; returns their paths."""
     root, made = paths.repository_root(), table()
+    readme = root / "README.md"
     files = {
         paths.committed_folder("report") / "claims.csv": made.to_csv(index=False),
         root / "CLAIMS.md": page(made),
+        readme: scoreboard.placed(readme.read_text(encoding="utf-8"), made),
     }
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
