@@ -7,7 +7,7 @@ so that the command line starts without waiting for torch.
 What is where, in reading order; a folder imports from those above it alone (`study` from all):
 
     best_of_n   the exact distribution of Best-of-N, its quantiles and divergences
-    rules       each algorithm as a function from scores to one weight a completion
+    rules       each algorithm as a function from scores to one weight per completion
     quantiles   p_<=, counted from samples or learned
     anchors     how the anchor follows the policy: never, by copies, as a moving average
     algorithms  an algorithm: a plan of who is sampled, and a rule; one constructor each

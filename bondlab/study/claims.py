@@ -196,7 +196,7 @@ def described(claims: Sequence[Claim]) -> str:
 
 
 def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
-    """Claims decided for each row of the figure: a line a claim, and below it a line an interval.
+    """Claims decided for each row of the figure: a line per claim, below it one per interval.
 
     Columns claim, row (where the table has several), what (the claim, what was measured), value,
     says (the verdict, what each interval says), seeds, needed (further ones), fixed (whether the
@@ -286,7 +286,7 @@ def rise(table: pd.DataFrame, series: str, column: str, start: int = 0) -> np.nd
 
 
 def gap(table: pd.DataFrame, series: str, other: str, column: str) -> np.ndarray:
-    """A measure of one series less that of another after the last step, on the same prompts."""
+    """A measure of one series minus that of another after the last step, on the same prompts."""
     return at(table, series, column) - at(table, other, column)
 
 

@@ -1,9 +1,9 @@
-"""Forward vs. backward vs. Jeffreys on XSum: Figures 2 and 10, and what was learned by heart.
+"""Forward vs. backward vs. Jeffreys on XSum: Figures 2 and 10, and what was memorised.
 
-Maximum likelihood on stored samples may learn them by heart. So the forward KL of a trained policy
+Maximum likelihood on stored samples may memorise them. So the forward KL of a trained policy
 is measured on three kinds of reference samples: the stored ones that it was trained on, new ones of
-the same articles, and those of held-out articles. Learned by heart, it falls on the first alone;
-whether that is why it rises elsewhere, steps that are too large would hide. The paper shows
+the same articles, and those of held-out articles. If they were memorised, it falls on the first
+alone; whether that is why it rises elsewhere, steps that are too large would hide. The paper shows
 held-out articles only.
 """
 
@@ -82,7 +82,7 @@ def _fall(column: str) -> Term:
 
 
 def _of_best(table: pd.DataFrame) -> np.ndarray:
-    """A policy's gain of p(entailment) less `REACHED` of Best-of-N's, [S, B]."""
+    """A policy's gain of p(entailment) minus `REACHED` of Best-of-N's, [S, B]."""
     policy, best, reference = (at(table, s, "p_reward") for s in (JEFFREYS, OWN_BEST, best_name(1)))
     return policy - reference - REACHED * (best - reference)
 
@@ -162,8 +162,8 @@ def gain(found: Results) -> Interval:
 def by_article(found: Results, settings: RunSettings) -> Results:
     """The results with the table by_article: how the forward KL to Best-of-8 changed in training.
 
-    A row a run, kind and prompt: series, beta, seed, profile, kind (`STORED`, `NEW` or `HELD_OUT`),
-    prompt, change (from the first step to the last, nats).
+    A row per run, kind and prompt: series, beta, seed, profile, kind (`STORED`, `NEW` or
+    `HELD_OUT`), prompt, change (from the first step to the last, nats).
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
@@ -208,7 +208,7 @@ def _of(spec: Spec, run: RunFolder) -> pd.DataFrame:
 
 @torch.no_grad()
 def change(policy: LanguageModel, prompts: list[str], bank: Bank, precision: str) -> torch.Tensor:
-    """KL(Best-of-8 || policy) less KL(Best-of-8 || reference), [B], nats (section 4.2, eq. 12).
+    """KL(Best-of-8 || policy) minus KL(Best-of-8 || reference), [B], nats (section 4.2, eq. 12).
 
     Args:
         bank: the reference's samples; its first B rows belong to the prompts.

@@ -119,7 +119,7 @@ def _off_the_curve(series: str) -> Term:
 
 
 def off_the_curve(*curves: np.ndarray) -> float:
-    """The last log quantile of the last run less that of the curve fitted to the runs before it.
+    """The last log quantile of the last run minus that of the curve fitted to the runs before it.
 
     Args:
         curves: first the KL [T] of all runs, then their log quantiles.

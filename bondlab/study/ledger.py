@@ -28,10 +28,10 @@ PROBLEMS, EXACT = 100, "Theorem 1"
 FIGURE_10 = {"C2a", "C2b", "C3"}  # claims of Figure 2 that are C4 at other N
 THEOREM = Claim(
     "C1",
-    "The law of Best-of-N is pi(y) p_<=(y)^(N-1) times a correction for ties.",
+    "The distribution of Best-of-N is pi(y) p_<=(y)^(N-1) times a correction for ties.",
     "Theorem 1",
     [
-        Term(f"largest error of a probability, {PROBLEMS} laws, N = 2, 3, 4", [EXACT],
+        Term(f"largest error of a probability, {PROBLEMS} distributions, N = 2, 3, 4", [EXACT],
              lambda table: claims.at(table, EXACT, "error"), below=1e-12)
     ],
     "Against the sum over all ways to draw N of five outcomes, of which some are tied; arithmetic.",
@@ -81,7 +81,7 @@ def _of(experiment: Experiment, found: Results) -> Iterator[Place]:
 
 
 def enumerated() -> pd.DataFrame:
-    """Errors of Theorem 1 on random laws of five outcomes with ties: seed a law, prompt an N."""
+    """Errors of Theorem 1 on five outcomes with ties: a seed per distribution, a prompt per N."""
     rows = []
     for seed, n in itertools.product(range(PROBLEMS), (2, 3, 4)):
         generator = torch.Generator().manual_seed(seed)
@@ -89,14 +89,14 @@ def enumerated() -> pd.DataFrame:
         probs, rewards = probs / probs.sum(), torch.randint(3, (5,), generator=generator)
         drawn = torch.tensor(list(itertools.product(range(5), repeat=n)))
         kept = drawn.gather(1, best_of_n.select(rewards[drawn]).unsqueeze(1)).squeeze(1)
-        law = torch.zeros(5, dtype=torch.float64).index_add(0, kept, probs[drawn].prod(1))
-        error = (best_of_n.pmf(probs, rewards, n) - law).abs().max().item()
+        exact = torch.zeros(5, dtype=torch.float64).index_add(0, kept, probs[drawn].prod(1))
+        error = (best_of_n.pmf(probs, rewards, n) - exact).abs().max().item()
         rows.append({"series": EXACT, "seed": seed, "prompt": n, "step": 0, "error": error})
     return pd.DataFrame(rows).assign(profile="exact")
 
 
 def table() -> pd.DataFrame:
-    """The ledger: a line a claim, place and number, numbers as text of three decimals."""
+    """The ledger: a line per claim, place and number, numbers as text of three decimals."""
     lines = []
     for place in places():
         parts = [("", place.table)]

@@ -27,7 +27,7 @@ def placed(text: str, table: pd.DataFrame) -> str:
 
 
 def scoreboard(table: pd.DataFrame) -> str:
-    """A Markdown table, a line a claim: figure, claim, verdicts by place, a number, seeds.
+    """A Markdown table, a line per claim: figure, claim, verdicts by place, a number, seeds.
 
     The number is of the place with most seeds, the first named, and of what its verdict hangs on.
 
