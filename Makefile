@@ -1,4 +1,5 @@
 # make study   the paper's figures from the committed results, and two effects trained here
+# make report  the notebooks and claims as web pages, in runs/report
 # make test    the tests, and the committed notebooks against what they show
 #
 # PROFILE=laptop, study or paper computes all results anew at that scale: an hour, hours, GPUs.
@@ -13,13 +14,16 @@ VENV    := .venv
 KEY   := $(shell { pwd; cat pyproject.toml requirements.lock; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/ready-$(KEY)
 
-.PHONY: help study test environment
+.PHONY: help study report test environment
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 5
+	@sed -n 's/^# //p' Makefile | head -n 6
 
 study: environment
 	@$(VENV)/bin/python -m bondlab study --profile $(PROFILE)
+
+report: environment
+	@$(VENV)/bin/python -m bondlab report --profile $(PROFILE)
 
 test: environment
 	@$(VENV)/bin/python -m pytest --nbval --nbval-current-env --numprocesses auto --maxprocesses 4 --dist loadfile \

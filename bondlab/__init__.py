@@ -7,7 +7,7 @@ so that the command line starts without waiting for torch.
 What is where, in reading order; a folder imports from those above it alone (`study` from all):
 
     best_of_n   the exact distribution of Best-of-N, its quantiles and divergences
-    rules       each algorithm as a function from scores to one weight a completion
+    rules       each algorithm as a function from scores to one weight per completion
     quantiles   p_<=, counted from samples or learned
     anchors     how the anchor follows the policy: never, by copies, as a moving average
     algorithms  an algorithm: a plan of who is sampled, and a rule; one constructor each
@@ -23,7 +23,7 @@ What is where, in reading order; a folder imports from those above it alone (`st
     lm/         one face for transformers' models: sampling, scoring, adapters, templates
     naming/     names of models, rewards and rules by what they compute: a run's id
     report/     how measures are shown: intervals, plots, kept tables, notebooks' parameters
-    toy/        a policy whose every completion is listed: the test bed, and notebook 00
+    toy/        a policy whose every completion is listed: the test bed, notebooks 00 and 10
     plan/       what a run will take, from a model's configuration: memory, operations, seconds
     assets/     models and data: fetched, verified, converted
     tasks/      XSum, sentiment, chat and tiny ones: prompts, reference and reward by name

@@ -49,6 +49,10 @@ def _run(options: argparse.Namespace) -> int | None:
         from bondlab.study import ledger
 
         print(*ledger.write(), sep="\n")
+    elif options.command == "report":
+        from bondlab.study import pages
+
+        print(pages.write(options.profile)[0])
     elif options.command == "bench":
         from bondlab.bench.command import bench
 
@@ -90,12 +94,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("study", help="execute the notebooks, their runs first, summarise")
     sub.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="such as 00 02")
     commands.add_parser("claims", help="decide all claims on the committed tables: CLAIMS.md")
+    report = commands.add_parser("report", help="notebooks and claims as web pages")
     bench = commands.add_parser("bench", help="measure how fast it is, beside other libraries")
     parts = ("sampling", "steps", "floor", "growth")
     bench.add_argument("--only", nargs="+", default=[], choices=parts)
     bench.add_argument("--profile", choices=("smoke", "laptop", "study"), default="laptop")
     profiles = ("laptop", "smoke", "study", "paper")
-    for each, choices in ((one, profiles), (sub, ("shipped", *profiles))):
+    shipped = ("shipped", *profiles)
+    for each, choices in ((one, profiles), (sub, shipped), (report, shipped)):
         each.add_argument("--profile", choices=choices, default=choices[0])
     for each in (one, sub, tune):
         text = "runs at once; default: as the machine allows"

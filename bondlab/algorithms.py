@@ -129,7 +129,7 @@ def j_bond(
     anchor: Anchor = MovingAverage(0.02),  # noqa: B008  (frozen)
     policy_draws: int = 1,
 ) -> Algorithm:
-    """J-BOND (Algorithm 2): iterated Best-of-2 with one policy and two anchor completions a prompt.
+    """J-BOND (Algorithm 2): iterated Best-of-2, one policy and two anchor completions per prompt.
 
     Args:
         beta: share of the backward KL; 0.5 in the paper (section 6).
@@ -155,7 +155,7 @@ def reinforce(beta_rl: float, policy_draws: int = 2, anchor: Anchor = FROZEN) ->
             one standard deviation of the reference's rewards within a prompt. The paper tries
             0.001, 0.01, 0.1 and 1 on a private reward whose scale is not stated; relative to the
             spread was chosen because a value then means the same on every reward.
-        policy_draws: completions a prompt, each the other's baseline (Figure 7: 2).
+        policy_draws: completions per prompt, each the other's baseline (Figure 7: 2).
         anchor: what the KL is taken to.
 
     Raises:
@@ -199,7 +199,7 @@ def online_dpo(beta_dpo: float, policy_draws: int = 2) -> Algorithm:
 
     Args:
         beta_dpo: strength of the KL to the reference that DPO's loss stands for.
-        policy_draws: completions a prompt, whose best and worst are the pair (there: 2).
+        policy_draws: completions per prompt, whose best and worst are the pair (there: 2).
 
     Raises:
         ValueError: beta_dpo not above 0, or fewer than two draws.
@@ -230,7 +230,7 @@ def wind(beta: float, policy_draws: int = 2) -> Algorithm:
     Args:
         beta: strength of the KL to the reference, in win rates a nat; not checked against the
             paper's values.
-        policy_draws: completions a prompt, each the others' opponent.
+        policy_draws: completions per prompt, each the others' opponent.
 
     Raises:
         ValueError: beta below 0, or fewer than two draws.
@@ -261,7 +261,7 @@ def max_at_k(k: int, beta_rl: float, policy_draws: int = 8) -> Algorithm:
     Args:
         k: of the best of k; at 1 it is `reinforce`.
         beta_rl: strength of the KL to the reference, for rewards in units of their spread.
-        policy_draws: K completions a prompt, k or more; the more, the less noise.
+        policy_draws: K completions per prompt, k or more; the more, the less noise.
 
     Raises:
         ValueError: k below 1 or above policy_draws, beta_rl below 0, or fewer than two draws.

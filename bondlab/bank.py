@@ -79,7 +79,7 @@ class BankFolder:
         seed: int,
         precision: str,
     ) -> BankFolder:
-        """The folder for `samples` completions a prompt of the task's reference.
+        """The folder for `samples` completions per prompt of the task's reference.
 
         `precision`, "bf16" or "fp32", is that of the computation: log-probabilities depend on it.
         """
@@ -178,7 +178,7 @@ def draw(
     encoded: Prompts | None = None,
     share: Share | None = None,
 ) -> tuple[Completions, Tensor]:
-    """Sample k completions a prompt and score them: completions and rewards [B, k].
+    """Sample k completions per prompt and score them: completions and rewards [B, k].
 
     `encoded` are the prompts as tokens, where they are there already; `share` says of which batch
     they are a part.

@@ -1,4 +1,4 @@
-"""The law of Best-of-N sampling: draw N times, keep the first best draw.
+"""The distribution of Best-of-N sampling: draw N times, keep the first best draw.
 
 Sessa et al., "BOND: Aligning LLMs with Best-of-N Distillation", section 3 and appendix A. All
 logarithms are natural. Equal rewards are true ties: Theorem 1 stays exact with them, because
@@ -48,7 +48,7 @@ def pmf(probs: Tensor, rewards: Tensor, n: int) -> Tensor:
         float64 [..., V], relatively accurate down to the underflow; no gradient.
 
     Raises:
-        ValueError: a NaN reward, a mass that is no probability law, or a bad n.
+        ValueError: a NaN reward, a mass that is no probability distribution, or a bad n.
     """
     n = _draws(n)
     tails = _tails(probs, rewards)
@@ -123,12 +123,12 @@ def order_weights(k: int, n: int) -> Tensor:
 
 
 def kl_bound(n: int) -> float:
-    """KL(Best-of-n || base) in nats for a continuous reward; an upper bound for any reward."""
+    """Forward KL, KL(Best-of-n || base), in nats for a continuous reward; a bound for any."""
     return math.log(_draws(n)) - (n - 1) / n
 
 
 def reverse_kl(n: int) -> float:
-    """KL(base || Best-of-n) in nats for a continuous reward: where backward-KL training starts."""
+    """Backward KL, KL(base || Best-of-n), for a continuous reward, nats: where training starts."""
     return (n - 1) - math.log(_draws(n))
 
 

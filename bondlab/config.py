@@ -17,9 +17,9 @@ class Config(BaseModel):
     `steps` optimiser steps of `prompts_per_step` prompts; warm-up and the intervals of evaluations
     count steps. A checkpoint is written after so many seconds of training, which is what a kill can
     cost, and at the end. `bank_samples`, `evaluation_samples` and `evaluation_bank` are
-    completions a prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient norm
-    (a run's record says which steps it bound). `fresh` draws the reference's samples anew at each
-    step, as the paper does, and not from a bank.
+    completions per prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient
+    norm (a run's record says which steps it bound). `fresh` draws the reference's samples anew at
+    each step, as the paper does, and not from a bank.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -1,6 +1,6 @@
 """What is measured: of a policy, on held-out prompts, and of a training step, in passing.
 
-Legend: B prompts, N anchor completions, K policy completions a prompt.
+Legend: B prompts, N anchor completions, K policy completions per prompt.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def evaluate(
         forward_kl: whether the bank's completions are scored, too, which the forward KL needs.
 
     Returns:
-        One row a completion: source ("policy", or "reference" of the bank's), prompt, sample,
+        One row per completion: source ("policy", or "reference" of the bank's), prompt, sample,
         reward, log_prob (of the policy, nats), reference_log_prob, tokens, predicted_quantile (by
         `predict`); of the policy's rows kl (to the reference, nats, of the next token, summed along
         the completion: `LanguageModel.score_beside`), quantile (under the bank) and text.
@@ -82,7 +82,7 @@ def evaluate(
 
 
 def _rows(source: str, index: Sequence[int], grids: Mapping[str, Tensor]) -> pd.DataFrame:
-    """Measures [B, K] of the prompts with these numbers, a row a completion."""
+    """Measures [B, K] of the prompts with these numbers, a row per completion."""
     table = pd.DataFrame({name: grid.flatten().tolist() for name, grid in grids.items()})
     k = len(table) // len(index)
     sample = [*range(k)] * len(index)

@@ -4,7 +4,8 @@ They take tensors and return one number per prompt, because prompts, not complet
 independent units (`bondlab.report.intervals`). All logs are natural, so divergences are in nats,
 and every log-probability is that of a whole completion.
 
-Legend: B prompts, K policy samples a prompt, M reference samples a prompt, n the Best-of-n size.
+Legend: B prompts, K policy samples per prompt, M reference samples per prompt, n the Best-of-n
+size.
 """
 
 from __future__ import annotations

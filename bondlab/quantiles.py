@@ -1,8 +1,8 @@
-"""Reward quantiles p_<= under the anchor: counted from its samples, or learned from one a prompt.
+"""Reward quantiles p_<= under the anchor: counted from its samples, or learned from one per prompt.
 
 Both estimators are called alike, so neither the loop nor the rule knows which one it has.
 
-Legend: B prompts, K policy completions a prompt, M anchor samples a prompt, D hidden width.
+Legend: B prompts, K policy completions per prompt, M anchor samples per prompt, D hidden width.
 """
 
 from __future__ import annotations

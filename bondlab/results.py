@@ -1,10 +1,11 @@
 """What a run leaves: a folder named by a hash of everything that determines its result.
 
-    config.json  record.jsonl (a line a step)  evaluation.parquet  manifest.json  checkpoints/
+    config.json  record.jsonl (a line per step)  evaluation.parquet  manifest.json  checkpoints/
 
 A finished run is never computed twice, an unfinished one continues, a changed setting is another
-run. Evaluations hold one row a completion, so every measure can be taken from them later. Files are
-written whole under another name and then renamed: a kill or a full disk leaves the earlier ones.
+run. Evaluations hold one row per completion, so every measure can be taken from them later. Files
+are written whole under another name and then renamed: a kill or a full disk leaves the earlier
+ones.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def record(self) -> pd.DataFrame:
-        """The record as a table, one row a step; a line cut short by a kill is left out."""
+        """The record as a table, one row per step; a line cut short by a kill is left out."""
         return pd.DataFrame(self._rows())
 
     def evaluation(self) -> pd.DataFrame:

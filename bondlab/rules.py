@@ -1,4 +1,4 @@
-"""The algorithms, each a pure function from scores to one weight a completion.
+"""The algorithms, each a pure function from scores to one weight per completion.
 
     loss = -(1/B) sum_b sum_j weights[b, j] * log pi(y[b, j] | x[b])
 
@@ -6,7 +6,7 @@ Every rule returns weights [B, N+K]: the anchor's N completions first, then the 
 over K samples carries its 1/K in the weights. Weights never carry a gradient. Shapes are static
 and nothing waits for the device, so rewards must have been checked for NaN before.
 
-Legend: B prompts, N anchor completions (Best-of-N draws), K policy completions a prompt.
+Legend: B prompts, N anchor completions (Best-of-N draws), K policy completions per prompt.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def jeffreys(scores: Scores, n: int, beta: float) -> Tensor:
 
 @torch.no_grad()
 def j_bond(scores: Scores, beta: float, gamma: float) -> Tensor:
-    """J-BOND (Algorithm 2), with two anchor completions a prompt: weights [B, 2+K].
+    """J-BOND (Algorithm 2), with two anchor completions per prompt: weights [B, 2+K].
 
     (1-beta) on the better anchor completion; beta (R - baseline) - gamma log(pi/pi_anchor) on
     the policy's, with R = r_J - log(pi/pi_anchor). G_Reg carries a plus sign as a descent
@@ -163,7 +163,7 @@ def wind(scores: Scores, beta: float) -> Tensor:
     against itself, by mirror steps of size eta. A step regresses log pi, up to a constant, on
     (log pi_t + beta eta log pi_anchor + eta 1{y beats y'}) / (1 + beta eta), y and y' of pi_t;
     there its gradient is 2 eta / (1 + beta eta), left to the learning rate, times these weights:
-    win rate among the K, ties half, less 1/2, its mean; less beta log(pi/pi_anchor), centred.
+    win rate among the K, ties half, minus 1/2, its mean; minus beta log(pi/pi_anchor), centred.
     The loss is derived from the game: of the paper no more than the abstract could be read, so
     its equations are unchecked. Deviation: one gradient step a sample.
     """
@@ -202,7 +202,7 @@ def qrpo(scores: Scores, beta: float) -> Tensor:
 def max_at_k(scores: Scores, k: int, beta_rl: float) -> Tensor:
     """Policy gradient of E[best of k rewards] - beta_rl KL(pi || pi_anchor): weights [B, N+K].
 
-    A completion weighs what it adds: the mean best of all k-subsets of the K, less that of the
+    A completion weighs what it adds: the mean best of all k-subsets of the K, minus that of the
     others alone, which sums to 0 over a prompt (of max@k, PKPO, arXiv:2505.15201, whose baselines
     are others). Where K = k the others' best of k-1 stands in. At k = 1 it is `reinforce`.
     """

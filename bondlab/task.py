@@ -1,7 +1,7 @@
 """A task: prompts, a reference policy and a reward, and what names them.
 
 Any callable with the signature of `Reward` will do; most rules use ranks, so its scale does not
-matter. It may return a tensor on any device, an array, or lists of numbers: a row a prompt.
+matter. It may return a tensor on any device, an array, or lists of numbers: a row per prompt.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 It never knows which algorithm runs. What differs from the paper, or fills what it leaves open:
 1. The reference's samples come from a bank drawn once (`fresh=True` draws anew, as the paper does).
 2. Policies are LoRA adapters over shared frozen weights, unless `lora_rank` is None.
-3. Prompts go by in shuffled passes; two policy samples a prompt; Adam without weight decay.
+3. Prompts go by in shuffled passes; two policy samples per prompt; Adam without weight decay.
 4. Under bf16 the log ratio compares the sampler's log-probabilities with a scoring pass of the
    reference, both rounded alike; the trained pass is never run twice.
 5. A moving anchor cannot have a bank: its Best-of-n and quantile draws are made at each step.
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def evaluation(self) -> pd.DataFrame:
-        """One row a completion and evaluation; see `trainer.Trainer.evaluate`."""
+        """One row per completion and evaluation; see `trainer.Trainer.evaluate`."""
         return self.folder.evaluation()
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -17,7 +17,7 @@ from bondlab.bench import command
 from bondlab.making import prepare
 from bondlab.report.kept import Profile
 from bondlab.report.notebook import ParameterError
-from bondlab.study import experiments
+from bondlab.study import experiments, pages
 from bondlab.study import run as study
 
 
@@ -35,12 +35,13 @@ from bondlab.study import run as study
         ("bench", command, "bench", ("laptop", [])),
         ("bench --only steps --profile smoke", command, "bench", ("smoke", ["steps"])),
         ("study", study, "study", ("shipped", [], None)),
+        ("report --profile laptop", pages, "write", ("laptop",)),
         ("study --only 00 02", study, "study", ("shipped", ["00", "02"], None)),
         *((f"study --profile {p}", study, "study", (p, [], None)) for p in get_args(Profile)),
     ],
 )
 def test_a_command_calls_the_library(monkeypatch, line, module, name, expected):
-    calls, empty = [], pd.DataFrame() if name == "tune" else []
+    calls, empty = [], {"tune": pd.DataFrame(), "write": ["page"]}.get(name, [])
     monkeypatch.setattr(module, name, lambda *given: calls.append(given) or empty)
     assert cli.main(line.split()) == 0
     assert calls == [expected]

@@ -36,6 +36,11 @@ def test_a_linked_file_exists(link):
     assert (repository_root() / link).exists()
 
 
+def test_its_table_has_every_notebook():
+    listed = re.findall(r"^\| \[(\w+)\]\(notebooks/", TEXT, re.MULTILINE)
+    assert listed == sorted(path.stem for path in (repository_root() / "notebooks").glob("*.ipynb"))
+
+
 def test_the_table_of_tests_names_every_file_once():
     """A file of tests that the table leaves out is proof of nothing to its reader."""
     table = (TESTS / "README.md").read_text(encoding="utf-8")

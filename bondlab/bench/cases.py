@@ -35,7 +35,7 @@ class Case:
     Args:
         name: unique in its section.
         model: "causal" or "t5", see `workload`.
-        shape: of a step, K counts all completions a prompt, whoever draws them.
+        shape: of a step, K counts all completions per prompt, whoever draws them.
         algorithm: "J-BOND" or "RLOO"; "" draws samples alone.
         lora_rank: None trains every weight.
         passed: prompts that are passed through the policy together.
@@ -107,7 +107,7 @@ def sampling(sizes: Sizes) -> list[Case]:
 
 
 def steps(sizes: Sizes) -> list[Case]:
-    """Whole steps; J-BOND's three completions a prompt are compared with three of RLOO's."""
+    """Whole steps; J-BOND's three completions per prompt are compared with three of RLOO's."""
     return [
         Case(
             "steps",

@@ -102,7 +102,7 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rates(table: pd.DataFrame) -> dict[str, float]:
-    """Operations a second in products of large matrices, bytes a second when memory is read."""
+    """Operations per second in products of large matrices, bytes per second when memory is read."""
     kinds = {"operations": MATRIX, "bytes": MEMORY}
     found = {kind: table[table["case"] == name] for kind, name in kinds.items()}
     return {kind: (rows[kind] / rows["seconds"]).median() for kind, rows in found.items()}

@@ -97,7 +97,7 @@ def trainer_of(case: Case, path: Path, parent: Path) -> Trainer:
 
 
 def algorithm_of(case: Case) -> Algorithm:
-    """With K completions a prompt in all: J-BOND draws two of them from the anchor."""
+    """With K completions per prompt in all: J-BOND draws two of them from the anchor."""
     if case.algorithm == "RLOO":
         return reinforce(BETA_RL, policy_draws=case.shape.k)
     return j_bond(policy_draws=case.shape.k - 2)

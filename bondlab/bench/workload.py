@@ -31,7 +31,7 @@ LIKE_SMOLLM2 = LlamaConfig(
 LIKE_FLAN_T5_SMALL = T5Config(
     d_ff=1024, num_layers=8, num_heads=6, feed_forward_proj="gated-gelu", decoder_start_token_id=0
 )
-CALIBRATION = 8  # completions a prompt in which tokens are counted
+CALIBRATION = 8  # completions per prompt in which tokens are counted
 
 
 def folder(model: str, profile: str) -> Path:

@@ -48,7 +48,7 @@ class Trainable(nn.Module):
     def add_adapter(self, rank: int, seed: int = 0) -> None:
         """Freeze the weights and add a trainable LoRA adapter to every linear layer but the head.
 
-        The adapter starts as the identity: the law is unchanged until it is trained.
+        The adapter starts as the identity: the distribution is unchanged until it is trained.
         """
         from peft import LoraConfig
 

@@ -4,7 +4,7 @@ Asked of the model itself, not of a list of names: two short prompts and their c
 through the model's own forward, without padding, cache or sharing, and through `network`, as
 sampling and as scoring do. What a model does to its logits, positions, padding or cache shows.
 
-Legend: B prompts, K completions a prompt, T tokens of a completion, V vocabulary.
+Legend: B prompts, K completions per prompt, T tokens of a completion, V vocabulary.
 """
 
 from __future__ import annotations

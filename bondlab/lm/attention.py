@@ -9,8 +9,8 @@ On a processor in float32 and in plain products: of the little that is attended 
 took a third of the fused kernel's time in training and less in decoding, and nothing is rounded.
 On a GPU the fused kernel is asked.
 
-Shapes: B prompts of P tokens, R rows (completions), t new tokens a row, H heads of keys, g heads of
-queries to each, D width of a head, L tokens attended to.
+Shapes: B prompts of P tokens, R rows (completions), t new tokens per row, H heads of keys, g heads
+of queries to each, D width of a head, L tokens attended to.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Token ids of prompts and of their completions, as tensors.
 
-Shapes: B prompts, P prompt tokens, K completions a prompt, T tokens of a completion.
+Shapes: B prompts, P prompt tokens, K completions per prompt, T tokens of a completion.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Completions:
     """K completions of B prompts.
 
     tokens [B, K, T] int64, padded after the end token; mask [B, K, T] bool, true up to and with the
-    end token; log_probs [B, K, T] float32 in nats under the law that drew them, 0 where masked.
+    end token; log_probs [B, K, T] float32 in nats under the distribution that drew them, 0 where
+    masked.
     """
 
     tokens: Tensor

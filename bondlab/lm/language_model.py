@@ -2,8 +2,8 @@
 
 Both families are the same here: a *prefix* is computed once per prompt (the encoder's output and
 the decoder's start token, or the causal prompt) and its key-value cache is repeated for the K
-completions (`network`). Shapes: B prompts, K completions a prompt, R = B*K rows, T tokens, D hidden
-width, V vocabulary.
+completions (`network`). Shapes: B prompts, K completions per prompt, R = B*K rows, T tokens, D
+hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LOGITS_AT_ONCE = 2**24  # float32 logits alive at a time when scoring: 64 MiB
 class LanguageModel(templates.Reader, Trainable, Network):
     """A transformers model with its tokenizer, a prompt template, a length limit and a temperature.
 
-    The temperature belongs to the law: `sample` draws from it and `forward` scores under it, so
-    both agree on pi(y|x). Dropout stays off for the same reason.
+    The temperature belongs to the distribution: `sample` draws from it and `forward` scores under
+    it, so both agree on pi(y|x). Dropout stays off for the same reason.
 
     Args:
         model: a transformers encoder-decoder or causal model.
@@ -42,7 +42,7 @@ class LanguageModel(templates.Reader, Trainable, Network):
             a string, at its start by a function: the last turns of a dialogue stay. None: 512, or
             what the model's positions leave room for.
         max_new_tokens: T, the longest completion; a longer one is cut without its end token.
-        temperature: divides the logits (1.0: the model's own law).
+        temperature: divides the logits (1.0: the model's own distribution).
 
     Raises:
         TypeError: model or tokenizer is something else.
@@ -133,13 +133,13 @@ class LanguageModel(templates.Reader, Trainable, Network):
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [texts[i : i + k] for i in range(0, len(texts), k)]
 
-    # -- the law ----------------------------------------------------------------------------------
+    # -- the distribution -------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(
         self, prompts: Prompts, k: int, generator: torch.Generator, share: Share | None = None
     ) -> Completions:
-        """Draw k completions a prompt; always T decoding steps, so nothing waits for the device.
+        """Draw k completions per prompt; always T decoding steps, so nothing waits for the device.
 
         The uniform numbers come from the generator beforehand, wherever it lives: with one of the
         processor a seed means the same numbers on every device. Those of prompts that are a share

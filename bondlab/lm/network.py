@@ -5,7 +5,7 @@ completions of a prompt share its cache where `attention` can. The plain way is 
 forward, for models that do more than a head to their logits or attend otherwise. `agreement`
 decides, once a model, which of them gives the model's own distribution.
 
-Shapes: B prompts, K completions a prompt, R = B*K rows, t tokens, D hidden width, V vocabulary.
+Shapes: B prompts, K completions per prompt, R = B*K rows, t tokens, D hidden width, V vocabulary.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _CAPTURED: WeakKeyDictionary[LanguageModel, OrderedDict[tuple, Captured]] = Weak
 
 
 def sample(model: LanguageModel, prompts: Prompts, k: int, uniforms: Tensor) -> Completions:
-    """K completions a prompt; nothing waits for the device.
+    """K completions per prompt; nothing waits for the device.
 
     Args:
         uniforms: one number in [0, 1) for each token, [T, R, 1].
@@ -124,7 +124,7 @@ def _choose(
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row from softmax(logits [R, V]): tokens [R] and their log-probabilities [R].
 
-    By inversion of the cumulative distribution with one uniform number a row, [R, 1] in [0, 1): V
+    By inversion of the cumulative distribution with one uniform number per row, [R, 1] in [0, 1): V
     times fewer random numbers than the exponential race of `torch.multinomial`, which costs more
     than the model's step on a CPU.
     """

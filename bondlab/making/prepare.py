@@ -44,7 +44,7 @@ Examples = tuple[list, list]  # to train on, and held out
 
 
 def likelihood(policy: LanguageModel, batch: Sequence[Pair]) -> Tensor:
-    """-log likelihood of the summaries, nats a token."""
+    """-log likelihood of the summaries, nats per token."""
     documents, summaries = zip(*batch, strict=True)
     completions = policy.encode_completions(summaries)
     return -policy(policy.encode(documents), completions).sum() / completions.mask.sum()

@@ -132,7 +132,7 @@ def _decoded(s: Setting, draw: Draw) -> Cost:
 
 
 def _trained(s: Setting, k: int, tokens: int) -> Cost:
-    """Forward and backward passes of k completions a prompt, a micro-batch after the other."""
+    """Forward and backward passes of k completions per prompt, a micro-batch after the other."""
     rows = s.prompts * k
     weights, adapters, attention = _products(s, s.prompts, rows, tokens)
     forward = _read(s, s.policy, s.prompts, rows, tokens)

@@ -36,9 +36,9 @@ class Machine:
 
     Args:
         memory: bytes.
-        rate, exact: operations a second of products in bfloat16 and in float32.
-        weights: bytes a second of weights that products of few rows go through.
-        bandwidth: bytes a second of all else.
+        rate, exact: operations per second of products in bfloat16 and in float32.
+        weights: bytes per second of weights that products of few rows go through.
+        bandwidth: bytes per second of all else.
         started, replayed: seconds a kernel, started by Python or in a captured graph.
         heap: what comes and goes takes so many times its size.
         gpu: whether sampling replays graphs, whose caches stay.
@@ -90,7 +90,7 @@ def here() -> Machine:
     gpu = where.type == "cuda"
 
     def rate(dtype: torch.dtype, rows: int, width: int) -> float:
-        """Weights times rows a second."""
+        """Weights times rows per second."""
         given, weight = (torch.ones(n, SIDE, device=where, dtype=dtype) for n in (rows, width))
         return rows * weight.numel() / _seconds(lambda: torch.nn.functional.linear(given, weight))
 

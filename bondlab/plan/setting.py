@@ -27,7 +27,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Draw:
-    """A pass of sampling: k completions a prompt, of one model or of two in one pass."""
+    """A pass of sampling: k completions per prompt, of one model or of two in one pass."""
 
     model: Model
     k: int

@@ -81,7 +81,7 @@ class Plan(Setting):
 
 
 def fitting(plan: Plan) -> str:
-    """What fits one GPU, adapters and all weights: a table with a row a kind and choice."""
+    """What fits one GPU, adapters and all weights: a table with a row per kind and choice."""
     ranks = plan.config.lora_rank or 8, None
     rows = []
     for rank in ranks:

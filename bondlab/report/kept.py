@@ -64,8 +64,8 @@ class Results:
         experiment: its name, a folder's.
         profile: what was asked for; "shipped" reads what is committed.
         variant: results of another task or policy than the experiment's own; a folder's name.
-        tables: by name. "runs" has a row a run or measurement, with its manifest and labels; every
-            table may have the column profile, of those rows' settings.
+        tables: by name. "runs" has a row per run or measurement, with its manifest and labels;
+            every table may have the column profile, of those rows' settings.
     """
 
     experiment: str
@@ -110,7 +110,7 @@ class Results:
 
     @property
     def manifests(self) -> list[dict[str, Any]]:
-        """A line a run, with its labels and its manifest."""
+        """A line per run, with its labels and its manifest."""
         rows = self.tables["runs"].to_dict("records") if "runs" in self.tables else []
         return [row | {"manifest": json.loads(row["manifest"])} for row in rows]
 

@@ -110,6 +110,7 @@ EXPERIMENT = Experiment(
             "section 6, Fig. 5 left",
             [EQUAL],
             "Mean over the evaluations after the start.",
+            short="moving average earns as copies do",
         ),
         Claim(
             "C9b",
@@ -118,6 +119,7 @@ EXPERIMENT = Experiment(
             [EQUAL, Term(f"KL, {MARKED} of the copies' - moving average's (nats)", (MOVING, COPY),
                          _nearer, above=0)],
             "Reward as in C9a, KL after the last step: a slower anchor alone would do for the KL.",
+            short="moving average stays nearer the reference",
         ),
         Claim(
             "C9c",
@@ -125,6 +127,7 @@ EXPERIMENT = Experiment(
             "section 6, Fig. 5 right",
             above(MOVING, [COPY]),
             AREA,
+            short="moving average: better trade-off",
         ),
         Claim(
             "C10",
@@ -132,6 +135,7 @@ EXPERIMENT = Experiment(
             "section 6, Fig. 6 left",
             [Term("reward per doubling of eta (spreads)", (*ETAS,), _per_doubling, above=0)],
             "Least squares of the mean over the evaluations after the start.",
+            short="larger eta, faster growth",
         ),
         Claim(
             "C11a",
@@ -140,6 +144,7 @@ EXPERIMENT = Experiment(
             [Term("fall of KL per unit of gamma (nats)", (*GAMMAS,), partial(fall, GAMMAS, KL),
                   above=0)],
             "Least squares after the last step.",
+            short="larger gamma, slower drift",
         ),
         Claim(
             "C11b",
@@ -147,6 +152,7 @@ EXPERIMENT = Experiment(
             "section 6, Fig. 6 right",
             [term for series in list(GAMMAS)[2:] for term in above(series, list(GAMMAS)[:1])],
             AREA,
+            short="larger gamma, better trade-off",
         ),
     ),
 )  # fmt: skip

@@ -137,7 +137,7 @@ def sampled(
 def completions(
     prompts: Sequence[str], texts: Mapping[str, Sequence[Sequence[str]]]
 ) -> pd.DataFrame:
-    """Rows source, prompt, sample, read (the prompt), text, from each source's texts a prompt."""
+    """Rows source, prompt, sample, read (the prompt), text, from each source's texts per prompt."""
     return pd.DataFrame(
         {"source": source, "prompt": i, "sample": k, "read": prompts[i], "text": text}
         for source, lists in texts.items() for i, own in enumerate(lists)
@@ -187,7 +187,7 @@ def of(found: Results, **labels: str | bool) -> pd.DataFrame:
 def means(
     found: Results, factors: Mapping[str, float], sources: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Rows measure, source, mean, low, high, count: a measure's mean over one text a prompt.
+    """Rows measure, source, mean, low, high, count: a measure's mean over one text per prompt.
 
     Of the texts that have it, as not every text holds a number; no row where none has. Measures
     come with a factor, such as 100 for percent, and sources with a label.
@@ -269,7 +269,7 @@ def print_examples(
     told: Callable[[Any], str],
     beside: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Print the first `count` texts of each part, one a prompt, each below what is `told` of it.
+    """Print the first `count` texts of each part, one per prompt, each below what is `told` of it.
 
     `beside` are texts of all prompts to print below, by their label.
     """

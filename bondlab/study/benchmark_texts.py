@@ -3,7 +3,7 @@
 Embedded data sets, of their test splits; or, for tests, texts made by code. Fewer than there are
 are taken evenly spaced, so that every subset and source has its share.
 
-Legend: B prompts, K completions a prompt, T tokens.
+Legend: B prompts, K completions per prompt, T tokens.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ Section 1 of the paper says that J-BOND improves "several benchmarks" and names 
 chosen because small models can be told apart by them without a person or a larger model to judge:
   constraints    share of answers that meet the constraint of an instruction (`instructions`)
   preferences    share of HHH comparisons whose preferred reply is the likelier, as BIG-bench scores
-  margin         log-probability of the preferred reply less that of the other, nats
+  margin         log-probability of the preferred reply minus that of the other, nats
   bits_per_byte  of held-out text, given its first words: did alignment cost ability?
 
 Tables are those of `items`: group is a kind, subset or corpus. Each policy is measured once.
-Legend: B prompts, K completions a prompt.
+Legend: B prompts, K completions per prompt.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def followed(answers: Sequence[Sequence[str]]) -> Tensor:
 
 
 def _face(policy: LanguageModel, tokens: int, dialogue: bool) -> LanguageModel:
-    """The same weights and law, reading dialogues or plain texts."""
+    """The same weights and distribution, reading dialogues or plain texts."""
     return LanguageModel(
         policy.model,
         policy.tokenizer,
@@ -172,7 +172,7 @@ def _face(policy: LanguageModel, tokens: int, dialogue: bool) -> LanguageModel:
 
 
 def _gain(measure: str, items: pd.DataFrame) -> np.ndarray:
-    """A measure of J-BOND's policy less the reference's, on the same items, [S, items]."""
+    """A measure of J-BOND's policy minus the reference's, on the same items, [S, items]."""
     values = items[items["measure"] == measure]
     own = values[values["series"] == J_BOND].pivot(index="seed", columns="item", values="value")
     base = values[values["series"] == REFERENCE].set_index("item")["value"]
@@ -193,6 +193,7 @@ CLAIMS = (
             _term("preferences, J-BOND - reference", "preferences", above=0),
         ],
         "Shares of the constraints met and of HHH's preferred replies found likelier.",
+        short="J-BOND improves benchmarks",
     ),
     Claim(
         "ours-3",
@@ -200,5 +201,6 @@ CLAIMS = (
         "ours",
         [_term("bits per byte, J-BOND - reference", "bits_per_byte", below=COST)],
         "Of held-out text.",
+        short="J-BOND costs no ability",
     ),
 )

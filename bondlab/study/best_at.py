@@ -4,7 +4,7 @@ BOND promises the n = 1 end of this curve. Whoever can afford n completions an a
 training still pays there, since a policy that has lost its variety gains little from more draws.
 The reference's own curve is sampled Best-of-n, from its bank of held-out samples.
 
-Legend: B prompts, K completions a prompt.
+Legend: B prompts, K completions per prompt.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def curve_table(table: pd.DataFrame, series: Sequence[str]) -> pd.DataFrame:
 
 
 def ends(table: pd.DataFrame, column: str = "reward") -> pd.DataFrame:
-    """Mean [interval] of a measure at n = 1, 2, 4, 8, 16, a line a series."""
+    """Mean [interval] of a measure at n = 1, 2, 4, 8, 16, a line per series."""
     sizes = [n for n in (1, 2, 4, 8, 16) if n in set(table["n"])]
     return pd.DataFrame([
         {"policy": name, **{f"best@{n}": cell(part[part["n"] == n], column) for n in sizes}}

@@ -2,7 +2,7 @@
 
 The truth p_<=(y) is never seen, only the share of a bank's samples that score no higher than y. Its
 mean is p whatever the bank's size, so a reliability curve needs no more; from squared errors the
-share's own variance is subtracted. Both are then unbiased, and a few dozen samples a prompt do.
+share's own variance is subtracted. Both are then unbiased, and a few dozen samples per prompt do.
 
 Legend: S seeds, B prompts, F columns.
 """
@@ -58,7 +58,7 @@ def observed(evaluation: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def squared_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """Unbiased squared errors of p, a row a completion and estimator.
+    """Unbiased squared errors of p, a row per completion and estimator.
 
     (q - share)^2 is too large by the share's variance p(1-p)/draws, which share (1 - share) /
     (draws - 1) estimates without bias. Counting 16 samples has the error p(1-p)/16, from the same
@@ -180,7 +180,7 @@ def _across(table: pd.DataFrame) -> Interval:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Errors, calibration and order at the last step: a row a measure, a column a source; text."""
+    """Errors, calibration and order at the end: text, a row per measure, a column per source."""
     columns = {}
     for source, part in table[table["step"] == table["step"].max()].groupby("source"):
         errors = grouped(squared_errors(part), "squared_error", ["series"])

@@ -50,7 +50,7 @@ def rise(table: pd.DataFrame, series: str, column: str, start: int = 0) -> np.nd
 
 
 def gap(table: pd.DataFrame, series: str, other: str, column: str) -> np.ndarray:
-    """A measure of one series less that of another after the last step, on the same prompts."""
+    """A measure of one series minus that of another after the last step, on the same prompts."""
     return at(table, series, column) - at(table, other, column)
 
 

@@ -29,7 +29,7 @@ RULE = (
     "Not run: a series or a measure that the rule needs is not there."
 )
 YES, NO, OPEN, NOT_RUN = "repeated", "not repeated", "open", "not run"
-_MARKS = {YES: "yes", NO: "no"}  # of one interval
+MARKS = {YES: "yes", NO: "no"}  # of one interval
 # When the rules as they stand were committed. Runs that started earlier were seen by whoever made
 # them; a changed rule gets a date of its own.
 FIXED = datetime.fromisoformat("2026-11-27T03:50:00+00:00")
@@ -131,6 +131,7 @@ class Claim:
         id: "C2a", "ours-3"; text: the claim; source: where the paper makes it; terms: see `Term`.
         note: what the terms' names leave open.
         fixed: when the rule was committed.
+        short: the claim in six words at most, for the front page.
     """
 
     id: str
@@ -139,6 +140,7 @@ class Claim:
     terms: Sequence[Term]
     note: str = ""
     fixed: datetime = FIXED
+    short: str = ""
 
     @property
     def rule(self) -> str:
@@ -191,7 +193,7 @@ def described(claims: Sequence[Claim]) -> str:
 
 
 def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
-    """Claims decided for each row of the figure: a line a claim, and below it a line an interval.
+    """Claims decided for each row of the figure: a line per claim, below it one per interval.
 
     Columns claim, row (where the table has several), what (the claim, what was measured), value,
     says (the verdict, what each interval says), seeds, needed (further ones), fixed (whether the
@@ -209,7 +211,7 @@ def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
             )  # fmt: skip
             lines += [
                 {"what": f"\u00b7 {what}", "value": "-" if interval is None else str(interval),
-                 "says": _MARKS.get(found.answers[what], found.answers[what])}
+                 "says": MARKS.get(found.answers[what], found.answers[what])}
                 for what, interval in found.intervals.items()
             ]  # fmt: skip
     found = pd.DataFrame(lines).fillna("")

@@ -1,9 +1,9 @@
-"""Forward vs. backward vs. Jeffreys on XSum: Figures 2 and 10, and what was learned by heart.
+"""Forward vs. backward vs. Jeffreys on XSum: Figures 2 and 10, and what was memorised.
 
-Maximum likelihood on stored samples may learn them by heart. So the forward KL of a trained policy
+Maximum likelihood on stored samples may memorise them. So the forward KL of a trained policy
 is measured on three kinds of reference samples: the stored ones that it was trained on, new ones of
-the same articles, and those of held-out articles. Learned by heart, it falls on the first alone;
-whether that is why it rises elsewhere, steps that are too large would hide. The paper shows
+the same articles, and those of held-out articles. If they were memorised, it falls on the first
+alone; whether that is why it rises elsewhere, steps that are too large would hide. The paper shows
 held-out articles only.
 """
 
@@ -83,7 +83,7 @@ def _fall(column: str) -> Term:
 
 
 def _of_best(table: pd.DataFrame) -> np.ndarray:
-    """A policy's gain of p(entailment) less `REACHED` of Best-of-N's, [S, B]."""
+    """A policy's gain of p(entailment) minus `REACHED` of Best-of-N's, [S, B]."""
     policy, best, reference = (at(table, s, "p_reward") for s in (JEFFREYS, OWN_BEST, best_name(1)))
     return policy - reference - REACHED * (best - reference)
 
@@ -102,6 +102,7 @@ EXPERIMENT = Experiment(
             "section 6, Fig. 2 left and middle",
             [_fall("backward_kl"), _fall("forward_kl")],
             "After the last step: dips on the way do not count.",
+            short="Jeffreys lowers both divergences",
         ),
         Claim(
             "C2b",
@@ -112,6 +113,7 @@ EXPERIMENT = Experiment(
                 lead("forward_kl, beta 1 - beta 0.5", BACKWARD, JEFFREYS, "forward_kl", 0),
             ],
             "After the last step.",
+            short="each pure objective neglects the other",
         ),
         Claim(
             "C3",
@@ -123,6 +125,7 @@ EXPERIMENT = Experiment(
                      -AS_GOOD),
             ],
             "After the last step, in nats.",
+            short="Jeffreys' log quantile matches backward KL's",
         ),
         Claim(
             "C16",
@@ -132,6 +135,7 @@ EXPERIMENT = Experiment(
                   best_name(1)], _of_best, above=0)],
             "After the last step, beta 0.5; gains over the reference, on the same articles. The "
             "margin is a tenth of Best-of-N's own gain.",
+            short="one sample is worth Best-of-N",
         ),
     ),
 )  # fmt: skip
@@ -159,8 +163,8 @@ def gain(found: Results) -> Interval:
 def by_article(found: Results, settings: RunSettings) -> Results:
     """The results with the table by_article: how the forward KL to Best-of-8 changed in training.
 
-    A row a run, kind and prompt: series, beta, seed, profile, kind (`STORED`, `NEW` or `HELD_OUT`),
-    prompt, change (from the first step to the last, nats).
+    A row per run, kind and prompt: series, beta, seed, profile, kind (`STORED`, `NEW` or
+    `HELD_OUT`), prompt, change (from the first step to the last, nats).
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
@@ -205,7 +209,7 @@ def _of(spec: Spec, run: RunFolder) -> pd.DataFrame:
 
 @torch.no_grad()
 def change(policy: LanguageModel, prompts: list[str], bank: Bank, precision: str) -> torch.Tensor:
-    """KL(Best-of-8 || policy) less KL(Best-of-8 || reference), [B], nats (section 4.2, eq. 12).
+    """KL(Best-of-8 || policy) minus KL(Best-of-8 || reference), [B], nats (section 4.2, eq. 12).
 
     Args:
         bank: the reference's samples; its first B rows belong to the prompts.

@@ -23,7 +23,7 @@ from bondlab.study.sweep import Spec, held_out_bank, sweep
 EXAMPLES = 6
 # evaluations: `tables.per_prompt` of every run with its labels; baselines: `tables.best_of_n` of
 # the reference, n = 1 the reference itself; examples: completions of the first held-out prompts
-# before and after training; runs: a row a run, with its manifest. Each has the column profile.
+# before and after training; runs: a row per run, with its manifest. Each has the column profile.
 TABLES = ("evaluations", "baselines", "examples", "runs")
 
 

@@ -40,6 +40,7 @@ EXPERIMENTS = {
         j_bond.EXPERIMENT,
         Experiment("own_model", "Align a model of your own", "08_align_your_own_model", trains={}),
         Experiment("bench", "How fast it is", "09_how_fast_it_is"),
+        Experiment("explore", "BOND on the exact toy, to play with", "10_explore"),
     )
 }
 

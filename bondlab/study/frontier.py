@@ -121,7 +121,7 @@ def grown(table: pd.DataFrame, series: str) -> tuple[np.ndarray, np.ndarray]:
 def shape(name: str, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
     """How a KL [S, B, T] grows with the steps [T], [S, B]: one of `SHAPE`.
 
-    slope of the least-squares line, nats a step; r_squared, the share of the variance over
+    slope of the least-squares line, nats per step; r_squared, the share of the variance over
     evaluations that the line explains; bend, the change of the slope from the first half to the
     second over its mean, of the least-squares parabola: 0 for a line, 1 for a square, below 0 where
     growth slows down. NaN where a KL stays still, which has no bend.

@@ -1,6 +1,6 @@
 """Long tables of measured items, and each policy's difference to the reference on the same ones.
 
-A row an item: policy, seed, measure, group, item (a prompt, an instruction, a text), value.
+A row per item: policy, seed, measure, group, item (a prompt, an instruction, a text), value.
 Intervals are over items (and seeds, where there are several); differences are paired by item.
 """
 
@@ -76,7 +76,7 @@ def intervals(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(items: pd.DataFrame) -> pd.DataFrame:
-    """The same of each policy less the reference on the same items; columns as `intervals`."""
+    """The same of each policy minus the reference on the same items; columns as `intervals`."""
     by = ["measure", "group", "item"]
     base = items[items["policy"] == REFERENCE].set_index(by)["value"]
     others = items[items["policy"] != REFERENCE].join(base.rename("base"), on=by)
@@ -84,7 +84,7 @@ def differences(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(found: pd.DataFrame, column: str = "measure", group: str | None = ALL) -> pd.DataFrame:
-    """A line a policy, a column a measure (or group): mean [95 % interval], "-" for none.
+    """A line per policy, a column per measure (or group): mean [95 % interval], "-" for none.
 
     Args:
         found: `intervals` or `differences`, restricted to what is to be shown.

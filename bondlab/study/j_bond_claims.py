@@ -101,6 +101,7 @@ CLAIMS = (
             Term("rise of J-BOND's KL per tenfold eta (nats)", (*ETAS,), partial(_with_eta, KL)),
         ],
         "Least squares after the last step.",
+        short="REINFORCE depends on beta_RL",
     ),
     Claim(
         "C14b",
@@ -118,6 +119,7 @@ CLAIMS = (
                  partial(_beta_less_eta, KL), above=0),
         ],
         "Eta is the choice that J-BOND has in beta_RL's place: it is to matter less.",
+        short="J-BOND's eta matters less than beta_RL",
     ),
     Claim(
         "C13",
@@ -135,6 +137,7 @@ CLAIMS = (
         "Less the KL of a run that is rewarded for noise and can learn nothing. Over the "
         "evaluations after the warm-up; the bend is the slope's change from the first half to the "
         "second, as a share of its mean.",
+        short="J-BOND's KL grows linearly",
     ),
     Claim(
         "C12",
@@ -142,6 +145,7 @@ CLAIMS = (
         "section 6, Fig. 7 right",
         above(J_BOND, REINFORCE),
         AREA,
+        short="J-BOND's frontier is above REINFORCE's",
     ),
     Claim(
         "C15",
@@ -152,6 +156,7 @@ CLAIMS = (
             *above(RANK_MOVING, [RAW_MOVING], "judge"),
         ],
         f"The pairs differ in the reward alone. {AREA.replace('reward', 'the judge')}",
+        short="a rank reward is exploited less",
     ),
     Claim(
         "ours-1",
@@ -165,6 +170,7 @@ CLAIMS = (
         "After the last step: how often the judge that no training sees prefers J-BOND's "
         "completion to one of the reference's, ties half; and its mean gain, both gains in those "
         "of sampled Best-of-4. A policy that has only learned the reward's mistakes fails.",
+        short="a second judge agrees",
     ),
     Claim(
         "ours-4",
@@ -172,6 +178,7 @@ CLAIMS = (
         "ours; sampling at a lower temperature needs no training",
         above(J_BOND, [COOLED]),
         AREA,
+        short="J-BOND beats cooling the reference",
     ),
     Claim(
         "ours-5",
@@ -179,6 +186,7 @@ CLAIMS = (
         "ours",
         above(J_BOND, [RAW_MOVING]),
         AREA,
+        short="J-BOND is more than its anchor",
     ),
     Claim(
         "ours-6",
@@ -186,5 +194,6 @@ CLAIMS = (
         "ours; the paper's REINFORCE draws two where J-BOND draws three",
         above(J_BOND, [RLOO]),
         AREA,
+        short="J-BOND beats RLOO with equal samples",
     ),
 )  # fmt: skip

@@ -111,7 +111,7 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
 def per_prompt(
     scores: Tensor, rewards: Tensor, others: Tensor, ranks: Tensor, sizes: Sequence[int]
 ) -> pd.DataFrame:
-    """The judge's measures of a policy, a row a prompt: judge, penalised, win_over_<n> of `sizes`.
+    """The judge's measures of a policy, a row per prompt: judge, penalised, win_over_<n>.
 
     Scores and rewards are of its completions, [B, K], others and ranks of the reference's, [B, M].
     """
@@ -121,7 +121,7 @@ def per_prompt(
 
 
 def best_of_n(scores: Tensor, ranks: Tensor, n: int) -> pd.DataFrame:
-    """The judge of sampled Best-of-n, a row a prompt: n, prompt, judge, win_over_1."""
+    """The judge of sampled Best-of-n, a row per prompt: n, prompt, judge, win_over_1."""
     means, wins = measures.best_of_n_value(scores, ranks, n), win_rate_of_best(scores, ranks, n)
     return _frame({"judge": means, "win_over_1": wins}).assign(n=n, prompt=range(len(scores)))
 

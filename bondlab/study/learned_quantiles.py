@@ -74,6 +74,7 @@ EXPERIMENT = Experiment(
             ],
             "In nats, after the last step; of each divergence a tenth of its formula's value "
             "before training.",
+            short="learned quantiles match counted ones",
         ),
     ),
 )
@@ -108,10 +109,10 @@ def steps(spec: Spec, run: RunFolder) -> pd.DataFrame:
     """What each training step of a run asked for, and how long it took.
 
     Returns:
-        A row a step: run, series, seed, step, seconds; and, the same for all of the run: policy and
-        reference (completions drawn and scored in a step), bank (samples stored once, before the
-        first step), steps, prompts (of a step), draws (reference samples of each that the algorithm
-        saw) and documents (to train on).
+        A row per step: run, series, seed, step, seconds; and, the same for all of the run: policy
+        and reference (completions drawn and scored in a step), bank (samples stored once, before
+        the first step), steps, prompts (of a step), draws (reference samples of each that the
+        algorithm saw) and documents (to train on).
     """
     config, algorithm, documents = spec.config, spec.algorithm, spec.task.train
     prompts, draws = config.prompts_per_step, algorithm.anchor_draws + algorithm.quantile_draws

@@ -1,4 +1,5 @@
-"""All claims in one place, decided on the committed tables: claims.csv, and CLAIMS.md made of it.
+"""All claims in one place, decided on the committed tables: claims.csv, and what is made of it:
+CLAIMS.md, and the scoreboard of README.md.
 
 A line of claims.csv is one number of one claim in one place. A claim is of a paper's figure, so it
 is beside the runs that decide it; here is the list of all, and what is exact: Theorem 1.
@@ -17,7 +18,7 @@ import torch
 from bondlab import best_of_n, paths
 from bondlab.report.kept import Results
 from bondlab.results import write_atomically
-from bondlab.study import benchmarks, cells, claims, evidence
+from bondlab.study import benchmarks, cells, claims, evidence, scoreboard
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import TABLES, Experiment
 from bondlab.study.experiments import EXPERIMENTS
@@ -27,13 +28,14 @@ PROBLEMS, EXACT = 100, "Theorem 1"
 FIGURE_10 = {"C2a", "C2b", "C3"}  # claims of Figure 2 that are C4 at other N
 THEOREM = Claim(
     "C1",
-    "The law of Best-of-N is pi(y) p_<=(y)^(N-1) times a correction for ties.",
+    "The distribution of Best-of-N is pi(y) p_<=(y)^(N-1) times a correction for ties.",
     "Theorem 1",
     [
-        Term(f"largest error of a probability, {PROBLEMS} laws, N = 2, 3, 4", [EXACT],
+        Term(f"largest error of a probability, {PROBLEMS} distributions, N = 2, 3, 4", [EXACT],
              lambda table: cells.at(table, EXACT, "error"), below=1e-12)
     ],
     "Against the sum over all ways to draw N of five outcomes, of which some are tied; arithmetic.",
+    short="Best-of-N has this closed form",
 )  # fmt: skip
 
 
@@ -79,7 +81,7 @@ def _of(experiment: Experiment, found: Results) -> Iterator[Place]:
 
 
 def enumerated() -> pd.DataFrame:
-    """Errors of Theorem 1 on random laws of five outcomes with ties: seed a law, prompt an N."""
+    """Errors of Theorem 1 on five outcomes with ties: a seed per distribution, a prompt per N."""
     rows = []
     for seed, n in itertools.product(range(PROBLEMS), (2, 3, 4)):
         generator = torch.Generator().manual_seed(seed)
@@ -87,14 +89,14 @@ def enumerated() -> pd.DataFrame:
         probs, rewards = probs / probs.sum(), torch.randint(3, (5,), generator=generator)
         drawn = torch.tensor(list(itertools.product(range(5), repeat=n)))
         kept = drawn.gather(1, best_of_n.select(rewards[drawn]).unsqueeze(1)).squeeze(1)
-        law = torch.zeros(5, dtype=torch.float64).index_add(0, kept, probs[drawn].prod(1))
-        error = (best_of_n.pmf(probs, rewards, n) - law).abs().max().item()
+        exact = torch.zeros(5, dtype=torch.float64).index_add(0, kept, probs[drawn].prod(1))
+        error = (best_of_n.pmf(probs, rewards, n) - exact).abs().max().item()
         rows.append({"series": EXACT, "seed": seed, "prompt": n, "step": 0, "error": error})
     return pd.DataFrame(rows).assign(profile="exact")
 
 
 def table() -> pd.DataFrame:
-    """The ledger: a line a claim, place and number, numbers as text of three decimals."""
+    """The ledger: a line per claim, place and number, numbers as text of three decimals."""
     lines = []
     for place in places():
         parts = [("", place.table)]
@@ -110,7 +112,7 @@ def _named(claim: Claim, row: str) -> Claim:
     """The claim under its number: those of Figure 2 are C4 at another N than 8."""
     if claim.id not in FIGURE_10 or row.startswith("N = 8"):
         return claim
-    return replace(claim, id=f"C4, {claim.id}")
+    return replace(claim, id=f"C4, {claim.id}", source="appendix B.2, Fig. 10")
 
 
 def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator[dict]:
@@ -118,7 +120,8 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
     when = claims.when_fixed(claim, part)
     profile = part["profile"].dropna().iloc[0]
     shared = {
-        "id": claim.id, "claim": claim.text, "source": claim.source, "rule": claim.rule,
+        "id": claim.id, "claim": claim.text, "short": claim.short,
+        "source": claim.source, "rule": claim.rule,
         "rule fixed (UTC)": f"{claim.fixed:%Y-%m-%d %H:%M}", "kind": place.kind,
         "where": ", ".join(filter(None, (place.where, row))), "profile": profile,
         "verdict": found.verdict, "rule fixed": "" if when == "-" else f"{when} these runs",
@@ -129,7 +132,8 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
         ends = ("", "", "") if interval is None else (interval.mean, interval.low, interval.high)
         names = ("effect", "low", "high")
         numbers = dict(zip(names, map(_number, ends), strict=True))
-        yield {**shared, "measured": what, **numbers}
+        says = claims.MARKS.get(found.answers[what], found.answers[what])
+        yield {**shared, "measured": what, "says": says, **numbers}
 
 
 def _number(value: float | str) -> str:
@@ -143,11 +147,13 @@ def _order(identity: str) -> tuple:
 
 
 def write() -> list[str]:
-    """Make claims.csv and CLAIMS.md; returns their paths."""
+    """Make claims.csv, CLAIMS.md and the README's scoreboard; returns their paths."""
     root, made = paths.repository_root(), table()
+    readme = root / "README.md"
     files = {
         paths.committed_folder("report") / "claims.csv": made.to_csv(index=False),
         root / "CLAIMS.md": page(made),
+        readme: scoreboard.placed(readme.read_text(encoding="utf-8"), made),
     }
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -44,22 +45,26 @@ def _overview(table: pd.DataFrame) -> str:
     lines = []
     for (identity, claim), part in table.groupby(["id", "claim"], sort=False):
         found = {kind: _verdicts(part[part["kind"] == kind]) for kind in ("toy", "real models")}
-        link = f"[{identity}](#{_anchor(identity)})"
+        link = f"[{identity}](#{anchor(identity)})"
         lines.append({"id": link, "claim": claim, **{f"on {k}": v for k, v in found.items()}})
-    return _markdown(pd.DataFrame(lines).rename(columns={"on toy": "on the toy"}))
+    return markdown(pd.DataFrame(lines).rename(columns={"on toy": "on the toy"}))
 
 
 def _verdicts(part: pd.DataFrame) -> str:
     """ "not repeated (sentiment); open† (chat)"."""
-    places = part.drop_duplicates(["where", "verdict"])
+    places = marked(part.drop_duplicates(["where", "verdict"]))
+    return "; ".join(f"{v} ({w})" for v, w in zip(places["verdict"], places["where"], strict=True))
+
+
+def marked(places: pd.DataFrame) -> pd.DataFrame:
+    """The ledger's lines with a † at each verdict whose rule is younger than its runs."""
     late = (places["rule fixed"] == "after these runs") & (places["verdict"] != NOT_RUN)
-    marked = places["verdict"] + late.map({True: "†", False: ""})
-    return "; ".join(f"{v} ({w})" for v, w in zip(marked, places["where"], strict=True))
+    return places.assign(verdict=places["verdict"] + late.map({True: "†", False: ""}))
 
 
 def _claim(part: pd.DataFrame) -> str:
     first = part.iloc[0]
-    shown = part.assign(**{"effect [95 %]": [_effect(row) for row in part.itertuples()]})
+    shown = part.assign(**{"effect [95 %]": [effect(row) for row in part.to_dict("records")]})
     origins = part[["where", "profile", "command", "runs"]].drop_duplicates()
     lines = [f"* {o.where}, profile {o.profile}: `{o.command}`; {_runs(o.runs)}"
              for o in origins.itertuples()]  # fmt: skip
@@ -67,23 +72,26 @@ def _claim(part: pd.DataFrame) -> str:
         f"\n## {first['id']}\n",
         f"{first['claim']} ({first['source']})\n",
         f"Rule, fixed {first['rule fixed (UTC)']} UTC: {first['rule']}\n",
-        _markdown(shown[COLUMNS]),
+        markdown(shown[COLUMNS]),
         *lines, "",
     ])  # fmt: skip
 
 
-def _effect(row: tuple) -> str:
-    return f"{row.effect} [{row.low}, {row.high}]" if row.effect else "-"
+def effect(row: Mapping[str, str]) -> str:
+    """A line's number with its interval; "-" where it was not run."""
+    return f"{row['effect']} [{row['low']}, {row['high']}]" if row["effect"] else "-"
 
 
 def _runs(names: str) -> str:
     return f"runs {', '.join(names.split())}" if names else "no runs"
 
 
-def _anchor(identity: str) -> str:
+def anchor(identity: str) -> str:
+    """Of a claim's heading in CLAIMS.md."""
     return identity.lower().replace(",", "").replace(" ", "-")
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown."""
     rows = [list(table), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"

@@ -76,7 +76,7 @@ def describe(
     """Every measure of every summary: one row per prompt and completion, both counted from 0.
 
     Args:
-        documents: one text a prompt.
+        documents: one text per prompt.
         summaries: the completions of each prompt; their number may differ between prompts.
         references: the human summary of each document; without them the ROUGE columns are NaN.
 

@@ -1,4 +1,4 @@
-"""From evaluations, one row a completion, to tidy tables, one row a run, step and prompt."""
+"""From evaluations, one row per completion, to tidy tables, one row per run, step and prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT_MEASURES = (
 
 
 def per_prompt(evaluation: pd.DataFrame, n: int, task: Task) -> pd.DataFrame:
-    """Every measure of a run's evaluations, a row a step and prompt.
+    """Every measure of a run's evaluations, a row per step and prompt.
 
     Args:
         evaluation: as `trainer.Trainer.evaluate` makes it.

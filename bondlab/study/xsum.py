@@ -32,7 +32,7 @@ HERE = Config(
     steps=24, evaluate_every=12, learning_rate=3e-3, warmup=4, bank_samples=24,
     evaluation_samples=8, evaluation_bank=16,
 )  # fmt: skip
-# Samples are drawn anew at each step, as in the paper: stored ones may be learned by heart. Batch
+# Samples are drawn anew at each step, as in the paper: stored ones may be memorised. Batch
 # and steps are not stated; chosen as what two cores do in a night with three seeds of every figure.
 # The learning rate is that of `tuning` (`rated`).
 STUDY = Config(steps=64, prompts_per_step=16, evaluate_every=16, fresh=True)

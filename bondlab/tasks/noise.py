@@ -1,7 +1,7 @@
 """A reward that says nothing: what a policy does under it is the drift of training, not learning.
 
 A number in [0, 1) from a hash of prompt and completion, uniform over texts, the same on every
-machine. The prompt is part of it, for otherwise a policy could learn one lucky text by heart.
+machine. The prompt is part of it, for otherwise a policy could memorise one lucky text.
 """
 
 from __future__ import annotations

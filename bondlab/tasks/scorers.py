@@ -135,7 +135,7 @@ class Scorer(Trainable):
     """A `Reward` that reads each completion together with its prompt.
 
     A kind of scorer has `encode`, the token ids of n prompts with a completion each, and `scores`,
-    one number [n] for such rows, through which it is trained. Legend: B prompts, K completions a
+    one number [n] for such rows, through which it is trained. Legend: B prompts, K completions per
     prompt.
 
     Args:

@@ -1,8 +1,9 @@
-"""An enumerable policy: every sequence, law, divergence and gradient is exact.
+"""An enumerable policy: every sequence, probability, divergence and gradient is exact.
 
 A bigram softmax model over a tiny vocabulary. Few enough sequences to list, so the exact Best-of-N
-law and the objectives of every algorithm are finite sums, and autograd gives their gradients. It
-is the test bed of the rules and the subject of notebook 00. Everything is float64, logs natural.
+distribution and the objectives of every algorithm are finite sums, and autograd gives their
+gradients. It is the test bed of the rules and the subject of notebook 00. Everything is float64,
+logs natural.
 
 Legend: B prompts, V sequences, T tokens.
 """
@@ -40,7 +41,7 @@ class ToyPolicy(nn.Module):
         scale: float = 1.0,
         seed: int = 0,
     ) -> None:
-        """Draw the logits from a normal law of the given scale; seeded."""
+        """Draw the logits from a normal distribution of the given scale; seeded."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         shape = (prompts, vocabulary, vocabulary)
@@ -71,14 +72,14 @@ def _complete(vocabulary: int, length: int) -> Iterator[tuple[int, ...]]:
 
 
 def draw(log_probs: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Indices [B, k] of independent draws from laws [B, V]; k may be 0."""
+    """Indices [B, k] of independent draws from distributions [B, V]; k may be 0."""
     if k == 0:
         return torch.empty(len(log_probs), 0, dtype=torch.long)
     return torch.multinomial(log_probs.exp(), k, replacement=True, generator=generator)
 
 
 def draw_rewards(policy: ToyPolicy, noise: float, seed: int) -> Tensor:
-    """A normal score a token pair, summed over the sequence, plus normal noise: [B, V].
+    """A normal score per token pair, summed over the sequence, plus normal noise: [B, V].
 
     The pairs are what a bigram policy can learn; the noise is what it cannot.
     """

@@ -114,8 +114,8 @@ def share(anchor: Tensor, policy: Tensor, reference: Tensor) -> Tensor:
 def _measure(
     log_policy: Tensor, reference: toy.Problem, right: Tensor, way: Tensor
 ) -> pd.DataFrame:
-    """A row a problem: success (chance of a right answer), log_quantile, kl (both under and to the
-    reference, nats), anchor_share (`share`)."""
+    """A row per problem: success (chance of a right answer), log_quantile, kl (both under and to
+    the reference, nats), anchor_share (`share`)."""
     probs = log_policy.exp()
     columns = {
         "success": probs * right,

@@ -76,8 +76,8 @@ def formulas(n: int) -> dict[str, float]:
 def gaps(records: pd.DataFrame) -> dict[tuple[str, str], Interval]:
     """The claims of Figure 2 as differences at the last step, paired by problem, for each row.
 
-    The pure objectives less Jeffreys, each in the other's divergence and in its own, and Jeffreys
-    less each in mean log quantile.
+    The pure objectives minus Jeffreys, each in the other's divergence and in its own, and Jeffreys
+    minus each in mean log quantile.
     """
     ends = records[records["step"] == records["step"].max()]
     pairs = [

@@ -117,7 +117,7 @@ def bar_table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def gaps(records: pd.DataFrame) -> dict[tuple[str, int], Interval]:
-    """Entropy over the modes, forward less backward KL, paired by problem, by policy and step."""
+    """Entropy over the modes, forward minus backward KL, paired by problem, by policy and step."""
     found = {}
     trained = records[(records["row"] != "target") & (records["step"] > 0)]
     for key, part in trained.groupby(["row", "step"], sort=False):

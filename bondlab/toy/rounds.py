@@ -134,7 +134,7 @@ def curve_table(records: pd.DataFrame) -> pd.DataFrame:
 def gaps(records: pd.DataFrame) -> dict[str, tuple[Interval, str]]:
     """How far the policy is from Best-of-16, with the unit: in the round that should reach it.
 
-    Log quantile and KL to the reference as differences (policy less target), and both divergences
+    Log quantile and KL to the reference as differences (policy minus target), and both divergences
     to the target, for each anchor.
     """
     found = {}

@@ -10,8 +10,8 @@ everything. The k samples of a prompt serve all its completions, hence a covaria
 share nothing. The leave-one-out baseline stands at its expectation: that changes no mean, and in a
 batch of B prompts leaves out a share of about 1/B of either variance.
 
-Legend: B prompts, K completions a prompt in a batch, S = all outcomes of all prompts, k reference
-samples a prompt, V outcomes of one prompt, D parameters.
+Legend: B prompts, K completions per prompt in a batch, S = all outcomes of all prompts, k reference
+samples per prompt, V outcomes of one prompt, D parameters.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def update_error(
 
     Args:
         outcomes: the gradients and what to average over.
-        weights: w(y) with exact quantiles [S]: return less the mean of the returns.
+        weights: w(y) with exact quantiles [S]: return minus the mean of the returns.
         errors: E[estimated w(y)] - w(y) given y [S].
         covariance: of the estimated weights given the ys [S, S]; used within each prompt only.
         completions: K of a batch.
@@ -208,7 +208,7 @@ def quantile_error(
 # -- on the toy policy, where every sequence is listed ---------------------------------------------
 
 BEST_OF = (2, 8)  # iterative BOND's n, and Figure 9's
-COMPLETIONS = 2  # policy samples a prompt, as `algorithms.bond`
+COMPLETIONS = 2  # policy samples per prompt, as `algorithms.bond`
 # Chosen because at n = 8 the log quantile is then about half way to where training ends.
 STEPS_PART_WAY = {"at the reference": 0, "part-way trained": 10}
 

@@ -1,6 +1,6 @@
 """Training the enumerable policy: by exact gradients, or by the rules from sampled draws.
 
-Legend: B prompts, V sequences, N anchor and K policy completions a prompt, M reference samples
+Legend: B prompts, V sequences, N anchor and K policy completions per prompt, M reference samples
 behind a quantile.
 """
 
@@ -57,7 +57,7 @@ def surrogate(
 def expected_surrogate(
     rule: Rule, log_policy: Tensor, problem: Problem, n: int, k: int, log_quantiles: Tensor
 ) -> Tensor:
-    """Its expectation over all joint draws of n anchor and k policy completions a prompt.
+    """Its expectation over all joint draws of n anchor and k policy completions per prompt.
 
     Its gradient is the rule's expected update. Enumerates V^((n+k) B) draws: for tiny toys.
     """

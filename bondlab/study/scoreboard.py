@@ -1,0 +1,66 @@
+"""The README's scoreboard: the ledger in a line per claim, with a verdict and a number."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from bondlab.study.claims import MARKS, NO, NOT_RUN, OPEN, YES
+from bondlab.study.ledger_page import anchor, effect, markdown, marked
+
+BEGIN, END = "<!-- scoreboard: python -m bondlab claims -->", "<!-- end of the scoreboard -->"
+WORST = (NOT_RUN, MARKS[NO], OPEN, MARKS[YES], "")  # the order in which answers decide a claim
+NAMES = {"backward_kl": "backward KL", "forward_kl": "forward KL", "log_quantile": "log quantile"}
+
+
+def placed(text: str, table: pd.DataFrame) -> str:
+    """The README's text with this ledger's scoreboard between the two comments.
+
+    Raises:
+        ValueError: it does not have these once each.
+    """
+    parts = re.split(f"({re.escape(BEGIN)}|{re.escape(END)})", text)
+    if parts[1::2] != [BEGIN, END]:
+        raise ValueError(f"README.md must hold {BEGIN!r} and, below it, {END!r}")
+    return "".join([*parts[:2], f"\n{scoreboard(table)}", *parts[3:]])
+
+
+def scoreboard(table: pd.DataFrame) -> str:
+    """A Markdown table, a line per claim: figure, claim, verdicts by place, a number, seeds.
+
+    The number is of the place with most seeds, the first named, and of what its verdict hangs on.
+
+    Args:
+        table: `ledger.table`, or what `ledger.read` makes of its file.
+    """
+    return markdown(pd.DataFrame([_line(part) for _, part in table.groupby("id", sort=False)]))
+
+
+def _line(part: pd.DataFrame) -> dict[str, str]:
+    most = part.sort_values("seeds", key=lambda seeds: -seeds.astype(int), kind="stable")
+    places = marked(most.drop_duplicates("where"))
+    verdicts = [
+        f"{verdict} ({'; '.join(own['where'])})"
+        for verdict, own in places.groupby("verdict", sort=False)
+    ]
+    first = _deciding(most[most["where"] == places["where"].iloc[0]])
+    what = re.sub("|".join(NAMES), lambda found: NAMES[found[0]], first["measured"])
+    return {
+        "figure": _figure(first["source"]),
+        "claim": f"[{first['short']}](CLAIMS.md#{anchor(first['id'])})",
+        "verdict": "; ".join(verdicts),
+        "number [95 %]": f"{what}: {effect(first)}" if first["effect"] else "-",
+        "seeds": first["seeds"],
+    }
+
+
+def _deciding(own: pd.DataFrame) -> pd.Series:
+    """The first line with the answer that is the claim's: the worst that any has."""
+    return own.sort_values("says", key=lambda says: says.map(WORST.index), kind="stable").iloc[0]
+
+
+def _figure(source: str) -> str:
+    """ "2" of "section 6, Fig. 2 left"; the source's first words where it names no figure."""
+    found = re.search(r"Fig\. \d+", source)
+    return found[0] if found else re.split(r"[;,]| and ", source)[0]
