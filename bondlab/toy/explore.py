@@ -218,7 +218,8 @@ def _draw_frontier(axes: mpl.axes.Axes, found: Trained, step: int) -> None:
     )
     for row in best.itertuples():
         place = (row.kl_to_reference, row.mean_log_quantile)
-        axes.annotate(f"{row.n}", place, (3, -11), textcoords="offset points", fontsize=8)
+        look = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
+        axes.annotate(f"{row.n}", place, (-4, 3), **look)
     axes.plot(way["kl_to_reference"], way["mean_log_quantile"], label=POLICY, **LOOKS[POLICY])
     end = way.iloc[-1]
     axes.plot(end["kl_to_reference"], end["mean_log_quantile"], "o", color=LOOKS[POLICY]["color"])
