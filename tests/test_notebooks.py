@@ -157,14 +157,14 @@ def test_a_study_leaves_the_clone_clean(tmp_path):
 
 @each_notebook
 def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatch):
-    """papermill only warns of the first and passes the second on; the second cell refuses both.
+    """papermill only warns of the first and passes the second on; the cell after refuses both.
 
-    The two cells as papermill runs them, its own between them, in this process.
+    The cells as papermill runs them, its own among them, in this process.
     """
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     made = parameterize_notebook(load_notebook_node(str(notebook)), {"profil": "x", "profile": 3})
-    code = [cell.source for cell in made.cells if cell.cell_type == "code"][:3]
+    code = [cell.source for cell in made.cells if cell.cell_type == "code"][:4]
     space = types.ModuleType("cells")  # where pydantic looks up the annotations of a cell's class
     space.In = ["", *code]
     monkeypatch.setitem(sys.modules, "cells", space)
