@@ -64,7 +64,8 @@ def smoke(request, tmp_path_factory) -> Path:
     """The folder, named after its notebook, that one smoke run left, as the study executes it."""
     folder = tmp_path_factory.mktemp(request.param.stem, numbered=False)
     (trains,) = (e.trains for e in EXPERIMENTS.values() if e.notebook == request.param.stem)
-    run(request.param, folder, profile="smoke", **(trains or {}))
+    live = {"live": True} if "live" in declared(request.param).model_fields else {}
+    run(request.param, folder, profile="smoke", **(trains or {}), **live)
     return folder
 
 

@@ -44,7 +44,7 @@ def config(steps: int, learning_rate: float, seed: int) -> Config:
     )  # fmt: skip
 
 
-def watch(
+def run(
     task: Task, algorithm: Algorithm, config: Config, panels: Sequence[Panel], stored: pd.DataFrame
 ) -> pd.DataFrame:
     """Train, with a bar and a figure that is drawn anew after each evaluation.
@@ -69,15 +69,15 @@ def evaluations(task: Task, algorithm: Algorithm, config: Config) -> Iterator[pd
     """Train; after each evaluation its table so far, a row an evaluation: step and `measured`."""
     rows = []
     with TemporaryDirectory() as folder:
-        run = trainer(task, algorithm, config, Path(folder))
+        made = trainer(task, algorithm, config, Path(folder))
         with tqdm(total=config.steps, desc="steps", unit="step") as bar:
             while True:
-                if run.step % config.evaluate_every == 0 or run.step == config.steps:
-                    rows.append({"step": run.step, **measured(run.evaluate())})
+                if made.step % config.evaluate_every == 0 or made.step == config.steps:
+                    rows.append({"step": made.step, **measured(made.evaluate())})
                     yield pd.DataFrame(rows)
-                if run.step == config.steps:
+                if made.step == config.steps:
                     return
-                bar.set_postfix(loss=f"{run.update()['loss']:.2f}")
+                bar.set_postfix(loss=f"{made.update()['loss']:.2f}")
                 bar.update()
 
 
