@@ -194,3 +194,14 @@ def test_the_committed_notebook_shows_the_shipped_results(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     printed = [out.get("text", "") for cell in cells for out in cell.get("outputs", [])]
     assert [text for text in printed if re.search(r"\B/(home|root|tmp|Users)/", text)] == []
+
+
+@each_notebook
+def test_links_lead_to_files_and_the_outcome_stands_first(notebook):
+    """A reader finds the next notebook, the module and the claims; the box is above all figures."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    told = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", told) if "://" not in link]
+    assert links and [link for link in links if not (notebook.parent / link).exists()] == []
+    boxes = [i for i, c in enumerate(cells) if re.search(r"outcome.box\(|> \*\*Shows", c.source)]
+    assert boxes and boxes[0] < 6

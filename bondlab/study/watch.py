@@ -1,6 +1,6 @@
 """A small run to watch: a bar, and curves that move as it trains, beside those that are stored.
 
-Few steps of few prompts, about a minute on two cores: it shows what a setting does and decides
+Few steps of few prompts, a minute or two on two cores: it shows what a setting does and decides
 nothing. It is kept nowhere but in its table.
 """
 
@@ -39,7 +39,7 @@ def config(steps: int, learning_rate: float, seed: int) -> Config:
     """Four prompts a step, samples drawn anew, the held-out prompts measured four times."""
     return Config(
         steps=steps, learning_rate=learning_rate, seed=seed, prompts_per_step=4, warmup=2,
-        fresh=True, evaluate_every=max(1, steps // 4), evaluation_samples=4, evaluation_bank=8,
+        fresh=True, evaluate_every=max(1, steps // 4), evaluation_samples=2, evaluation_bank=8,
         forward_kl=False,
     )  # fmt: skip
 
