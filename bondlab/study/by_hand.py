@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,10 @@ def source(*rules: Callable) -> None:
     """Show the source of functions, highlighted where Jupyter can."""
     from IPython.display import display  # notebooks only
 
-    text = "\n\n".join(inspect.getsource(rule).strip() for rule in rules)
-    display({"text/markdown": f"```python\n{text}\n```", "text/plain": text}, raw=True)
+    text = "\n\n".join(textwrap.dedent(inspect.getsource(rule)).strip() for rule in rules)
+    # The style is for static pages, which give code in Markdown no font of its own.
+    code = f'<div style="font-family:monospace">\n\n```python\n{text}\n```\n\n</div>'
+    display({"text/markdown": code, "text/plain": text}, raw=True)
 
 
 @dataclass(frozen=True)
