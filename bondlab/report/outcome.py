@@ -72,7 +72,8 @@ def _told(part: pd.DataFrame) -> Iterator[str]:
     yield f"{first['claim'].rstrip('.')} ({first['id']}, {first['where']})"
     if first["effect"]:
         number = f"{first['effect']} [{first['low']}, {first['high']}]"
-        yield f"- {first['measured']}: {number}, {_seeds(first['seeds'])}."
+        what = first["measured"].replace("_kl", " KL")
+        yield f"- {what}: {number}, {_seeds(first['seeds'])}."
     others = part[(part["id"] != first["id"]) | (part["where"] != first["where"])]
     for verdict, same in others.groupby("verdict", sort=False):
         names = [
