@@ -64,7 +64,8 @@ def smoke(request, tmp_path_factory) -> Path:
     """The folder, named after its notebook, that one smoke run left, as the study executes it."""
     folder = tmp_path_factory.mktemp(request.param.stem, numbered=False)
     (trains,) = (e.trains for e in EXPERIMENTS.values() if e.notebook == request.param.stem)
-    run(request.param, folder, profile="smoke", **(trains or {}))
+    live = {"live": True} if "live" in declared(request.param).model_fields else {}
+    run(request.param, folder, profile="smoke", **(trains or {}), **live)
     return folder
 
 
@@ -157,14 +158,14 @@ def test_a_study_leaves_the_clone_clean(tmp_path):
 
 @each_notebook
 def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatch):
-    """papermill only warns of the first and passes the second on; the second cell refuses both.
+    """papermill only warns of the first and passes the second on; the cell after refuses both.
 
-    The two cells as papermill runs them, its own between them, in this process.
+    The cells as papermill runs them, its own among them, in this process.
     """
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     made = parameterize_notebook(load_notebook_node(str(notebook)), {"profil": "x", "profile": 3})
-    code = [cell.source for cell in made.cells if cell.cell_type == "code"][:3]
+    code = [cell.source for cell in made.cells if cell.cell_type == "code"][:4]
     space = types.ModuleType("cells")  # where pydantic looks up the annotations of a cell's class
     space.In = ["", *code]
     monkeypatch.setitem(sys.modules, "cells", space)
@@ -193,3 +194,14 @@ def test_the_committed_notebook_shows_the_shipped_results(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
     printed = [out.get("text", "") for cell in cells for out in cell.get("outputs", [])]
     assert [text for text in printed if re.search(r"\B/(home|root|tmp|Users)/", text)] == []
+
+
+@each_notebook
+def test_links_lead_to_files_and_claims_to_a_box(notebook):
+    """A notebook that decides claims says what came out before its first figure."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    told = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", told) if "://" not in link]
+    assert [link for link in links if not (notebook.parent / link).exists()] == []
+    if any(e.claims for e in EXPERIMENTS.values() if e.notebook == notebook.stem):
+        assert any(f'outcome.box("{notebook.stem[:2]}"' in cell.source for cell in cells[:6])

@@ -1,7 +1,7 @@
 """A notebook's parameters, checked before any work; `show` of its tables.
 
 papermill only warns about a name that the notebook does not have, or that no cell is tagged
-`parameters`, and YAML hands `1e-4` over as text. Each would cost a run, so a notebook's second cell
+`parameters`, and YAML hands `1e-4` over as text. Each would cost a run, so the cell after them
 calls `parameters`, and whoever starts a notebook can call `check` before there is a kernel.
 """
 

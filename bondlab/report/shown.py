@@ -46,6 +46,7 @@ TINTS = {
     **dict.fromkeys(("one run: suggests yes", "2 runs: suggest yes"), "#eaf5ec"),
     **dict.fromkeys(("one run: suggests no", "2 runs: suggest no"), "#faeae7"),
 }
+WRAPPED = 60  # characters beyond which a cell is a text, in several lines
 DIGITS = 3  # of a number, and at most as many decimals, unless a column's are all small
 
 
@@ -80,7 +81,8 @@ class Shown:
         return "\n".join(line.rstrip() for line in cells.to_string(index=self.index).splitlines())
 
     def _repr_html_(self) -> str:
-        html = re.sub("<td>(.*?)</td>", _cell, self.cells.to_html(index=self.index, border=0))
+        with pd.option_context("display.max_colwidth", None):  # a text in full
+            html = re.sub("<td>(.*?)</td>", _cell, self.cells.to_html(index=self.index, border=0))
         return f'<div style="white-space:nowrap; overflow-x:auto">\n{html}\n</div>'
 
 
@@ -104,6 +106,8 @@ def _cell(found: re.Match) -> str:
     """Numbers on the right, words on the left, verdicts in their colour."""
     cell = found[1]
     looks = "" if _is_number(cell) else "text-align:left"
+    if len(cell) > WRAPPED:
+        looks = f"{looks}; white-space:normal; min-width:{WRAPPED // 3}em; vertical-align:top"
     if cell in TINTS:
         looks = f"{looks}; background:{TINTS[cell]}"
     return f'<td style="{looks}">{cell}</td>' if looks else found[0]

@@ -28,10 +28,12 @@ TABLES = ("evaluations", "baselines", "examples", "runs")
 
 
 class RunSettings(BaseModel):
-    """The parameters of a notebook that shows runs: their scale, and how many at a time."""
+    """The parameters of a notebook that shows runs: their scale, how many at a time, and whether
+    to train one more that is watched (`watch`), where the notebook has that section."""
 
     profile: Profile
     workers: int = Field(ge=0)
+    live: bool = False
 
 
 def seeds(profile: str) -> tuple[int, ...]:

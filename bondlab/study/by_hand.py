@@ -1,0 +1,108 @@
+"""One prompt worked by hand: a rule's source, its completions, and what it makes of each."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bondlab.study import prompts
+from bondlab.study.prompts import COOLED, PROMPTS, REFERENCE
+
+SHOWN = {REFERENCE: "reference, one draw", COOLED: "reference at T = 0.7, one draw"}
+BEST_OF = 8
+
+
+def source(*rules: Callable) -> None:
+    """Show the source of functions, highlighted where Jupyter can."""
+    from IPython.display import display  # notebooks only
+
+    text = "\n\n".join(textwrap.dedent(inspect.getsource(rule)).strip() for rule in rules)
+    # The style is for static pages, which give code in Markdown no font of its own.
+    code = f'<div style="font-family:monospace">\n\n```python\n{text}\n```\n\n</div>'
+    display({"text/markdown": code, "text/plain": text}, raw=True)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Some completions of one prompt as a rule wants them, [1, K]; `draws[:8]` are the first."""
+
+    table: pd.DataFrame
+
+    def __getitem__(self, some: slice) -> Draws:
+        return Draws(self.table[some])
+
+    @property
+    def reward(self) -> Tensor:
+        """Log-odds."""
+        return self._column("reward")
+
+    @property
+    def log_pi(self) -> Tensor:
+        """Log-probability under the policy, nats."""
+        return self._column("log_pi_policy")
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log pi - log pi_reference, nats."""
+        return self.log_pi - self._column("log_pi_reference")
+
+    def _column(self, name: str) -> Tensor:
+        return torch.from_numpy(self.table[name].to_numpy("float64", copy=True)).unsqueeze(0)
+
+
+def draws(task: str, prompt: int, drawn_by: str) -> Draws:
+    """The committed completions of one prompt by one of `prompts.TEMPERATURES`."""
+    table = prompts.shipped()
+    rows = (table["task"] == task) & (table["prompt"] == prompt) & (table["drawn_by"] == drawn_by)
+    return Draws(table[rows].reset_index(drop=True))
+
+
+def table(parts: Sequence[Draws], columns: Mapping[str, Tensor]) -> pd.DataFrame:
+    """A line a completion: who drew it, its text, reward and log ratio, and what a rule computed.
+
+    Args:
+        parts: in the order of the rule's weights, the anchor's completions first.
+        columns: by name [1, N+K], or [1, K] of the last K alone.
+    """
+    rows = pd.concat([part.table for part in parts], ignore_index=True)
+    found = pd.DataFrame({
+        "drawn by": rows["drawn_by"],
+        "completion": rows["text"].map(written),
+        "reward (log-odds)": rows["reward"],
+        "log ratio (nats)": rows["log_pi_policy"] - rows["log_pi_reference"],
+    })  # fmt: skip
+    for name, values in columns.items():
+        cells = values.double().flatten().numpy()
+        missing = np.full(len(rows) - len(cells), np.nan)
+        found[name] = np.concatenate([missing, cells])
+    return found
+
+
+def examples(task: str) -> pd.DataFrame:
+    """Each prompt in full, with a draw of the reference, one at T = 0.7, and the best of 8.
+
+    The reward is shown through the logistic function, as a probability.
+    """
+    second = "longest copy (words)" if task == "xsum" else "second judge (log-odds)"
+    lines = []
+    for place, prompt in enumerate(PROMPTS[task]):
+        reference = draws(task, place, REFERENCE).table[:BEST_OF]
+        best = reference.loc[[reference["reward"].idxmax()]]
+        chosen = {what: draws(task, place, name).table[:1] for name, what in SHOWN.items()}
+        for what, row in {**chosen, f"best of {BEST_OF} by the reward": best}.items():
+            chance = 1 / (1 + np.exp(-row["reward"].item()))
+            shown = {"prompt": prompt, "drawn": what, "completion": written(row["text"].item())}
+            lines.append({**shown, "reward (p)": chance, second: row["judge"].item()})
+    return pd.DataFrame(lines)
+
+
+def written(text: str) -> str:
+    """The text in one line."""
+    return " ".join(text.split())

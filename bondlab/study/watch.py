@@ -1,0 +1,113 @@
+"""A small run to watch: a bar, and curves that move as it trains, beside those that are stored.
+
+Few steps of few prompts, a minute or two on two cores: it shows what a setting does and decides
+nothing. It is kept nowhere but in its table.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+from bondlab import device
+from bondlab.algorithms import Algorithm
+from bondlab.config import Config
+from bondlab.report.plots import Panel
+from bondlab.tasks import Task, TaskSettings, build
+from bondlab.training import trainer
+
+LIVE = {"color": "#000000", "linewidth": 2.6, "marker": "o", "markersize": 5, "zorder": 3}
+STORED = {"linewidth": 1.2, "alpha": 0.7}
+
+
+def task(name: str, profile: str) -> Task:
+    """64 training and 8 held-out prompts of xsum or sentiment; at smoke a tiny task of its kind."""
+    tiny = {"xsum": "tiny", "sentiment": "tiny_causal", "chat": "tiny_causal"}[name]
+    settings = TaskSettings(name=tiny if profile == "smoke" else name, train=64, evaluate=8)
+    return build(settings, device.resolve("auto"))
+
+
+def config(steps: int, learning_rate: float, seed: int) -> Config:
+    """Four prompts a step, samples drawn anew, the held-out prompts measured four times."""
+    return Config(
+        steps=steps, learning_rate=learning_rate, seed=seed, prompts_per_step=4, warmup=2,
+        fresh=True, evaluate_every=max(1, steps // 4), evaluation_samples=2, evaluation_bank=8,
+        forward_kl=False,
+    )  # fmt: skip
+
+
+def run(
+    task: Task, algorithm: Algorithm, config: Config, panels: Sequence[Panel], stored: pd.DataFrame
+) -> pd.DataFrame:
+    """Train, with a bar and a figure that is drawn anew after each evaluation.
+
+    Args:
+        panels: named by `measured`.
+        stored: curves to draw it beside, columns panel, series, step and mean.
+
+    Returns:
+        The last of `evaluations`.
+    """
+    from IPython.display import display  # notebooks only
+
+    handle, table = display({"text/plain": "the first evaluation"}, raw=True, display_id=True), None
+    for table in evaluations(task, algorithm, config):
+        if handle:  # None outside of Jupyter
+            handle.update(_picture(drawn(table, panels, stored)), raw=True)
+    return table
+
+
+def evaluations(task: Task, algorithm: Algorithm, config: Config) -> Iterator[pd.DataFrame]:
+    """Train; after each evaluation its table so far, a row an evaluation: step and `measured`."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        made = trainer(task, algorithm, config, Path(folder))
+        with tqdm(total=config.steps, desc="steps", unit="step") as bar:
+            while True:
+                if made.step % config.evaluate_every == 0 or made.step == config.steps:
+                    rows.append({"step": made.step, **measured(made.evaluate())})
+                    yield pd.DataFrame(rows)
+                if made.step == config.steps:
+                    return
+                bar.set_postfix(loss=f"{made.update()['loss']:.2f}")
+                bar.update()
+
+
+def measured(evaluation: pd.DataFrame) -> dict[str, float]:
+    """Means over the policy's held-out completions, under the names that stored tables have."""
+    own = evaluation[evaluation["source"] == "policy"]
+    return {
+        "reward": own["reward"].mean(),
+        "p_reward": (1 / (1 + np.exp(-own["reward"]))).mean(),
+        "log_quantile": np.log(own["quantile"]).mean(),
+        "kl_to_reference": own["kl"].mean(),
+    }
+
+
+def drawn(table: pd.DataFrame, panels: Sequence[Panel], stored: pd.DataFrame) -> Figure:
+    """The run's curves, black, beside the stored ones."""
+    figure = Figure(figsize=(5 * len(panels), 3.4), layout="constrained")
+    for axes, panel in zip(
+        figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True
+    ):
+        beside = stored[stored["panel"] == panel.name]
+        for name, part in beside.groupby("series", sort=False):
+            axes.plot(part["step"], part["mean"], label=f"stored: {name}", **STORED)
+        axes.plot(table["step"], table[panel.name], label="here, now", **LIVE)
+        axes.set(title=panel.title, ylabel=panel.ylabel, xlabel="training steps")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _picture(figure: Figure) -> dict[str, str]:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": "curves"}
