@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import same_color
 
-from bondlab.report import plots, roots, tradeoffs
+from bondlab.report import forests, plots, roots, tradeoffs
 from bondlab.report.colours import FIXED, looks
 from bondlab.report.plots import Level, Mark, Panel
 
@@ -110,7 +110,7 @@ def test_a_tradeoff_is_drawn_as_far_as_its_base_goes_and_whole():
 
 @pytest.mark.parametrize(
     ("end", "ticks"),
-    [(3.3, [0, 0.125, 0.25, 0.5, 1, 2]), (110, [0, 1, 4, 8, 16, 32, 64]), (0.05, [0])],
+    [(3.3, [0, 0.25, 0.5, 1, 2]), (110, [0, 1, 4, 8, 16, 32, 64]), (0.05, [0])],
 )
 def test_ticks_of_a_root_axis_are_round_and_apart(end, ticks):
     assert roots.ticks(end) == ticks
@@ -143,6 +143,37 @@ def test_bars_stand_beside_each_other_with_whiskers_and_written_means():
     axes = figure.axes[0]
     assert not legend(figure) and not axes.xaxis.get_visible() and axes.get_ylim() == (0, 1.1)
     assert axes.texts[0].get_text() == "" and axes.get_yscale() != "symlog"
+
+
+def test_a_forest_has_a_row_a_name_and_shades_where_the_interval_is_to_lie():
+    """Rows from the top; a panel that lacks one keeps its place free; two series of a row lie
+    beside it. Bounds end at the axis where they are open."""
+    table = pd.DataFrame({"panel": ["kl"] * 3 + ["reward"], "group": ["x", "y", "z", "z"]})
+    table = table.assign(series=table["group"], mean=[0.1, 0.2, 0.3, 5.0], low=0.0, high=6.0)
+    table = table.assign(above=[-np.inf, np.nan, -1.0, np.nan], below=[0.5, np.nan, 1.0, np.nan])
+    kl, reward = forests.forest(table, PANELS).axes
+    assert [label.get_text() for label in kl.get_yticklabels()] == ["x", "y", "z"]
+    assert [line.get_ydata().tolist() for line in kl.lines[:3]] == [[0], [1], [2]]
+    assert reward.lines[0].get_xydata().tolist() == [[5.0, 2.0]]
+    assert whiskers(kl)[0] == [[0.0, 0.0], [6.0, 0.0]]
+    left, right = kl.get_xlim()
+    bands = [c.get_paths()[0].get_extents() for c in kl.collections if len(c.get_facecolor())]
+    assert [band.intervalx.tolist() for band in bands] == [[left, 0.5], [max(left, -1), 1.0]]
+    two = pd.concat([table[:1], table[:1].assign(series="b")], ignore_index=True)
+    figure = forests.forest(two.drop(columns=["above", "below"]), PANELS[:1])
+    assert np.ptp([line.get_ydata()[0] for line in figure.axes[0].lines[:2]]) > 0.1
+    assert legend(figure) == ["x", "b"] and not figure.axes[0].texts
+    apart = forests.forest(table.assign(group=["x", "y", "z", "w"]), PANELS).axes
+    assert [len(axes.get_yticks()) for axes in apart] == [3, 1]
+
+
+def test_stacked_parts_follow_each_other_and_their_sum_is_written():
+    table = pd.DataFrame({"panel": "kl", "group": list("xxy"), "series": list("aba")})
+    table = table.assign(mean=[16.0, 192.0, 4.0])
+    (axes,) = forests.stacked(table, PANELS[:1], {"kl": "{:.0f}"}).axes
+    drawn = np.array([(bar.get_x(), bar.get_width(), bar.get_y() + 0.3) for bar in axes.patches])
+    assert drawn == pytest.approx(np.array([(0, 16, 0), (0, 4, 1), (16, 192, 0), (4, 0, 1)]))
+    assert [text.get_text() for text in axes.texts] == ["208", "4"]
 
 
 def test_impossible_tables_are_refused():

@@ -35,6 +35,8 @@ ETA = ("#7fc8b2", "#2a9d7f", "#0b5345")  # the faster, the darker
 GAMMA = ("#b39ddb", "#8654b8", "#4a148c")  # the larger, the darker; gamma = 0 is its eta
 SIZES = ("#6baed6", "#2171b5", "#08306b")  # fixed N = 4, 8, 16
 FIXED = {
+    "interval": Look(BLACK),  # of what has rows and no series
+    "the whole step": Look(GREY),
     "reference": Look(GREY, "-", "s"),
     "Best-of-N, sampled": BEST,
     "sampled Best-of-N": BEST,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, product
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -58,6 +58,11 @@ class Panel:
     ylabel: str
     xlabel: str = ""
     root: bool = False  # y is a KL that goes far: drawn by its square root
+
+    @property
+    def unit(self) -> str:
+        """What the y axis says in parentheses, or all that it says."""
+        return self.ylabel.partition("(")[2].rstrip(")") or self.ylabel
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ def lines(
     table = table.assign(kind=table["kind"].fillna("curve") if "kind" in table else "curve")
     _require(table, [x, *(["row"] if rows else [])])
     with mpl.rc_context(STYLE):
-        figure, grid = sheet(len(rows) or 1, len(panels), note)
+        width = 6 if len(panels) == 1 else 10
+        figure, grid = sheet(len(rows) or 1, len(panels), note, width=width)
         for axes, (row, panel) in zip(grid.flat, product(rows or [""], panels), strict=True):
             part = table[(table["panel"] == panel.name) & (not row or table["row"] == row)]
             if part.empty:
@@ -122,8 +128,9 @@ def lines(
             _scale(axes, table, part, x, scale)
             _compare(axes, panel.name, row, levels, marks)
             if panel.root:
-                roots.scale(axes, "y", axes.dataLim.y1)
-            axes.set(title=f"{row}: {panel.title}" if row else panel.title, ylabel=panel.ylabel)
+                roots.scale(axes, "y", axes.dataLim.y0, 1.1 * axes.dataLim.y1)
+            titled = f"{row}: {panel.title}" if len(rows) > 1 else panel.title
+            axes.set(title=titled, ylabel=panel.ylabel)
             axes.set_xlabel((panel.xlabel or xlabel) if axes in grid[-1] else "")
             axes.tick_params(labelbottom=axes in grid[-1])
         _add_legend(figure, table, title, words or {})
@@ -180,13 +187,20 @@ def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
         raise ValueError(f"{count} series in one figure; it can tell {len(COLOURS)} apart.")
 
 
-def sheet(rows: int, columns: int, note: str, row_height: float = 2.7) -> tuple[Figure, np.ndarray]:
-    """An empty figure and its axes [rows, columns], 10 inches wide, or 6 with one column."""
-    figure = Figure(figsize=(6 if columns == 1 else 10, 1.1 + row_height * rows))
+def sheet(
+    rows: int,
+    columns: int,
+    note: str,
+    row_height: float = 2.7,
+    width: float = 10,
+    tied: Literal["col", "none"] = "col",
+) -> tuple[Figure, np.ndarray]:
+    """An empty figure, some inches wide, and its axes [rows, columns], their x `tied` or not."""
+    figure = Figure(figsize=(width, 1.1 + row_height * rows))
     if note:
-        wrapped = textwrap.fill(note, int(figure.get_figwidth() * 13.5))
+        wrapped = textwrap.fill(note, int(width * 13.5))
         figure.supxlabel(wrapped, x=0.01, ha="left", **SMALL)
-    return figure, figure.subplots(rows, columns, squeeze=False, sharex="col")
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=tied)
 
 
 def laid_out(figure: Figure) -> Figure:

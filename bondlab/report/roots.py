@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-ROUND = 2.0 ** np.arange(-3, 11)  # nats
+ROUND = 2.0 ** np.arange(-2, 11)  # nats
 APART = 0.075  # of the axis, at least, between ticks
 
 
-def scale(axes: Axes, axis: str, end: float) -> None:
-    """Scale the axis "x" or "y" by the root, mirrored below 0, with round ticks up to `end`."""
+def scale(axes: Axes, axis: str, start: float, end: float) -> None:
+    """Scale the axis "x" or "y" by the root, mirrored below 0, from `start` or 0 to `end`."""
     root, square = (lambda u, power=p: np.sign(u) * np.abs(u) ** power for p in (0.5, 2))
     getattr(axes, f"set_{axis}scale")("function", functions=(root, square))
+    getattr(axes, f"set_{axis}lim")(square(root(min(start, 0)) - 0.03 * root(end)), end)
     getattr(axes, f"set_{axis}ticks")(ticks(end))
     getattr(axes, f"{axis}axis").set_major_formatter("{x:g}")
     axes.minorticks_off()

@@ -82,9 +82,7 @@ def _ends(table: pd.DataFrame, base: str) -> list[float]:
 
 def _limits(axes: Axes, part: pd.DataFrame, end: float) -> None:
     """A square-root axis, mirrored below 0, and heights of what is seen of the panel."""
-    roots.scale(axes, "x", end)
-    below = min(part["x"].min(), 0)
-    axes.set_xlim(-((abs(below) ** 0.5 + 0.03 * end**0.5) ** 2), end)
+    roots.scale(axes, "x", part["x"].min(), end)
     seen = part[part["x"] <= end]
     crossed = seen[(seen["kind"] == "named") | ~seen["series"].duplicated(keep="last")]
     heights = np.concatenate([seen["mean"], crossed["low"], crossed["high"]])

@@ -8,7 +8,7 @@ reference's rewards within a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import nan
@@ -222,7 +222,12 @@ draw = partial(report.draw, sizes=(2, 8), unit="prompt")
 
 
 def draw_tradeoff(
-    found: Results, stem: str, base: str, title: str, paper: str | None = None
+    found: Results,
+    stem: str,
+    base: str,
+    title: str,
+    paper: str | None = None,
+    words: Mapping[str, str] | None = None,
 ) -> None:
     """Publish the reward and the second judge against the KL to the reference.
 
@@ -230,7 +235,7 @@ def draw_tradeoff(
         base: the series as far as whose KL the closer look goes; the others as `report.draw`'s.
     """
     panels = REWARD, JUDGE
-    table, words = report.tradeoff(found, panels), report.as_run(found)
+    table, words = report.tradeoff(found, panels), report.as_run(found) | (words or {})
     xlabel = "KL to reference (nats per completion, square-root scale)"
     note = f"{report.note(found, 'prompt')} {tradeoffs.HOW}"
     figure = tradeoffs.draw(table, panels, base, xlabel, title, note, words)

@@ -132,8 +132,8 @@ def draw(
     """Publish measures over training, with what they are compared with and where anchors move.
 
     Args:
-        sizes: as in `levels`; unit: as in `note`; words: as in `plots.lines`; the
-            others as in `Results.publish`.
+        sizes: as in `levels`; unit: as in `note`; words: as in `plots.lines`; the others as in
+            `Results.publish`.
     """
     if found["evaluations"].empty:
         print(f"{title}: the profile {found.profile} has no such runs.")
