@@ -46,6 +46,7 @@ FIXED = {
     "cooled reference": COOLED,
     # J-BOND has a name in each of its figures, and parts.
     "J-BOND": Look(BLUE),
+    "J-BOND: straight line after the warm-up": Look(BLACK, LONG, ""),
     "moving average, eta = 0.02": Look(BLUE),
     "copy every 50 steps": Look("#882255", "--", "s"),
     "J-BOND, frozen anchor": Look("#56b4e9", "-.", "v"),

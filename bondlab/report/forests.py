@@ -58,7 +58,7 @@ def forest(
             _dots(axes, part, rows[panel.name], found)
             axes.axvline(at, color="#444444", linewidth=1, zorder=1)
             if panel.root:
-                roots.scale(axes, "x", axes.dataLim.x0, 1.2 * axes.dataLim.x1)
+                roots.scale(axes, "x", axes.dataLim.x0, 1.2 * axes.dataLim.x1, 0.18)
             _bounds(axes, part, rows[panel.name])
             axes.tick_params(labelleft=axes in grid[:, 0])
             axes.set(title=panel.title, xlabel=panel.ylabel if axes in grid[-1] else "")

@@ -128,7 +128,7 @@ def lines(
             _scale(axes, table, part, x, scale)
             _compare(axes, panel.name, row, levels, marks)
             if panel.root:
-                roots.scale(axes, "y", axes.dataLim.y0, 1.1 * axes.dataLim.y1)
+                roots.scale(axes, "y", axes.dataLim.y0, 1.1 * axes.dataLim.y1, 0.1)
             titled = f"{row}: {panel.title}" if len(rows) > 1 else panel.title
             axes.set(title=titled, ylabel=panel.ylabel)
             axes.set_xlabel((panel.xlabel or xlabel) if axes in grid[-1] else "")

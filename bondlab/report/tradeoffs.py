@@ -7,6 +7,7 @@ series goes, and whole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -87,7 +88,7 @@ def _limits(axes: Axes, part: pd.DataFrame, end: float) -> None:
     crossed = seen[(seen["kind"] == "named") | ~seen["series"].duplicated(keep="last")]
     heights = np.concatenate([seen["mean"], crossed["low"], crossed["high"]])
     low, high = np.nanmin(heights), np.nanmax(heights)
-    axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
+    axes.set_ylim(low - 0.06 * (high - low), high + 0.18 * (high - low))
 
 
 def _series(axes: Axes, own: pd.DataFrame, look: Look, close: bool) -> None:
@@ -97,8 +98,9 @@ def _series(axes: Axes, own: pd.DataFrame, look: Look, close: bool) -> None:
     elif kind == "named":
         axes.fill_between(own["x"], own["low"], own["high"], color=BEST.color, alpha=0.1, lw=0)
         axes.plot(own["x"], own["mean"], color=BEST.color, marker=BEST.marker, zorder=4)
-        aside = (-9, 15, "right") if close else (4, 24, "center")
-        for place in own.itertuples() if close else own.tail(1).itertuples():
+        asides = ((-9, 14, "right"), (-9, 30, "right")) if close else ((4, 24, "center"),)
+        told = own if close else own.tail(1)
+        for place, aside in zip(told.itertuples(), cycle(asides), strict=False):
             _name(axes, place.point.replace("N = ", "Best-of-"), (place.x, place.mean), *aside)
     else:
         _path(axes, own, look)

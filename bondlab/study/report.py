@@ -112,8 +112,7 @@ def as_run(found: Results) -> dict[str, str]:
         for what, value in own.items():
             told = re.search(rf"\b{what}([\d.]+)( steps)?", row.series)
             if told and value and float(told[1]) != round(value, 6):
-                unit = told[2] or " per step"
-                run = f"{what}{value:.2g}{unit} (paper: {told[1]})"
+                run = f"{what}{value:.2g}{told[2] or ''} (paper: {told[1]})"
                 words[row.series] = words[row.series].replace(told[0], run)
     return words
 
