@@ -96,7 +96,7 @@ def test_a_tradeoff_is_drawn_as_far_as_its_base_goes_and_whole():
     assert whole.lines[0].get_xdata().tolist() == [-0.01, 1]
     drawn = [line for line in whole.lines if same_color(line.get_color(), "#000000")]
     assert drawn[0].get_xdata().tolist() == [0.19]
-    assert [text.get_text() for text in near.texts if text.get_text()] == ["Best-of-2"]
+    assert [text.get_text() for text in near.texts if text.get_text()] == ["N = 2"]
     cross = [[[25, 0.4], [36, 0.4]], [[30, -0.1], [30, 0.65]]]
     assert all(line in whiskers(whole) for line in cross)
     assert sum(text.get_text() == "" for text in whole.texts) == 3

@@ -50,7 +50,7 @@ def forest(
     rows = dict.fromkeys(rows, most) if shared else rows
     several = bool(table.duplicated(["panel", "group"]).any())
     with mpl.rc_context(STYLE):
-        height = 0.5 + ROW * max(1.5, *map(len, rows.values())) * (1.3 if several else 1)
+        height = 0.7 + ROW * max(1.5, *map(len, rows.values())) * (1.3 if several else 1)
         shape = (1, len(panels)) if shared else (len(panels), 1)
         figure, grid = sheet(*shape, note, height, tied="none")
         for axes, panel in zip(grid.flat, panels, strict=True):
@@ -61,7 +61,7 @@ def forest(
                 roots.scale(axes, "x", axes.dataLim.x0, 1.2 * axes.dataLim.x1, 0.18)
             _bounds(axes, part, rows[panel.name])
             axes.tick_params(labelleft=axes in grid[:, 0])
-            axes.set(title=panel.title, xlabel=panel.ylabel if axes in grid[-1] else "")
+            axes.set(title=panel.title, xlabel=panel.ylabel)
         entries = {name: handle(look, linestyle="none") for name, look in found.items()}
         legend(figure, entries if several else {}, title)
         if len(panels) == 1 and not several:

@@ -7,7 +7,6 @@ series goes, and whole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -88,7 +87,7 @@ def _limits(axes: Axes, part: pd.DataFrame, end: float) -> None:
     crossed = seen[(seen["kind"] == "named") | ~seen["series"].duplicated(keep="last")]
     heights = np.concatenate([seen["mean"], crossed["low"], crossed["high"]])
     low, high = np.nanmin(heights), np.nanmax(heights)
-    axes.set_ylim(low - 0.06 * (high - low), high + 0.18 * (high - low))
+    axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
 
 
 def _series(axes: Axes, own: pd.DataFrame, look: Look, close: bool) -> None:
@@ -98,21 +97,12 @@ def _series(axes: Axes, own: pd.DataFrame, look: Look, close: bool) -> None:
     elif kind == "named":
         axes.fill_between(own["x"], own["low"], own["high"], color=BEST.color, alpha=0.1, lw=0)
         axes.plot(own["x"], own["mean"], color=BEST.color, marker=BEST.marker, zorder=4)
-        asides = ((-9, 14, "right"), (-9, 30, "right")) if close else ((4, 24, "center"),)
-        told = own if close else own.tail(1)
-        for place, aside in zip(told.itertuples(), cycle(asides), strict=False):
-            _name(axes, place.point.replace("N = ", "Best-of-"), (place.x, place.mean), *aside)
+        aside = {"xytext": (-4, 4), "ha": "right"} if close else {"xytext": (0, 8), "ha": "center"}
+        for place in own.itertuples() if close else own.tail(1).itertuples():  # none on another
+            point = (place.x, place.mean)
+            axes.annotate(place.point, point, textcoords="offset points", fontsize=9, **aside)
     else:
         _path(axes, own, look)
-
-
-def _name(
-    axes: Axes, text: str, point: tuple[float, float], right: float, up: float, side: str
-) -> None:
-    """A name beside its point (in points) and tied to it, so that it cannot name a neighbour."""
-    tie = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
-    aside = {"xytext": (right, up), "textcoords": "offset points", "ha": side, "va": "center"}
-    axes.annotate(text, point, fontsize=9, arrowprops=tie, zorder=5, **aside)
 
 
 def _path(axes: Axes, own: pd.DataFrame, look: Look) -> None:

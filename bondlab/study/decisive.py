@@ -65,7 +65,7 @@ def terms(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
         for term in claim.terms:
             interval = found.intervals[term.what]
             if interval is not None and term.decides:
-                what = term.what.replace("_kl", " KL")
+                what = term.what.replace("_kl", " KL").replace("_", " ")
                 lines.append(
                     interval.row(panel="term", group=f"{claim.id}: {what}", series="interval",
                                  above=term.above, below=term.below)
@@ -86,7 +86,7 @@ def draw_terms(
 def heights(table: pd.DataFrame, base: str, others: Sequence[str]) -> pd.DataFrame:
     """How far one curve lies above each of others, reward and judge: `forest`'s columns.
 
-    See `frontier.area`; without pairs that have too little KL in common.
+    See `frontier.area`: NaN where two curves have too little KL in common.
     """
     lines = []
     for panel in HEIGHTS:
@@ -95,7 +95,7 @@ def heights(table: pd.DataFrame, base: str, others: Sequence[str]) -> pd.DataFra
             own = shared(table, (base, other))
             found = cell_interval(area(own, base, other, panel.name) / unit)
             lines.append(found.row(panel=panel.name, group=other, series=other))
-    return pd.DataFrame(lines, columns=COLUMNS).dropna(subset=["mean"])
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def draw_heights(
@@ -112,7 +112,7 @@ def draw_heights(
     words = report.as_run(found) | (words or {})
     panels = [panel for panel in HEIGHTS if panel.name in set(table["panel"])]
     if table.empty:
-        print(f"{title}: no two curves have enough KL in common.")
+        print(f"{title}: the profile {found.profile} has no such runs.")
         return
     drawn = table.assign(group=table["group"].map(lambda name: words.get(name, name)))
     note = (
