@@ -73,6 +73,7 @@ def test_a_figure_is_published_with_its_numbers_and_where_they_come_from(folder,
     """The last number with an interval of each row and series; effective N may have no upper end,
     which strict JSON cannot say."""
     shown, panels = [], [Panel("n", "Effective N", "draws")]
+    formula = [Panel("n", r"KL($\pi$ || $\pi_{BoN}$)", "nats")]
     monkeypatch.setattr(plots, "show", lambda figure, text: shown.append(text))
     table = pd.DataFrame({"series": ["a", "a", "b", "b"], "step": [0, 9, 0, 9], "count": 8})
     table = table.assign(panel="n", row="N = 4", mean=[1.0, 2, 3, 4], low=[0.5, 1.5, 2, math.nan])
@@ -82,7 +83,14 @@ def test_a_figure_is_published_with_its_numbers_and_where_they_come_from(folder,
     figure = plots.lines(table.fillna(9).replace(math.inf, 9), panels, title="Two\nlines")
     made = {"stem": "fig", "figure": figure, "table": table, "panels": panels, "paper": "4"}
     Results("some", "shipped", tables={"runs": runs}).publish(**made)
-    assert shown == ["Two lines: Effective N against training steps"]
+    Results("some", "shipped").publish(
+        "formula", plots.lines(table.fillna(9).replace(math.inf, 9), formula), table, formula
+    )
+    words = [
+        "Two lines: Effective N against training steps",
+        "KL(π || π_BoN) against training steps",
+    ]
+    assert shown == words
     assert [path.name for path in (folder / "figures").iterdir()] == ["shipped"]
     Results("some", "smoke", tables={"runs": runs}).publish(**made, settings={"k": 1})
     written = folder / "figures" / "smoke" / "some"

@@ -159,8 +159,9 @@ def test_order_within_prompts_is_told_from_order_across():
 
 
 def test_tables_hold_both_sources_at_every_step():
-    """Bins at both ends of training with the diagonal, errors at each step; the summary is of the
-    last, where p + 0.2 has the squared error 0.04 (0.03 and more in 20 prompts)."""
+    """Bins at the last step with the diagonal, all completions in each histogram, errors at each
+    step; the summary is of the last, where p + 0.2 has the squared error 0.04 (0.03 and more in 20
+    prompts)."""
     parts = []
     for step, seed in product((0, 1, 2), (0, 1)):
         table = evaluation(lambda p, s=step: p + s / 10, 20, step=step, seed=seed)
@@ -169,8 +170,10 @@ def test_tables_hold_both_sources_at_every_step():
     found = calibration.curve_table(table)
     bins = found[found["panel"] == "reliability"].groupby(["row", "kind"])["series"].unique()
     for source in ("policy", "reference"):
-        assert bins[source, "points"].tolist() == ["learned, step 0", "learned, step 2"]
+        assert bins[source, "joined"].tolist() == ["learned"]
         assert bins[source, "formula"].tolist() == ["calibrated"]
+    shares = found[found["panel"] == "predicted"].groupby(["row", "series"])["mean"].sum()
+    assert len(shares) == 4 and shares.tolist() == pytest.approx([100] * 4)
     steps = found[found["panel"] == "error"].groupby(["row", "series"])["x"].apply(list)
     assert len(steps) == 6 and all(x == [0, 1, 2] for x in steps)
     words = calibration.summary(table).set_index("measure")
@@ -206,17 +209,17 @@ def steps(folder, seconds: dict[str, float] = SECONDS, noise: float = 0.0) -> pd
 
 def test_counts_of_a_step(tmp_path):
     """8 documents, 2 completions of the policy each. Drawn anew come 8 for Best-of-8 and 16 for the
-    quantile, so 8 x 26 calls; stored 40 x 32 samples over 10 steps are 128 a step. One slow step of
+    quantile, 8 x 24; stored 40 x 32 samples over 10 steps are 128 a step. One slow step of
     ten moves no median."""
     taken = steps(tmp_path)
     taken.iloc[4, taken.columns.get_loc("seconds")] = 60.0
     found = learned_quantiles.cost_table(taken)
-    counts = found.set_index(["panel", "group", "series"])["mean"].sort_index()
-    assert counts["calls", "each step"].to_dict() == {STORED: 16, FRESH: 16 + 192, LEARNED: 16}
-    assert counts["calls", "bank, spread"].to_dict() == {STORED: 128, FRESH: 0, LEARNED: 128}
-    assert counts["completions", "reference"].to_dict() == {STORED: 0, FRESH: 192, LEARNED: 0}
-    assert counts["completions", "policy"].to_dict() == dict.fromkeys(ALGORITHMS, 16)
-    assert counts["seconds", "each step"].to_dict() == SECONDS
+    counts = found.set_index(["panel", "series", "group"])["mean"].sort_index()
+    own, anew, store = learned_quantiles.PARTS
+    assert counts["completions", own].to_dict() == dict.fromkeys(ALGORITHMS, 16)
+    assert counts["completions", anew].to_dict() == {STORED: 0, FRESH: 192, LEARNED: 0}
+    assert counts["completions", store].to_dict() == {STORED: 128, FRESH: 0, LEARNED: 128}
+    assert counts["seconds", "the whole step"].to_dict() == SECONDS
 
 
 def test_break_even_by_hand(tmp_path):

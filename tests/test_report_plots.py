@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import same_color
 
-from bondlab.report import plots
+from bondlab.report import forests, plots, roots, tradeoffs
+from bondlab.report.colours import FIXED, looks
 from bondlab.report.plots import Level, Mark, Panel
 
 PANELS = [Panel("kl", "backward KL", "nats"), Panel("reward", "reward", "p", xlabel="round")]
@@ -81,17 +82,46 @@ def test_formula_and_points_share_a_colour_and_joined_points_have_known_whiskers
     assert legend(figure) == ["a, formula", "a, simulated", "b"]
 
 
-def test_paths_keep_their_order_and_end_in_a_cross_on_a_mirrored_square_root_axis():
-    run = of_kind("path", [-1, 110, 30], [0.1, 0.2, 0.4], x_low=[-2, 100, 25], x_high=[0, 120, 36])
-    best = of_kind("named", [0.25], [0.3], point="N = 2", series="b")
-    table = pd.concat([run, best], ignore_index=True)
-    (axes,) = plots.lines(table, PANELS[:1], x="x", scale="sqrt").axes
-    assert axes.lines[0].get_xdata().tolist() == [-1, 110, 30]
-    assert whiskers(axes)[1:] == [[[25, 0.4], [36, 0.4]], [[30, -0.1], [30, 0.65]]]
-    assert (axes.texts[0].get_text(), axes.texts[0].get_position()) == ("N = 2", (0.25, 0.3))
-    assert axes.get_xticks() == pytest.approx([0, 4, 16, 36, 64, 100])
-    places = axes.transData.transform([(x, 0) for x in (-4, *axes.get_xticks())])[:, 0]
-    assert np.diff(places) == pytest.approx([places[1] - places[0]] * 6)
+def test_a_tradeoff_is_drawn_as_far_as_its_base_goes_and_whole():
+    """The base reaches 1.2 nats, Best-of-N 0.19, the other run 60: steps go there and back, each
+    with an arrow, and an estimate below 0 is mirrored."""
+    base = of_kind("path", [-0.01, 1], [0.1, 0.2], series="J-BOND", x_low=0.9, x_high=1.2)
+    far = of_kind("path", [0, 60, 30], [0.1, 0.9, 0.4], x_low=25, x_high=36)
+    best = of_kind("named", [0.19], [0.3], point="N = 2", series="Best-of-N, sampled")
+    best = best.assign(x_low=best["x"], x_high=best["x"])
+    table = pd.concat([base, far, best], ignore_index=True)
+    figure = tradeoffs.draw(table, PANELS[:1], "J-BOND", "KL")
+    near, whole = figure.axes
+    assert [axes.get_xlim()[1] for axes in (near, whole)] == pytest.approx([1.06 * 1.2, 1.06 * 60])
+    assert whole.lines[0].get_xdata().tolist() == [-0.01, 1]
+    drawn = [line for line in whole.lines if same_color(line.get_color(), "#000000")]
+    assert drawn[0].get_xdata().tolist() == [0.19]
+    assert [text.get_text() for text in near.texts if text.get_text()] == ["N = 2"]
+    cross = [[[25, 0.4], [36, 0.4]], [[30, -0.1], [30, 0.65]]]
+    assert all(line in whiskers(whole) for line in cross)
+    assert sum(text.get_text() == "" for text in whole.texts) == 3
+    places = near.transData.transform([(x, 0) for x in (-0.25, 0, 0.25, 1)])[:, 0]
+    assert np.diff(places) == pytest.approx([places[1] - places[0]] * 3)
+    (alone,) = tradeoffs.draw(table, PANELS[:1], "a", "KL").axes
+    assert alone.get_xlim()[1] == pytest.approx(1.06 * 60)
+    with pytest.raises(ValueError, match="'reward'"):
+        tradeoffs.draw(table, PANELS, "a", "KL")
+
+
+@pytest.mark.parametrize(
+    ("end", "ticks"),
+    [(3.3, [0, 0.25, 0.5, 1, 2]), (110, [0, 1, 4, 8, 16, 32, 64]), (0.05, [0])],
+)
+def test_ticks_of_a_root_axis_are_round_and_apart(end, ticks):
+    assert roots.ticks(end) == ticks
+
+
+def test_fixed_things_have_fixed_looks_and_what_is_unknown_the_rest():
+    found = looks(["a", "J-BOND", "b"])
+    assert found["J-BOND"] == looks(["J-BOND"])["J-BOND"] == FIXED["moving average, eta = 0.02"]
+    assert len({look.color for look in found.values()}) == 3
+    ramp = [name for name in FIXED if name.startswith("REINFORCE, beta_RL")]
+    assert len({look.color for look in looks(ramp).values()}) == 4
 
 
 def test_bars_stand_beside_each_other_with_whiskers_and_written_means():
@@ -115,12 +145,42 @@ def test_bars_stand_beside_each_other_with_whiskers_and_written_means():
     assert axes.texts[0].get_text() == "" and axes.get_yscale() != "symlog"
 
 
+def test_a_forest_has_a_row_a_name_and_shades_where_the_interval_is_to_lie():
+    """Rows from the top; a panel that lacks one keeps its place free; two series of a row lie
+    beside it. Bounds end at the axis where they are open."""
+    table = pd.DataFrame({"panel": ["kl"] * 3 + ["reward"], "group": ["x", "y", "z", "z"]})
+    table = table.assign(series=table["group"], mean=[0.1, 0.2, 0.3, 5.0], low=0.0, high=6.0)
+    table = table.assign(above=[-np.inf, np.nan, -1.0, np.nan], below=[0.5, np.nan, 1.0, np.nan])
+    kl, reward = forests.forest(table, PANELS).axes
+    assert [label.get_text() for label in kl.get_yticklabels()] == ["x", "y", "z"]
+    assert [line.get_ydata().tolist() for line in kl.lines[:3]] == [[0], [1], [2]]
+    assert reward.lines[0].get_xydata().tolist() == [[5.0, 2.0]]
+    assert whiskers(kl)[0] == [[0.0, 0.0], [6.0, 0.0]]
+    left, right = kl.get_xlim()
+    bands = [c.get_paths()[0].get_extents() for c in kl.collections if len(c.get_facecolor())]
+    assert [band.intervalx.tolist() for band in bands] == [[left, 0.5], [max(left, -1), 1.0]]
+    two = pd.concat([table[:1], table[:1].assign(series="b")], ignore_index=True)
+    figure = forests.forest(two.drop(columns=["above", "below"]), PANELS[:1])
+    assert np.ptp([line.get_ydata()[0] for line in figure.axes[0].lines[:2]]) > 0.1
+    assert legend(figure) == ["x", "b"] and not figure.axes[0].texts
+    apart = forests.forest(table.assign(group=["x", "y", "z", "w"]), PANELS).axes
+    assert [len(axes.get_yticks()) for axes in apart] == [3, 1]
+
+
+def test_stacked_parts_follow_each_other_and_their_sum_is_written():
+    table = pd.DataFrame({"panel": "kl", "group": list("xxy"), "series": list("aba")})
+    table = table.assign(mean=[16.0, 192.0, 4.0])
+    (axes,) = forests.stacked(table, PANELS[:1], {"kl": "{:.0f}"}).axes
+    drawn = np.array([(bar.get_x(), bar.get_width(), bar.get_y() + 0.3) for bar in axes.patches])
+    assert drawn == pytest.approx(np.array([(0, 16, 0), (0, 4, 1), (16, 192, 0), (4, 0, 1)]))
+    assert [text.get_text() for text in axes.texts] == ["208", "4"]
+
+
 def test_impossible_tables_are_refused():
     table = curve_table()
     for draw, wrong, message in [
         (plots.lines, table.drop(columns="low"), "lacks the columns .'low'"),
         (plots.bars, table.iloc[:0], "empty or lacks the columns .'group'"),
-        (plots.lines, table.assign(kind="named"), "lacks the columns .'point'"),
         (plots.lines, table.query("panel == 'kl'"), "'reward' .*no rows"),
         (plots.lines, table.assign(kind="curves"), "unknown kinds .'curves'"),
         (plots.lines, pd.concat([table.assign(series=f"s{i}") for i in range(11)]), "11 series"),

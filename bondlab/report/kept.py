@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -198,4 +199,4 @@ def _described(figure: Figure) -> str:
     panels = ", ".join(dict.fromkeys(axes.get_title() for axes in figure.axes))
     x = figure.axes[-1].get_xlabel()
     words = f"{title + ': ' if title else ''}{panels}{' against ' + x if x else ''}"
-    return " ".join(words.split())
+    return " ".join(re.sub(r"[${}]|\\(?=[a-z])", "", words.replace(r"\pi", "π")).split())

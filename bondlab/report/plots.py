@@ -1,44 +1,40 @@
 """Figures of lines and of bars: tidy table in, matplotlib Figure out, drawn by seaborn.objects.
 
-A table holds what is drawn. Series differ in colour (Okabe and Ito's palette, safe for colour-blind
-readers, then three more) and in line, marker or hatch, by their order in the whole table, so that a
-grey copy still reads. Intervals are drawn wherever the columns low and high have numbers.
+A table holds what is drawn. Series differ in colour and in line, marker or hatch (`colours.looks`).
+Intervals are drawn wherever the columns low and high have numbers.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, cycle, product
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn.objects as so
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from bondlab.report import roots
+from bondlab.report.colours import COLOURS, HATCHES, Look, looks
 from bondlab.report.files import STYLE, save, show
 
 __all__ = ["Level", "Mark", "Panel", "bars", "lines", "save", "show"]
 
 SMALL = {"fontsize": 9, "color": "#444444"}
 GREY = {"color": "#666666", "linewidth": 1.2, "zorder": 1.5}
-OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288")  # the last three are Paul Tol's
-SPACED = ((5, 1, 1, 1, 1, 1), (7, 2), (1, 1), (9, 1, 1, 1), (3, 3), (12, 3))
-LINES = ("-", "--", "-.", ":", *((0, dashes) for dashes in SPACED))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-FILLS = ("", "//", "..", "xx", "\\\\", "++", "--", "oo", "||", "**")
-HATCHES = dict(zip(COLOURS, FILLS, strict=True))
-LOOKS = {"color": COLOURS, "linestyle": LINES, "marker": MARKERS}
 LEVEL_LINES = ((0, (4, 3)), (0, (1, 2)), (0, (8, 2, 1, 2)))
 # What each kind of row is drawn with: seaborn's marks and the columns that they need besides.
 LINE, DOT = (so.Line(), {}), (so.Dot(pointsize=5.5), {})
 WHISKER = so.Range({"capstyle": "butt"}, linestyle="-", linewidth=1.5)
-UP, ACROSS = {"ymin": "low", "ymax": "high"}, {"orient": "y", "xmin": "x_low", "xmax": "x_high"}
-NAME = so.Text({"clip_on": False}, halign="right", valign="bottom", **SMALL)
+UP = {"ymin": "low", "ymax": "high"}
 BAR = (so.Bar(alpha=1, edgecolor="white", edgewidth=0.5), {})
 BLACK = so.Range({"capstyle": "butt"}, color="black", linestyle="-", linewidth=1.5)
 WRITTEN = so.Text(color="black", fontsize=9, valign="bottom", offset=2)
@@ -47,13 +43,10 @@ KINDS = {
     "formula": ((so.Line(marker=""), {}),),
     "points": ((WHISKER, UP), DOT),
     "joined": ((WHISKER, UP), LINE),
-    "named": ((WHISKER, UP), DOT, (NAME, {"text": "point"})),
-    "path": ((so.Path(), {}), (WHISKER, UP), (WHISKER, ACROSS)),
     "bar": (BAR, (BLACK, UP), (WRITTEN, {"y": "top", "text": "point"})),
 }
 BESIDE = so.Dodge(by=["color"], gap=0.08)
-BARE = {"formula": {"marker": ""}} | dict.fromkeys(["points", "named"], {"linestyle": "none"})
-NEEDS = {"path": ("x_low", "x_high"), "named": ("point",)}
+BARE = {"formula": {"marker": ""}, "points": {"linestyle": "none"}}
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,12 @@ class Panel:
     title: str  # this and the labels may hold $formulas$
     ylabel: str
     xlabel: str = ""
+    root: bool = False  # y is a KL that goes far: drawn by its square root
+
+    @property
+    def unit(self) -> str:
+        """What the y axis says in parentheses, or all that it says."""
+        return self.ylabel.partition("(")[2].rstrip(")") or self.ylabel
 
 
 @dataclass(frozen=True)
@@ -101,18 +100,17 @@ def lines(
     scale: str = "",
     title: str = "",
     note: str = "",
+    words: Mapping[str, str] | None = None,
 ) -> Figure:
     """Means and their intervals against x: training steps, N, a quantile, another measure.
 
     Args:
         table: columns panel, series, `x`, mean, low, high and, with `rows`, row. The column kind
             says how a row is drawn: "curve" (the default: a line, its interval a band), "formula"
-            (a line alone), "points" (dots with whiskers), "joined" (these joined in order of x),
-            "named" (these with the column point beside each) or "path" (joined in the table's
-            order; at the last a cross of its interval and that of x, columns x_low and x_high).
+            (a line alone), "points" (dots with whiskers) or "joined" (these joined in order of x).
         panels: left to right; each of `rows` (top to bottom, such as "N = 4") shows all of them.
-        scale: of x: "", "log2" (ticks at the x of what is no formula) or "sqrt" (for a KL, with
-            whose root a policy gains near its reference; mirrored below 0).
+        words: what the legend says in place of a series' name.
+        scale: of x: "" or "log2" (ticks at the x of what is no formula).
 
     Raises:
         ValueError: an empty table, missing columns, a panel without rows, more than ten series.
@@ -120,7 +118,8 @@ def lines(
     table = table.assign(kind=table["kind"].fillna("curve") if "kind" in table else "curve")
     _require(table, [x, *(["row"] if rows else [])])
     with mpl.rc_context(STYLE):
-        figure, grid = _sheet(len(rows) or 1, len(panels), note)
+        width = 6 if len(panels) == 1 else 10
+        figure, grid = sheet(len(rows) or 1, len(panels), note, width=width)
         for axes, (row, panel) in zip(grid.flat, product(rows or [""], panels), strict=True):
             part = table[(table["panel"] == panel.name) & (not row or table["row"] == row)]
             if part.empty:
@@ -128,11 +127,14 @@ def lines(
             _draw(axes, table, part, x)
             _scale(axes, table, part, x, scale)
             _compare(axes, panel.name, row, levels, marks)
-            axes.set(title=f"{row}: {panel.title}" if row else panel.title, ylabel=panel.ylabel)
+            if panel.root:
+                roots.scale(axes, "y", axes.dataLim.y0, 1.1 * axes.dataLim.y1, 0.1)
+            titled = f"{row}: {panel.title}" if len(rows) > 1 else panel.title
+            axes.set(title=titled, ylabel=panel.ylabel)
             axes.set_xlabel((panel.xlabel or xlabel) if axes in grid[-1] else "")
             axes.tick_params(labelbottom=axes in grid[-1])
-        _add_legend(figure, table, title)
-        return _laid_out(figure)
+        _add_legend(figure, table, title, words or {})
+        return laid_out(figure)
 
 
 def bars(
@@ -171,31 +173,37 @@ def bars(
                 axes.set_ylim(*ylim)
             for label in axes.get_xticklabels() if slanted else ():
                 label.set(rotation=40, horizontalalignment="right", rotation_mode="anchor")
-        return _laid_out(figure)
+        return laid_out(figure)
 
 
 def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
     kinds = set(table.get("kind", ()))
     if unknown := sorted(kinds - set(KINDS)):
         raise ValueError(f"The table to plot has the unknown kinds {unknown}; use {[*KINDS]}.")
-    needed = {name for kind in kinds for name in NEEDS.get(kind, ())}
-    needed |= {*columns, "panel", "series", "mean", "low", "high"}
+    needed = {*columns, "panel", "series", "mean", "low", "high"}
     if (missing := sorted(needed - set(table.columns))) or table.empty:
         raise ValueError(f"The table to plot is empty or lacks the columns {missing}.")
     if (count := table["series"].nunique()) > len(COLOURS):
         raise ValueError(f"{count} series in one figure; it can tell {len(COLOURS)} apart.")
 
 
-def _sheet(rows: int, columns: int, note: str) -> tuple[Figure, np.ndarray]:
-    """An empty figure and its axes [rows, columns], 10 inches wide, or 6 with one column."""
-    figure = Figure(figsize=(6 if columns == 1 else 10, 1.1 + 2.7 * rows))
+def sheet(
+    rows: int,
+    columns: int,
+    note: str,
+    row_height: float = 2.7,
+    width: float = 10,
+    tied: Literal["col", "none"] = "col",
+) -> tuple[Figure, np.ndarray]:
+    """An empty figure, some inches wide, and its axes [rows, columns], their x `tied` or not."""
+    figure = Figure(figsize=(width, 1.1 + row_height * rows))
     if note:
-        wrapped = textwrap.fill(note, int(figure.get_figwidth() * 13.5))
+        wrapped = textwrap.fill(note, int(width * 13.5))
         figure.supxlabel(wrapped, x=0.01, ha="left", **SMALL)
-    return figure, figure.subplots(rows, columns, squeeze=False, sharex="col")
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=tied)
 
 
-def _laid_out(figure: Figure) -> Figure:
+def laid_out(figure: Figure) -> Figure:
     """The layout is computed once and kept: drawing again, at any resolution, moves nothing."""
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     figure.draw_without_rendering()
@@ -205,22 +213,22 @@ def _laid_out(figure: Figure) -> Figure:
 
 def _draw(axes: Axes, table: pd.DataFrame, part: pd.DataFrame, x: str) -> None:
     """A part of the table, each series with its looks in the whole of it."""
-    names = table["series"].unique()
-    here = [name for name in names if name in set(part["series"])]
+    found = looks(table["series"])
+    here = [name for name in found if name in set(part["series"])]
+    parts = {"color": "color", "linestyle": "line", "marker": "marker"}
     scales = {
-        k: so.Nominal(dict(zip(names, v, strict=False)), order=here) for k, v in LOOKS.items()
+        key: so.Nominal({n: getattr(look, own) for n, look in found.items()}, order=here)
+        for key, own in parts.items()
     }
     theme = {key: mpl.rcParams[key] for key in so.Plot.config.theme}  # in place of seaborn's own
     for kind, some in part.groupby("kind"):
-        if kind == "path":  # the cross is at the last point
-            passed = some["series"].duplicated(keep="last")
-            some = some.assign(low=some["low"].mask(passed), x_low=some["x_low"].mask(passed))
-        plot = so.Plot(some, x=x, y="mean", **dict.fromkeys(LOOKS, "series"))
+        plot = so.Plot(some, x=x, y="mean", **dict.fromkeys(parts, "series"))
         for mark, columns in KINDS[kind]:
             plot = plot.add(mark, *([BESIDE] if kind == "bar" else []), legend=False, **columns)
         plot.on(axes).theme(theme).scale(**scales).plot()
+    hatches = dict(zip((look.color for look in found.values()), HATCHES, strict=False))
     for bar in chain(*axes.containers):  # hatches and spaced markers are not among seaborn's looks
-        bar.set_hatch(HATCHES[mpl.colors.to_hex(bar.get_facecolor())])
+        bar.set_hatch(hatches[mpl.colors.to_hex(bar.get_facecolor())])
     for line in axes.lines:
         line.set_markevery(max(1, len(line.get_xdata()) // 10))
 
@@ -232,20 +240,14 @@ def _scale(axes: Axes, table: pd.DataFrame, part: pd.DataFrame, x: str, scale: s
         axes.xaxis.set_visible(part[x].any())
         return
     whole = bool((part[x] % 1 == 0).all())
-    locator = mpl.ticker.MaxNLocator(7, steps=[1, 2, 5, 10], integer=whole and not scale)
+    locator = mpl.ticker.MaxNLocator(7, steps=[1, 2, 5, 10], integer=whole)
     axes.xaxis.set_major_locator(locator)
     if scale == "log2":
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(set(table.loc[table["kind"] != "formula", x])))
-    elif scale == "sqrt":
-        root, square = (lambda u, power=p: np.sign(u) * np.abs(u) ** power for p in (0.5, 2))
-        axes.set_xscale("function", functions=(root, square))
-        ticks = square(locator.tick_values(0, root(max(table[x].max(), 0))))  # evenly far apart
-        axes.set_xticks(ticks[ticks <= table[x].max()])
-    if scale:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-    axes.margins(x=0.12 if "named" in set(part["kind"]) else 0.05)  # room for the names
+    axes.margins(x=0.05)
 
 
 def _compare(
@@ -262,21 +264,32 @@ def _compare(
         axes.axvline(mark.x, linestyle=(0, (3, 1, 1, 1)), label=mark.label, **GREY)
 
 
-def _add_legend(figure: Figure, table: pd.DataFrame, title: str) -> None:
+def _add_legend(figure: Figure, table: pd.DataFrame, title: str, words: Mapping[str, str]) -> None:
     """One legend for all panels above them: the series, then levels and marks."""
-    entries = {}
-    for index, (name, part) in enumerate(table.groupby("series", sort=False)):
+    entries, found = {}, looks(table["series"])
+    for name, part in table.groupby("series", sort=False):
         kinds = sorted(part["kind"].unique())
-        look = {look: values[index] for look, values in LOOKS.items()}
         for kind in kinds:
             told = f", {'simulated' if kind == 'points' else kind}" if len(kinds) > 1 else ""
-            entries[f"{name}{told}"] = mpl.lines.Line2D([], [], **look | BARE.get(kind, {}))
+            entries[f"{words.get(name, name)}{told}"] = handle(found[name], **BARE.get(kind, {}))
     if set(table["kind"]) == {"bar"}:
-        colours = zip(entries, COLOURS, strict=False) if len(entries) > 1 else ()
-        entries = {n: mpl.patches.Patch(fc=c, ec="white", hatch=HATCHES[c]) for n, c in colours}
+        bars = zip(found.items(), HATCHES, strict=False) if len(found) > 1 else ()
+        patch = partial(mpl.patches.Patch, ec="white")
+        entries = {name: patch(fc=look.color, hatch=hatch) for (name, look), hatch in bars}
     for axes in figure.axes:
         entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    legend(figure, entries, title)
+
+
+def handle(look: Look, **changed: Any) -> Line2D:
+    """A legend's entry of a series, drawn with other properties where they are given."""
+    own = {"color": look.color, "linestyle": look.line, "marker": look.marker}
+    return Line2D([], [], **own | changed)
+
+
+def legend(figure: Figure, entries: Mapping[str, Artist], title: str) -> None:
+    """A figure's title, and below it its one legend, outside all panels."""
     columns = figure.get_figwidth() * 11 // (max(map(len, entries), default=0) + 8)
     place = {"loc": "outside upper center", "ncols": int(max(1, min(columns, len(entries))))}
-    look = {"frameon": False, "handlelength": 3, "title": title or None, "title_fontsize": 12}
-    figure.legend([*entries.values()], [*entries], **place, **look)
+    own = {"frameon": False, "handlelength": 3, "title": title or None, "title_fontsize": 12}
+    figure.legend([*entries.values()], [*entries], **place, **own)

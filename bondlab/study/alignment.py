@@ -8,7 +8,8 @@ reference's rewards within a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import nan
 from typing import Literal
@@ -19,7 +20,7 @@ import pandas as pd
 from bondlab.algorithms import Algorithm, j_bond
 from bondlab.anchors import MovingAverage
 from bondlab.config import Config
-from bondlab.report import plots
+from bondlab.report import tradeoffs
 from bondlab.report.intervals import mean_interval
 from bondlab.report.kept import Results, Tables
 from bondlab.report.plots import Panel
@@ -35,9 +36,9 @@ from bondlab.tasks import TaskSettings, noise
 RUNS = "alignment"  # all tasks and both experiments share what they have in common
 J_BOND = "J-BOND"
 J_BOND_ON_NOISE = "J-BOND, noise reward"
-REWARD = Panel("reward", "Reward", "mean reward of the task")
-JUDGE = Panel("judge", "Second judge, not trained on", "mean score of the judge")
-TRAINING = (REWARD, report.DISTANCE)
+REWARD = Panel("reward", "Reward", "mean reward (log-odds)")
+JUDGE = Panel("judge", "Second judge, not trained on", "mean judge score (log-odds)")
+TRAINING = (REWARD, replace(report.DISTANCE, root=True))
 AREA = "Mean height between curves of reward against the root of the KL, over the KL both reach."
 ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
 SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
@@ -221,13 +222,24 @@ def starts(found: Results) -> pd.DataFrame:
 draw = partial(report.draw, sizes=(2, 8), unit="prompt")
 
 
-def draw_tradeoff(found: Results, stem: str, title: str, paper: str | None = None) -> None:
-    """Publish the reward and the second judge against the KL to the reference."""
+def draw_tradeoff(
+    found: Results,
+    stem: str,
+    base: str,
+    title: str,
+    paper: str | None = None,
+    words: Mapping[str, str] | None = None,
+) -> None:
+    """Publish the reward and the second judge against the KL to the reference.
+
+    Args:
+        base: the series as far as whose KL the closer look goes; the others as `report.draw`'s.
+    """
     panels = REWARD, JUDGE
-    table = report.tradeoff(found, panels)
+    table, words = report.tradeoff(found, panels), report.as_run(found) | (words or {})
     xlabel = "KL to reference (nats per completion, square-root scale)"
-    note = f"{report.note(found, 'prompt')} Crosses: intervals after the last step."
-    figure = plots.lines(table, panels, "x", xlabel, scale="sqrt", title=title, note=note)
+    note = f"{report.note(found, 'prompt')} {tradeoffs.HOW}"
+    figure = tradeoffs.draw(table, panels, base, xlabel, title, note, words)
     found.publish(stem, figure, table, panels, paper=paper)
 
 

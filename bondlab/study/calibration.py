@@ -20,6 +20,7 @@ from bondlab.report.intervals import TAIL, Interval, grouped, known, mean_interv
 
 MONTE_CARLO = 16  # section 4.2
 LEARNED, COUNTED, CONSTANT = "learned", f"Monte Carlo, {MONTE_CARLO} samples", "always 1/2"
+STORED = "counted in the store"
 RESAMPLES = 2000  # of seeds and prompts, for the bootstrap
 BINS = 10  # of equal width in predicted p
 NOTHING = Interval(*[math.nan] * 4, 0)
@@ -81,27 +82,32 @@ def squared_errors(table: pd.DataFrame) -> pd.DataFrame:
 def curve_table(table: pd.DataFrame) -> pd.DataFrame:
     """The plotted numbers: row (the source), panel, series, kind, x, mean, low, high, count.
 
-    Panel "reliability": observed against predicted p in bins at the first and last step; mean is
-    the share of reference samples at or below a bin's completions, which is x, the bin's mean
-    prediction, where the model is calibrated. Panel "error": mean squared error of p against steps.
+    Panels "predicted" and "reliability" are of the last step. predicted: percent of completions in
+    each bin of p, as the model says and as the store counts. reliability: observed against
+    predicted p in bins; mean is the share of reference samples at or below a bin's completions,
+    which is x, the bin's mean prediction, where the model is calibrated. Panel "error": mean
+    squared error of p against steps.
     """
-    ends = sorted({table["step"].min(), table["step"].max()})
-    bins = [
-        reliability(part).assign(row=source, series=f"learned, step {step}")
-        for (source, step), part in table[table["step"].isin(ends)].groupby(["source", "step"])
-    ]
-    line = [
-        {"row": source, "series": "calibrated", "kind": "formula", "x": x, "mean": x}
-        for source in table["source"].unique() for x in (0.0, 1.0)
-    ]  # fmt: skip
+    parts = []
+    for source, part in table[table["step"] == table["step"].max()].groupby("source"):
+        line = {"row": source, "panel": "reliability"}
+        bins = reliability(part).assign(**line, series=LEARNED, kind="joined")
+        same = {**line, "series": "calibrated", "kind": "formula"}
+        parts += [_histogram(part).assign(row=source), bins]
+        parts.append(pd.DataFrame([{**same, "x": x, "mean": x} for x in (0.0, 1.0)]))
     errors = grouped(squared_errors(table), "squared_error", ["source", "step", "series"])
     errors = errors.rename(columns={"source": "row", "step": "x"})
-    parts = [
-        pd.concat(bins).assign(panel="reliability", kind="points"),
-        pd.DataFrame(line).assign(panel="reliability"),
-        errors.assign(panel="error", kind="curve"),
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat([*parts, errors.assign(panel="error", kind="joined")], ignore_index=True)
+
+
+def _histogram(table: pd.DataFrame) -> pd.DataFrame:
+    """Percent of completions in each bin of the predicted and of the counted p."""
+    middles, parts = (np.arange(BINS) + 0.5) / BINS, []
+    for series, column in ((LEARNED, "predicted"), (STORED, "share")):
+        count = np.histogram(table[column], BINS, (0, 1))[0]
+        own = pd.DataFrame({"x": middles, "mean": 100 * count / count.sum(), "count": count})
+        parts.append(own.assign(series=series, kind="joined", low=math.nan, high=math.nan))
+    return pd.concat(parts).assign(panel="predicted")
 
 
 def reliability(table: pd.DataFrame) -> pd.DataFrame:

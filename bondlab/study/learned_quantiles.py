@@ -34,6 +34,7 @@ N = 8  # appendix B.1, Fig. 9
 CLOSE = 0.1  # share of what a divergence is before training by its formula
 STORED, FRESH = "Monte Carlo, stored samples", "Monte Carlo, fresh samples"
 LEARNED = "learned"
+PARTS = ("the policy's", "the reference's, drawn anew", "the store's, spread over the run")
 # After 12 steps of 16 summaries the model knew nothing yet (profile laptop). Here it sees 4096.
 LONGER = {"study": {"steps": 128, "evaluate_every": 32}}
 
@@ -146,27 +147,24 @@ def seconds_of_a_sample(spec: Spec, samples: int = 16) -> dict[str, float]:
 
 
 def cost_table(taken: pd.DataFrame) -> pd.DataFrame:
-    """Reward calls, completions and seconds: panel, group, series, mean, low, high, count.
+    """Completions and seconds per step: panel, group (the method), series (the part), mean, ....
 
-    The bank is spread over the steps of its run. Seconds are the median over all steps of a series,
-    with a bootstrap interval over steps; they say what the machine did beside it as well.
+    Each completion is scored once, so reward calls are as many. The store is spread over the steps
+    of its run. Seconds are the median over all steps of a method, with a bootstrap interval over
+    steps (low, high, count); they say what the machine did beside it as well.
     """
     rows = []
-    for series, part in taken.groupby("series", sort=False):
+    for method, part in taken.groupby("series", sort=False):
         plan = part.iloc[0]
-        spread = plan["bank"] / plan["steps"]
-        counts = (
-            ("calls", "each step", plan["policy"] + plan["reference"]),
-            ("calls", "bank, spread", spread),
-            ("completions", "policy", plan["policy"]),
-            ("completions", "reference", plan["reference"]),
-            ("completions", "bank, spread", spread),
+        counts = zip(
+            PARTS, (plan["policy"], plan["reference"], plan["bank"] / plan["steps"]), strict=True
         )
-        rows += [(panel, group, series, n, math.nan, math.nan, 0) for panel, group, n in counts]
+        rows += [("completions", method, name, n, math.nan, math.nan, 0) for name, n in counts]
         seconds = part["seconds"].to_numpy()
         low, high = np.quantile(_medians(seconds, np.random.default_rng(0)), [1 - TAIL, TAIL])
         ends = (low, high) if len(seconds) > 1 else (math.nan, math.nan)
-        rows.append(("seconds", "each step", series, np.median(seconds), *ends, len(seconds)))
+        row = ("seconds", method, "the whole step", np.median(seconds), *ends, len(seconds))
+        rows.append(row)
     columns = ["panel", "group", "series", "mean", "low", "high", "count"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,21 @@ def note(found: Results, unit: str = "document") -> str:
     return " ".join(lines)
 
 
+def as_run(found: Results) -> dict[str, str]:
+    """Series that are named by the paper's steps or rates, in those that were run."""
+    words, table = {}, found["evaluations"]
+    columns = [name for name in ("series", "every", "rate") if name in table]
+    for row in table[columns].drop_duplicates("series").itertuples():
+        own = {"every ": getattr(row, "every", 0), "eta = ": getattr(row, "rate", 0)}
+        words[row.series] = row.series
+        for what, value in own.items():
+            told = re.search(rf"\b{what}([\d.]+)( steps)?", row.series)
+            if told and value and float(told[1]) != round(value, 6):
+                run = f"{what}{value:.2g}{told[2] or ''} (paper: {told[1]})"
+                words[row.series] = words[row.series].replace(told[0], run)
+    return words
+
+
 def draw(
     found: Results,
     stem: str,
@@ -109,18 +125,21 @@ def draw(
     paper: str | None = None,
     sizes: Sequence[int] = (),
     unit: str = "document",
+    words: Mapping[str, str] | None = None,
     **made: Any,
 ) -> None:
     """Publish measures over training, with what they are compared with and where anchors move.
 
     Args:
-        sizes: as in `levels`; unit: as in `note`; the others as in `Results.publish`.
+        sizes: as in `levels`; unit: as in `note`; words: as in `plots.lines`; the others as in
+            `Results.publish`.
     """
     if found["evaluations"].empty:
         print(f"{title}: the profile {found.profile} has no such runs.")
         return
     table, small = curve_table(found, panels), note(found, unit)
     lines = {"levels": levels(found, panels, sizes), "marks": anchor_marks(found)}
+    lines |= {"words": as_run(found) | (words or {})}
     figure = plots.lines(table, panels, rows=rows_of(found), title=title, note=small, **lines)
     found.publish(stem, figure, table, panels, paper, **made)
 
@@ -129,7 +148,7 @@ def draw(
 
 
 def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
-    """Measures, one a panel, against KL to the reference, as `plots.lines` draws them.
+    """Measures, one a panel, against KL to the reference, as `tradeoffs.draw` draws them.
 
     A path for each series over its evaluations; sampled Best-of-N with its measures' intervals, at
     the KL log N - (N-1)/N and the log quantile -1/N; the reference at falling temperatures, where
