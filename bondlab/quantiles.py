@@ -165,13 +165,13 @@ class LearnedQuantiles:
 
         completed = (total or len(rewards)) * rewards.shape[1]
         labels = (others.unsqueeze(-2) <= rewards.unsqueeze(-1)).float().mean(-1)
+        labels = labels.to(prompts.ids.device)
         learned, found = rewards.new_zeros(()), []
         for places, *part in micro_batches(prompts, completions, self.micro_batch):
             with self.accelerator.autocast():
                 logits = self.model(*part)
-            target = labels[places].to(logits.device)
             # A sum over B*K completions, so that micro-batches add up to the batch's mean.
-            loss = binary_cross_entropy_with_logits(logits, target, reduction="sum")
+            loss = binary_cross_entropy_with_logits(logits, labels[places], reduction="sum")
             loss = loss / completed
             self.accelerator.backward(loss)
             learned = learned + loss.detach().to(learned.device)
@@ -182,9 +182,9 @@ class LearnedQuantiles:
         self.optimizer.zero_grad()
         self.losses = {"quantile_loss": learned}
         # Back in the order of the prompts.
-        order = torch.tensor(sum((places for places, _ in found), [])).argsort()
-        predicted = torch.cat([logits for _, logits in found]).sigmoid().to(rewards.device)
-        return predicted[order.to(rewards.device)].clamp(min=self.settings.floor)
+        places, predicted = (torch.cat(parts) for parts in zip(*found, strict=True))
+        predicted = predicted.sigmoid()[places.argsort()]
+        return predicted.clamp(min=self.settings.floor).to(rewards.device)
 
     @torch.no_grad()
     def predict(self, prompts: Prompts, completions: Completions) -> Tensor:

@@ -360,7 +360,7 @@ def test_micro_batches_hold_every_prompt_once_and_little_padding(kind):
     lengths = prompts.mask.sum(1) + drawn.lengths.sum(1)
     found, seen = micro_batches(prompts, drawn, size), []
     for places, own, completions in found:
-        seen += places
+        seen += places.tolist()
         assert len(places) * lengths[places].max() <= size * lengths.max()
         assert own.mask.bool().any(0).all() and completions.mask.any(0).any(0).all()
         torch.testing.assert_close(model(own, completions).sum(-1), whole[places], **TOLERANCE)

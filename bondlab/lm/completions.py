@@ -71,8 +71,8 @@ def trimmed(prompts: Prompts, completions: Completions) -> tuple[Prompts, Comple
 
 def micro_batches(
     prompts: Prompts, completions: Completions, size: int
-) -> list[tuple[list[int], Prompts, Completions]]:
-    """Places of the prompts, the prompts, their completions: what is passed through together.
+) -> list[tuple[Tensor, Prompts, Completions]]:
+    """Places of the prompts [b], the prompts, their completions: what is passed through together.
 
     Prompts of like length go together, as many as have no more tokens than `size` of the longest
     would: less is padding, and short ones take fewer passes in the same memory. All waiting for the
@@ -85,7 +85,8 @@ def micro_batches(
         end = start + 1
         while end < len(order) and (end + 1 - start) * lengths[order[end]] <= most:
             end += 1
-        places, start = order[start:end], end
+        places = torch.tensor(order[start:end], device=prompts.ids.device)
+        start = end
         made.append((places, *trimmed(prompts.rows(places), completions.rows(places))))
     return made
 
