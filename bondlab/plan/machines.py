@@ -23,10 +23,10 @@ REPLAYED, STARTED = 2.7e-6, 13e-6
 
 # A processor's allocator keeps and splits what was freed: resident memory grew by 1.2 to 1.4 times
 # what torch had allocated at once, in steps of seven models of 20 to 135 million weights.
-HEAP = 1.35
+HEAP = 1.4
 # Nor does a model reach there what products, sums and small kernels do that run by themselves: its
 # products are narrower, and what they read is no longer at hand. So many times as long they took.
-PRODUCTS, SUMS, SMALL = 1.0, 2.2, 2.5
+PRODUCTS, SUMS, SMALL = 0.9, 4.7, 5.2
 SIDE, FEW = 1024, 16  # of the products that are timed
 
 
