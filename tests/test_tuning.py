@@ -61,7 +61,7 @@ def test_the_choice_is_read_from_the_committed_table(tmp_path, monkeypatch, heig
 
 def test_every_method_has_the_same_candidates_on_training_prompts():
     """Each that no sibling stands for, at each rate, with a seed and a budget that all share."""
-    specs = alignment.untuned(j_bond.runs, "", "study")
+    specs = alignment.specs(j_bond.runs, "", "study", tuned=False)
     found = tuning.candidates(specs)
     series = [J_BOND, SMALL, MIDDLE, RLOO, *OTHERS]
     expected = [(name, rate) for name in series for rate in (5e-4, 1e-3, 2e-3)]
@@ -90,7 +90,7 @@ def test_on_xsum_one_run_stands_for_all(monkeypatch):
 
 
 def test_a_rehearsal_never_sees_a_held_out_prompt():
-    settings = alignment.untuned(j_bond.runs, "", "smoke")[0].task
+    settings = alignment.specs(j_bond.runs, "", "smoke", tuned=False)[0].task
     real = tasks.build(settings, "fp32")
     again = tasks.build(settings.model_copy(update={"rehearsal": True, "evaluate": 2}), "fp32")
     assert again.train_prompts == real.train_prompts[:6]

@@ -125,26 +125,9 @@ def specs(
     profile: str,
     task: str = "sentiment",
     policy: str = "",
+    tuned: bool = True,
 ) -> list[Spec]:
-    """The runs of an experiment at a profile; at study each with its method's learning rate.
-
-    Arguments as for `untuned`.
-
-    Raises:
-        ParameterError: a method has no learning rate yet.
-    """
-    found = untuned(runs, gemma, profile, task, policy)
-    return [tuning.tuned(spec) for spec in found] if profile == "study" else found
-
-
-def untuned(
-    runs: Callable[[str], Runs],
-    gemma: str,
-    profile: str,
-    task: str = "sentiment",
-    policy: str = "",
-) -> list[Spec]:
-    """The runs at their profile's learning rate; the smoke profile's one task stands in for all.
+    """The runs of an experiment at a profile; the smoke profile's one task stands in for all.
 
     Divergences in their tables are those to Best-of-2, J-BOND's n. Series come with all of their
     seeds, one after another: a study that stops early has some series whole.
@@ -152,6 +135,10 @@ def untuned(
     Args:
         gemma: the paper's policy. Its references are private fine-tuned checkpoints; the public
             base models stand in, since the public instruction models have been aligned already.
+        tuned: whether each run has its method's learning rate at study, not the profile's.
+
+    Raises:
+        ParameterError: a method has no learning rate yet.
     """
     config, train, evaluate, tokens = SCALES[profile]
     size = {"train": train, "evaluate": evaluate}
@@ -171,7 +158,7 @@ def untuned(
             changed = {"seed": seed, "fresh": labels["fresh"]}
             own_config = config.model_copy(update=changed)
             found.append(Spec(own_task, algorithm, own_config, {**labels, "seed": seed}))
-    return found
+    return [tuning.tuned(spec) for spec in found] if tuned and profile == "study" else found
 
 
 # -- results ---------------------------------------------------------------------------------------

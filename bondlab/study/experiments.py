@@ -72,5 +72,5 @@ def tune(
     if task == "xsum":
         specs = xsum.untuned(profile)
     else:
-        specs = alignment.untuned(j_bond.runs, "", profile, task)
+        specs = alignment.specs(j_bond.runs, "", profile, task, tuned=False)
     return tuning.tune(task, specs, profile, only, workers)
