@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import same_color
 
-from bondlab.report import forests, plots, roots, tradeoffs
+from bondlab.report import forests, plots, scales, tradeoffs
 from bondlab.report.colours import FIXED, looks
 from bondlab.report.plots import Level, Mark, Panel
 
@@ -113,7 +113,7 @@ def test_a_tradeoff_is_drawn_as_far_as_its_base_goes_and_whole():
     [(3.3, [0, 0.25, 0.5, 1, 2]), (110, [0, 1, 4, 8, 16, 32, 64]), (0.05, [0])],
 )
 def test_ticks_of_a_root_axis_are_round_and_apart(end, ticks):
-    assert roots.ticks(end) == ticks
+    assert scales.ticks(end) == ticks
 
 
 def test_fixed_things_have_fixed_looks_and_what_is_unknown_the_rest():

@@ -180,9 +180,11 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
 
 
 def test_examples_are_those_of_the_labels_asked_for(capsys):
-    """A reward of 0 is a probability of one half."""
+    """A reward of 0 is a probability of one half; a run evaluated once is its own end."""
     report.print_examples(results(seeds=2), series="iterative, n = 2")
-    assert capsys.readouterr().out == "document 0, iterative, n = 2\n  step    0 p 0.50  city 2\n"
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == "run document before after p before p after".split()
+    assert line.split() == "iterative, n = 2 0 city 2 city 2 0.500 0.500".split()
     report.print_examples(results(), n=4)
     assert capsys.readouterr().out == ""
 

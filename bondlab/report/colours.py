@@ -44,6 +44,13 @@ FIXED = {
     "sampled Best-of-8": BEST,
     "Best-of-N, formula": Look(BLACK, SHORT, ""),
     "cooled reference": COOLED,
+    # Who wrote a summary: the policy at T = 1 is the reference.
+    "human reference": Look("#882255", "-", "P"),
+    "lead sentence": Look("#999933", ":", "X"),
+    "before fine-tuning": Look("#b0b0b0", "-.", "v"),
+    "policy, T = 1": Look(GREY, "-", "s"),
+    "policy, T = 0.1": Look("#56b4e9", "--", "d"),
+    "calibrated": Look(GREY, SHORT, ""),
     # J-BOND has a name in each of its figures, and parts.
     "J-BOND": Look(BLUE),
     "J-BOND: straight line after the warm-up": Look(BLACK, LONG, ""),

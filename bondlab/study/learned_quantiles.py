@@ -69,7 +69,7 @@ EXPERIMENT = Experiment(
             "Learned quantiles give curves very close to Monte-Carlo quantiles.",
             "appendix B.1, Fig. 9",
             [
-                _beside("backward_kl", CLOSE * best_of_n.reverse_kl(N)),
+                _beside("backward_kl", CLOSE * best_of_n.backward_kl(N)),
                 _beside("forward_kl", CLOSE * best_of_n.kl_bound(N)),
                 _beside("log_quantile", AS_GOOD),
             ],

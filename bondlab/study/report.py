@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from bondlab import best_of_n
 from bondlab.report import plots
 from bondlab.report.intervals import cell, curves, grouped, mean_interval
 from bondlab.report.kept import Results
+from bondlab.report.notebook import show
 from bondlab.report.plots import Level, Mark, Panel
+from bondlab.study import by_hand
 
 BY = ["row", "series", "step"]
 SAMPLED, BOUND = "Best-of-N, sampled", "Best-of-N, formula"
@@ -67,7 +68,7 @@ def levels(found: Results, panels: Sequence[Panel], sizes: Sequence[int] = ()) -
 
 
 def _own_level(panel: str, n: int, base: pd.DataFrame, row: str) -> list[Level]:
-    theory = {"backward_kl": best_of_n.reverse_kl(n), "forward_kl": best_of_n.kl_bound(n)}
+    theory = {"backward_kl": best_of_n.backward_kl(n), "forward_kl": best_of_n.kl_bound(n)}
     if panel in theory:
         return [Level(panel, theory[panel], "theory at the start", row)]
     if panel not in base:
@@ -274,15 +275,18 @@ def tidy(lines: list[dict]) -> pd.DataFrame:
 
 
 def print_examples(found: Results, unit: str = "document", **labels: float | str) -> None:
-    """Print completions before and after training, with their reward as a probability.
+    """Show completions before and after training, with their reward as a probability, a row each.
 
     Of the runs with these labels, such as `series="iterative, n = 4"`, and the first seed.
     """
     table = found.where(**{name: [value] for name, value in labels.items()})["examples"]
-    table = table[table["seed"] == table["seed"].min()]
-    for (row, series, prompt), lines in table.groupby(["row", "series", "prompt"], sort=False):
-        print(f"{unit} {prompt}, {', '.join(filter(None, (row, series)))}")
-        for line in lines.sort_values("step").itertuples():
-            chance = 1 / (1 + math.exp(-line.reward))
-            words = textwrap.fill(line.text, 92, subsequent_indent=" " * 19)
-            print(f"  step {line.step:4d} p {chance:.2f}  {words}")
+    table = table[table["seed"] == table["seed"].min()].sort_values("step", kind="stable")
+    rows = []
+    for (row, series, prompt), own in table.groupby(["row", "series", "prompt"], sort=False):
+        runs = ", ".join(filter(None, (row, series)))
+        before, after = map(by_hand.written, own["text"].iloc[[0, -1]])
+        p_before, p_after = expit(own["reward"].iloc[[0, -1]])
+        texts = {"before": before, "after": after, "p before": p_before, "p after": p_after}
+        rows.append({"run": runs, unit: prompt, **texts})
+    if rows:
+        show(pd.DataFrame(rows))
