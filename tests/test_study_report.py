@@ -76,7 +76,10 @@ def test_sampled_best_of_n_by_hand():
 STEPS, PROMPTS = (0, 20, 40), (0, 1, 2)
 RUNS = (("N = 8", 8, 0), ("iterative, n = 2", 2, 20))
 SIZES = {"steps": 40, "prompts_per_step": 3}
-MANIFEST = {"config": {"config": SIZES, "algorithm": {"draws": [8, 2, 16]}}, "seconds": 90}
+MANIFEST = {
+    "config": {"config": SIZES, "algorithm": {"draws": [8, 2, 16], "anchor": "Frozen()"}},
+    "seconds": 90,
+}
 GAINS = (Panel("p_reward", "Reward", "p"), Panel("log_quantile", "Log quantile", "nats"))
 
 
@@ -161,8 +164,8 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
     found = results()
     line = report.budget(found, "document", ["profile"]).iloc[0].to_dict()
     labels, counts = {"series": "N = 8", "profile": "laptop"}, {"seeds": 1, "steps": 40}
-    costs = {"documents a step": 3, "completions": 26, "minutes a run": 1.5}
-    assert line == labels | counts | costs
+    costs = {"documents per step": 3, "completions": 26, "minutes per run": 1.5}
+    assert line == labels | counts | costs | {"anchor's samples": "stored"}
     plain = "Profile laptop, 1 seed, 3 held-out prompts, 95 % intervals (t over prompts)."
     assert report.note(found, "prompt") == plain
     parts = results("N = 2"), results("N = 4"), results("N = 8", seeds=2, profile="study")

@@ -42,6 +42,9 @@ FIXED = {
     "sampled Best-of-N": BEST,
     "sampled Best-of-2": Look(BLACK, "--", "d"),
     "sampled Best-of-8": BEST,
+    "best of N policy samples": BEST,
+    "best of 16": BEST,
+    "best of 4": Look(BLACK, "--", "d"),
     "Best-of-N, formula": Look(BLACK, SHORT, ""),
     "cooled reference": COOLED,
     # Who wrote a summary: the policy at T = 1 is the reference.
@@ -81,6 +84,13 @@ FIXED = {
     "online DPO": Look("#cc6677", ":", "D"),
     "BoNBoN": Look("#332288", LINES[4], "v"),
     "WARP, first stage": Look("#999933", LINES[5], "P"),
+    # Estimates of a quantile: a colour for the rule, a line for the policy.
+    "floor 1/(2k)": Look(BLUE),
+    "floor 1/(2k), at the reference": Look(BLUE),
+    "floor 1/(2k), part-way trained": Look(BLUE, "--", "s"),
+    "add-one": Look("#d55e00", "-", "^"),
+    "add-one, at the reference": Look("#d55e00", "-", "^"),
+    "add-one, part-way trained": Look("#d55e00", "--", "D"),
     # The three objectives have colours of no other series, and so have the two ways to an N.
     "beta = 0 (forward KL)": Look("#e69f00", "--", "s"),
     "beta = 0.5 (Jeffreys)": Look("#009e73"),

@@ -77,7 +77,7 @@ def stacked(
     title: str = "",
     note: str = "",
 ) -> Figure:
-    """Bars of parts that add up, a row a group, their sum written at the end.
+    """Bars of parts that add up, a row per group, their sum written at the end.
 
     Args:
         table: columns panel, group (the row), series (the part; a lone one of a panel needs no

@@ -65,7 +65,7 @@ def draws(task: str, prompt: int, drawn_by: str) -> Draws:
 
 
 def table(parts: Sequence[Draws], columns: Mapping[str, Tensor]) -> pd.DataFrame:
-    """A line a completion: who drew it, its text, reward and log ratio, and what a rule computed.
+    """A line per completion: who drew it, its text, reward and log ratio, and what a rule computed.
 
     Args:
         parts: in the order of the rule's weights, the anchor's completions first.

@@ -201,8 +201,8 @@ def break_even(taken: pd.DataFrame) -> pd.DataFrame:
         sample = (medians[FRESH] - medians[STORED]) / (counted["draws"] * counted["prompts"])
         rows = {"the model adds to a step": added, "a reference sample and its reward": sample}
         for name, count in saved.items():
-            rows[f"tie, {name} samples: a sample and its reward"] = added / count
-            rows[f"tie, {name} samples: a reward call"] = scoring + added / count - sample
+            rows[f"break-even, {name} samples: a sample and its reward"] = added / count
+            rows[f"break-even, {name} samples: a reward call"] = scoring + added / count - sample
         return rows
 
     seconds = {name: part["seconds"].to_numpy() for name, part in taken.groupby("series")}

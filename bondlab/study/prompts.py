@@ -52,7 +52,7 @@ PRECISION, SEED = "fp32", 0
 
 
 def shipped() -> pd.DataFrame:
-    """The committed draws, a row a completion.
+    """The committed draws, a row per completion.
 
     task, prompt (number), drawn_by (of `TEMPERATURES`), sample, text, reward (log-odds), judge (the
     second judge's score; for XSum, which has none, the longest span of words copied from the

@@ -149,7 +149,7 @@ def draw(
 
 
 def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
-    """Measures, one a panel, against KL to the reference, as `tradeoffs.draw` draws them.
+    """Measures, one per panel, against KL to the reference, as `tradeoffs.draw` draws them.
 
     A path for each series over its evaluations; sampled Best-of-N with its measures' intervals, at
     the KL log N - (N-1)/N and the log quantile -1/N; the reference at falling temperatures, where
@@ -230,11 +230,17 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"] == table.groupby(BY[:2])["step"].transform("max")]
 
 
+def drawn_anew(config: Mapping[str, Any]) -> bool:
+    """Whether the reference or anchor drew new samples at every step of a run with this config."""
+    fresh = config["config"].get("fresh", False)
+    return fresh or not config["algorithm"]["anchor"].startswith("Frozen")
+
+
 def budget(found: Results, prompt: str, labels: Sequence[str] = ()) -> pd.DataFrame:
     """What each series' runs were given, a line each, with some of their labels.
 
     Completions are those that one prompt costs in one step: Best-of-N draws, the policy's own
-    samples and quantile draws.
+    samples and quantile draws; the anchor's are drawn anew at every step, or stored.
     """
     lines = []
     for _, _, part in by_series(found["runs"]):
@@ -243,9 +249,10 @@ def budget(found: Results, prompt: str, labels: Sequence[str] = ()) -> pd.DataFr
         lines.append({
             **part[["row", "series", *labels]].iloc[0], "seeds": part["seed"].nunique(),
             "steps": config["config"]["steps"],
-            f"{prompt}s a step": config["config"]["prompts_per_step"],
+            f"{prompt}s per step": config["config"]["prompts_per_step"],
             "completions": sum(config["algorithm"]["draws"]),
-            "minutes a run": sum(m["seconds"] for m in manifests) / len(manifests) / 60,
+            "anchor's samples": "drawn anew" if drawn_anew(config) else "stored",
+            "minutes per run": sum(m["seconds"] for m in manifests) / len(manifests) / 60,
         })  # fmt: skip
     return tidy(lines)
 
