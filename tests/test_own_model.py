@@ -118,4 +118,4 @@ def test_answers_are_shown_before_and_after(trained, capsys):
     rows = run.evaluation.query("source == 'policy' and sample == 0 and prompt < 2")
     assert len(rows) == 4
     for row in rows.itertuples():
-        assert " ".join(row.text.split()) in printed and f"{row.reward:.3g}" in printed
+        assert " ".join(row.text.split()) in printed and f"{row.reward:.3f}" in printed

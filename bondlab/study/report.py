@@ -74,7 +74,8 @@ def _own_level(panel: str, n: int, base: pd.DataFrame, row: str) -> list[Level]:
     if panel not in base:
         return []
     band = mean_interval(base.loc[base["n"] == n, panel].to_numpy())
-    return [Level(panel, band.mean, "sampled Best-of-N", row, band.low, band.high)]
+    name = BOUND if panel == DISTANCE.name else OWN_BEST
+    return [Level(panel, band.mean, name, row, band.low, band.high)]
 
 
 def anchor_marks(found: Results) -> list[Mark]:
