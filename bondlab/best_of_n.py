@@ -127,7 +127,7 @@ def kl_bound(n: int) -> float:
     return math.log(_draws(n)) - (n - 1) / n
 
 
-def reverse_kl(n: int) -> float:
+def backward_kl(n: int) -> float:
     """Backward KL, KL(base || Best-of-n), for a continuous reward, nats: where training starts."""
     return (n - 1) - math.log(_draws(n))
 

@@ -150,7 +150,7 @@ def train(
 
 
 def _agree(name: Mapping[str, Any], config: Config) -> None:
-    """Raise unless all processes are about to train the same, and each has a prompt a step."""
+    """Raise unless all processes are about to train the same, and each has a prompt per step."""
     demand = (
         "all processes must train the same: sort what comes from a set, and give what cannot be "
         'named a name, Task(identity={"reward": "..."})'

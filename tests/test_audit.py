@@ -95,27 +95,26 @@ def test_correlations_are_within_prompts():
     assert [row["mean"] for row in ranks] == pytest.approx([-1])
 
 
-def test_examples_are_printed_one_a_prompt(capsys):
+def test_examples_are_shown_one_per_prompt(capsys):
     rows = [text("a", prompt, 0, 0.0, text=f" say {prompt} ") for prompt in (1, 1, 0, 2)]
-    audit.print_examples(
-        {"x": pd.DataFrame(rows)}, 2, lambda r: f"p{r.prompt}", {"REF": ["a", "b"]}
-    )
-    assert capsys.readouterr().out.split() == "-- x p1 say 1 REF: b p0 say 0 REF: a".split()
+    audit.print_examples({"x": pd.DataFrame(rows)}, 2, ["prompt"], {"REF": ["a", "b"]})
+    shown = "which text prompt REF x say 1 1 b say 0 0 a"
+    assert capsys.readouterr().out.split() == shown.split()
 
 
 def test_training_curves_are_smoothed_and_named(tmp_path, monkeypatch):
-    """Losses 0 to 29: the mean of those so far, of the last 20 from then on. Held out 9, then 4."""
-    curve = pd.DataFrame({"step": range(31), "loss": [*np.arange(30.0), np.nan]})
-    curve["held_out_loss"] = [9.0, *[np.nan] * 29, 4.0]
+    """Losses 0 to 59: the mean of those so far, of the last 50 from then on. Held out 9, then 4."""
+    curve = pd.DataFrame({"step": range(61), "loss": [*np.arange(60.0), np.nan]})
+    curve["held_out_loss"] = [9.0, *[np.nan] * 59, 4.0]
     (tmp_path / "model").mkdir()
     curve.to_csv(tmp_path / "model" / "training.csv", index=False)
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     published = {}
     monkeypatch.setattr(Results, "publish", lambda *a, **named: published.update(named))
-    table = audit.draw_training(results([]), [Panel("model", "", "nats")])
+    table = audit.draw_training(results([]), [Panel("model", "", "nats")], "")
     drawn = table[table["series"] != "held out"].set_index("step")["mean"]
-    assert (drawn[10], drawn[29]) == (5.0, 19.5)
-    assert table.query("series == 'held out'")["step"].tolist() == [0, 30]
+    assert (drawn[10], drawn[59]) == (5.0, 34.5)
+    assert table.query("series == 'held out'")["step"].tolist() == [0, 60]
     numbers = published["numbers"].values()
     assert [(found.mean, unit) for found, unit in numbers] == [(9, "nats"), (4, "nats")]
 

@@ -266,7 +266,7 @@ def test_order_weights_at_scale():
 
 
 @pytest.mark.parametrize(
-    ("n", "forward", "reverse", "log_quantile", "win"),
+    ("n", "forward", "backward", "log_quantile", "win"),
     [
         (1, 0, 0, -1, 0.5),
         (2, 0.193, 0.307, -0.5, 0.667),
@@ -276,12 +276,12 @@ def test_order_weights_at_scale():
         (32, 2.497, 27.534, -0.03125, 0.970),
     ],
 )
-def test_constants_of_a_continuous_reward(n, forward, reverse, log_quantile, win):
-    """With u uniform and density n u^(n-1): KL = log n - (n-1)/n, reverse KL = (n-1) - log n,
+def test_constants_of_a_continuous_reward(n, forward, backward, log_quantile, win):
+    """With u uniform and density n u^(n-1): KL = log n - (n-1)/n, backward KL = (n-1) - log n,
     E[log u] = -1/n, E[u] = n/(n+1). 20,000 equal masses approach each of them, the forward KL
     from below (it is a bound for every discrete reward)."""
     assert best_of_n.kl_bound(n) == pytest.approx(forward, abs=5e-4)
-    assert best_of_n.reverse_kl(n) == pytest.approx(reverse, abs=5e-4)
+    assert best_of_n.backward_kl(n) == pytest.approx(backward, abs=5e-4)
     assert best_of_n.win_rate(n) == pytest.approx(win, abs=5e-4)
     count = 20_000
     probs = torch.full((count,), 1 / count, dtype=F64)
@@ -291,8 +291,8 @@ def test_constants_of_a_continuous_reward(n, forward, reverse, log_quantile, win
     fine = (law * (log_law - probs.log())).sum().item()
     assert fine <= best_of_n.kl_bound(n) + 1e-12
     assert fine == pytest.approx(best_of_n.kl_bound(n), abs=2e-3)
-    backward = (probs * (probs.log() - log_law)).sum().item()
-    assert backward == pytest.approx(best_of_n.reverse_kl(n), abs=2e-2)
+    away = (probs * (probs.log() - log_law)).sum().item()
+    assert away == pytest.approx(best_of_n.backward_kl(n), abs=2e-2)
     assert (law * log_u).sum().item() == pytest.approx(log_quantile, abs=2e-3)
     assert (law * log_u.exp()).sum().item() == pytest.approx(best_of_n.win_rate(n), abs=2e-3)
 

@@ -11,7 +11,7 @@ import torch
 import toy_objectives
 
 from bondlab import measures, toy
-from bondlab.best_of_n import kl_bound, log_pmf, order_weights, pmf, reverse_kl, tail_probs
+from bondlab.best_of_n import backward_kl, kl_bound, log_pmf, order_weights, pmf, tail_probs
 from bondlab.quantiles import empirical
 from bondlab.report.intervals import mean_interval
 
@@ -83,7 +83,7 @@ def test_backward_kl_approaches_the_exact_divergence_as_outcomes_multiply():
         exact = (probs * (probs.log() - log_pmf(probs.log(), rewards, 8))).sum()
         gaps.append(abs(estimate.item() - exact.item()))
     assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 0.01
-    assert estimate.item() == pytest.approx(reverse_kl(8), abs=0.01)
+    assert estimate.item() == pytest.approx(backward_kl(8), abs=0.01)
 
 
 @pytest.mark.parametrize("n", [2, 4])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import same_color
 
-from bondlab.report import forests, plots, roots, tradeoffs
+from bondlab.report import forests, plots, scales, tradeoffs
 from bondlab.report.colours import FIXED, looks
 from bondlab.report.plots import Level, Mark, Panel
 
@@ -113,7 +113,19 @@ def test_a_tradeoff_is_drawn_as_far_as_its_base_goes_and_whole():
     [(3.3, [0, 0.25, 0.5, 1, 2]), (110, [0, 1, 4, 8, 16, 32, 64]), (0.05, [0])],
 )
 def test_ticks_of_a_root_axis_are_round_and_apart(end, ticks):
-    assert roots.ticks(end) == ticks
+    assert scales.ticks(end) == ticks
+
+
+def test_logarithms_have_ticks_and_panels_made_alike_have_the_same_limits():
+    """And a legend of four, of which three stand in a row, has two rows of two."""
+    panels = [Panel("kl", "backward KL", "nats", log=True), PANELS[1]]
+    figure = plots.lines(curve_table().assign(low=np.nan), panels)
+    assert figure.axes[0].get_yscale() == "log" and 0.5 in figure.axes[0].get_yticks()
+    ends = np.array([axes.get_ylim() for axes in figure.axes])
+    scales.alike(figure.axes)
+    assert {axes.get_ylim() for axes in figure.axes} == {(ends.min(), ends.max())}
+    plots.legend(figure, {f"{'x' * 27}{n}": figure.axes[0].lines[0] for n in range(4)}, "")
+    assert figure.legends[-1]._ncols == 2
 
 
 def test_fixed_things_have_fixed_looks_and_what_is_unknown_the_rest():
@@ -163,6 +175,8 @@ def test_a_forest_has_a_row_a_name_and_shades_where_the_interval_is_to_lie():
     figure = forests.forest(two.drop(columns=["above", "below"]), PANELS[:1])
     assert np.ptp([line.get_ydata()[0] for line in figure.axes[0].lines[:2]]) > 0.1
     assert legend(figure) == ["x", "b"] and not figure.axes[0].texts
+    assert legend(forests.forest(table, PANELS)) == []  # rows say it
+    assert legend(forests.forest(table.assign(series=list("abba")), PANELS)) == ["a", "b"]
     apart = forests.forest(table.assign(group=["x", "y", "z", "w"]), PANELS).axes
     assert [len(axes.get_yticks()) for axes in apart] == [3, 1]
 

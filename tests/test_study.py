@@ -258,7 +258,7 @@ def test_shipped_draws_what_is_committed_and_trains_what_is_told_to(lab, execute
     given = lab.folder / "runs" / "notebooks" / "shipped" / "02_two.ipynb"
     assert json.loads(given.read_text()) == {"profile": "shipped", "train_here": True}
     *_, head, names, gain, loss, _ = capsys.readouterr().out.splitlines()
-    assert head == "Trained here, after less before:" and names.split()[-2:] == ["no", "change"]
+    assert head == "Trained here, after minus before:" and names.split()[-2:] == ["no", "change"]
     assert gain.split() == ["gain", "1.23", "[1,", "1.5]", "nats", "48", "1", "excluded"]
     assert loss.split()[-2:] == ["not", "excluded"]
 

@@ -76,7 +76,10 @@ def test_sampled_best_of_n_by_hand():
 STEPS, PROMPTS = (0, 20, 40), (0, 1, 2)
 RUNS = (("N = 8", 8, 0), ("iterative, n = 2", 2, 20))
 SIZES = {"steps": 40, "prompts_per_step": 3}
-MANIFEST = {"config": {"config": SIZES, "algorithm": {"draws": [8, 2, 16]}}, "seconds": 90}
+MANIFEST = {
+    "config": {"config": SIZES, "algorithm": {"draws": [8, 2, 16], "anchor": "Frozen()"}},
+    "seconds": 90,
+}
 GAINS = (Panel("p_reward", "Reward", "p"), Panel("log_quantile", "Log quantile", "nats"))
 
 
@@ -161,8 +164,8 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
     found = results()
     line = report.budget(found, "document", ["profile"]).iloc[0].to_dict()
     labels, counts = {"series": "N = 8", "profile": "laptop"}, {"seeds": 1, "steps": 40}
-    costs = {"documents a step": 3, "completions": 26, "minutes a run": 1.5}
-    assert line == labels | counts | costs
+    costs = {"documents per step": 3, "completions": 26, "minutes per run": 1.5}
+    assert line == labels | counts | costs | {"anchor's samples": "stored"}
     plain = "Profile laptop, 1 seed, 3 held-out prompts, 95 % intervals (t over prompts)."
     assert report.note(found, "prompt") == plain
     parts = results("N = 2"), results("N = 4"), results("N = 8", seeds=2, profile="study")
@@ -180,9 +183,11 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
 
 
 def test_examples_are_those_of_the_labels_asked_for(capsys):
-    """A reward of 0 is a probability of one half."""
+    """A reward of 0 is a probability of one half; a run evaluated once is its own end."""
     report.print_examples(results(seeds=2), series="iterative, n = 2")
-    assert capsys.readouterr().out == "document 0, iterative, n = 2\n  step    0 p 0.50  city 2\n"
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == "run document before after p before p after".split()
+    assert line.split() == "iterative, n = 2 0 city 2 city 2 0.500 0.500".split()
     report.print_examples(results(), n=4)
     assert capsys.readouterr().out == ""
 

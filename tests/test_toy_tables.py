@@ -69,7 +69,7 @@ def test_divergences_hold_the_formulas_and_the_bound():
     assert expected < value["forward", fine, 2]
     error = (both["high"] - both["simulated"]) / 1.96
     assert ((both["simulated"] - both["exact"]).abs() <= 5 * error + 1e-12).all()
-    for panel, start in (("forward", 0), ("reverse", 0), ("win", 0.5)):
+    for panel, start in (("forward", 0), ("backward", 0), ("win", 0.5)):
         assert value[panel, fine, 1] == pytest.approx(start, abs=1e-12)
         assert value[panel, coarse, 1] == pytest.approx(start, abs=1e-12)
 

@@ -36,7 +36,7 @@ WORDS = {
 
 
 def command(options: argparse.Namespace) -> str:
-    """One model's plan, or a row a model, with adapters and with all weights trained.
+    """One model's plan, or a row per model, with adapters and with all weights trained.
 
     Raises:
         ValueError: no such model, device, algorithm or setting.

@@ -98,8 +98,8 @@ class Setting:
 
     @cached_property
     def weighed(self) -> int:
-        """Completions a prompt that are passed back. Of the anchor's those are that the rule gives
-        a weight: it is asked about made-up rewards."""
+        """Completions per prompt that are passed back. Of the anchor's those are that the rule
+        gives a weight: it is asked about made-up rewards."""
         b, n, k = 64, self.algorithm.anchor_draws, self.algorithm.policy_draws
         rewards = torch.rand(b, n + k, generator=torch.Generator().manual_seed(0)).double()
         policy, even = rewards[:, n:], torch.zeros(b, k)

@@ -41,7 +41,7 @@ class Stack:
 
     Args:
         layers: how many linear ones.
-        weights: their weights, each multiplied once a token.
+        weights: their weights, each multiplied once per token.
         widths: their inputs and outputs.
         norms: what normalisations give a token.
     """

@@ -60,7 +60,7 @@ class Plan(Setting):
         rule = getattr(self.algorithm.rule, "__name__", "an algorithm")
         head = (
             f"{self.shape.name}, {rule}, {_trained(self)}, {8 * self.size} bits: {self.prompts} "
-            f"prompts of {self.prompt_tokens} tokens a step, completions of "
+            f"prompts of {self.prompt_tokens} tokens per step, completions of "
             f"{self.completion_tokens}, micro-batches of {self.micro_batch}, {self.machine.name}"
         )
         whole = {"at the peak": self.peak, "a checkpoint": self.checkpoint}
@@ -90,7 +90,7 @@ def fitting(plan: Plan) -> str:
             sizes = one.most("micro_batch", one.prompts), one.most("prompts_per_step")
             seconds = _number(sum(one.seconds.values())) if sizes[0] else "does not fit"
             rows.append((machine.name, _trained(one), *map(str, sizes), seconds))
-    columns = "GPU", "trained", "largest micro-batch", "most prompts a step", "seconds a step"
+    columns = "GPU", "trained", "largest micro-batch", "most prompts per step", "seconds per step"
     return table(columns, rows)
 
 
@@ -103,7 +103,7 @@ def overview(plans: Iterable[Plan]) -> str:
         operations, seconds = sum(plan.operations.values()), sum(plan.seconds.values())
         sizes = plan.peak / GIGA, plan.checkpoint / GIGA, operations / TERA, seconds
         rows.append((plan.shape.name, _trained(plan), *map(_number, sizes), enough or "none"))
-    columns = "model", "trained", "GB", "checkpoint, GB", "10^12 operations", "s a step", "one GPU"
+    columns = "model", "trained", "GB", "checkpoint, GB", "10^12 operations", "s/step", "one GPU"
     return table(columns, rows)
 
 

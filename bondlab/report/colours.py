@@ -42,8 +42,18 @@ FIXED = {
     "sampled Best-of-N": BEST,
     "sampled Best-of-2": Look(BLACK, "--", "d"),
     "sampled Best-of-8": BEST,
+    "best of N policy samples": BEST,
+    "best of 16": BEST,
+    "best of 4": Look(BLACK, "--", "d"),
     "Best-of-N, formula": Look(BLACK, SHORT, ""),
     "cooled reference": COOLED,
+    # Who wrote a summary: the policy at T = 1 is the reference.
+    "human reference": Look("#882255", "-", "P"),
+    "lead sentence": Look("#999933", ":", "X"),
+    "before fine-tuning": Look("#b0b0b0", "-.", "v"),
+    "policy, T = 1": Look(GREY, "-", "s"),
+    "policy, T = 0.1": Look("#56b4e9", "--", "d"),
+    "calibrated": Look(GREY, SHORT, ""),
     # J-BOND has a name in each of its figures, and parts.
     "J-BOND": Look(BLUE),
     "J-BOND: straight line after the warm-up": Look(BLACK, LONG, ""),
@@ -74,6 +84,13 @@ FIXED = {
     "online DPO": Look("#cc6677", ":", "D"),
     "BoNBoN": Look("#332288", LINES[4], "v"),
     "WARP, first stage": Look("#999933", LINES[5], "P"),
+    # Estimates of a quantile: a colour for the rule, a line for the policy.
+    "floor 1/(2k)": Look(BLUE),
+    "floor 1/(2k), at the reference": Look(BLUE),
+    "floor 1/(2k), part-way trained": Look(BLUE, "--", "s"),
+    "add-one": Look("#d55e00", "-", "^"),
+    "add-one, at the reference": Look("#d55e00", "-", "^"),
+    "add-one, part-way trained": Look("#d55e00", "--", "D"),
     # The three objectives have colours of no other series, and so have the two ways to an N.
     "beta = 0 (forward KL)": Look("#e69f00", "--", "s"),
     "beta = 0.5 (Jeffreys)": Look("#009e73"),

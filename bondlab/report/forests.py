@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from bondlab.report import roots
+from bondlab.report import scales
 from bondlab.report.colours import HATCHES, Look, looks
 from bondlab.report.files import STYLE
 from bondlab.report.intervals import text
@@ -58,12 +58,13 @@ def forest(
             _dots(axes, part, rows[panel.name], found)
             axes.axvline(at, color="#444444", linewidth=1, zorder=1)
             if panel.root:
-                roots.scale(axes, "x", axes.dataLim.x0, 1.2 * axes.dataLim.x1, 0.18)
+                scales.root(axes, "x", axes.dataLim.x0, 1.2 * axes.dataLim.x1, 0.18)
             _bounds(axes, part, rows[panel.name])
             axes.tick_params(labelleft=axes in grid[:, 0])
             axes.set(title=panel.title, xlabel=panel.ylabel)
         entries = {name: handle(look, linestyle="none") for name, look in found.items()}
-        legend(figure, entries if several else {}, title)
+        told = len(found) > 1 and not set(found) <= set(table["group"])  # by no row's name
+        legend(figure, entries if told else {}, title)
         if len(panels) == 1 and not several:
             _written(grid[0, 0], table, rows[panels[0].name])
         return laid_out(figure)
@@ -76,7 +77,7 @@ def stacked(
     title: str = "",
     note: str = "",
 ) -> Figure:
-    """Bars of parts that add up, a row a group, their sum written at the end.
+    """Bars of parts that add up, a row per group, their sum written at the end.
 
     Args:
         table: columns panel, group (the row), series (the part; a lone one of a panel needs no

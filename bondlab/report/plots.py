@@ -6,6 +6,7 @@ Intervals are drawn wherever the columns low and high have numbers.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bondlab.report import roots
+from bondlab.report import scales
 from bondlab.report.colours import COLOURS, HATCHES, Look, looks
 from bondlab.report.files import STYLE, save, show
 
@@ -58,6 +59,7 @@ class Panel:
     ylabel: str
     xlabel: str = ""
     root: bool = False  # y is a KL that goes far: drawn by its square root
+    log: bool = False  # y is above 0 and falls by much: drawn by its logarithm
 
     @property
     def unit(self) -> str:
@@ -128,7 +130,9 @@ def lines(
             _scale(axes, table, part, x, scale)
             _compare(axes, panel.name, row, levels, marks)
             if panel.root:
-                roots.scale(axes, "y", axes.dataLim.y0, 1.1 * axes.dataLim.y1, 0.1)
+                scales.root(axes, "y", axes.dataLim.y0, 1.1 * axes.dataLim.y1, 0.1)
+            if panel.log:
+                scales.logarithm(axes)
             titled = f"{row}: {panel.title}" if len(rows) > 1 else panel.title
             axes.set(title=titled, ylabel=panel.ylabel)
             axes.set_xlabel((panel.xlabel or xlabel) if axes in grid[-1] else "")
@@ -289,7 +293,8 @@ def handle(look: Look, **changed: Any) -> Line2D:
 
 def legend(figure: Figure, entries: Mapping[str, Artist], title: str) -> None:
     """A figure's title, and below it its one legend, outside all panels."""
-    columns = figure.get_figwidth() * 11 // (max(map(len, entries), default=0) + 8)
-    place = {"loc": "outside upper center", "ncols": int(max(1, min(columns, len(entries))))}
+    columns = max(1, figure.get_figwidth() * 11 // (max(map(len, entries), default=0) + 8))
+    rows = math.ceil(len(entries) / columns) or 1  # filled evenly: what belongs together stays
+    place = {"loc": "outside upper center", "ncols": math.ceil(len(entries) / rows) or 1}
     own = {"frameon": False, "handlelength": 3, "title": title or None, "title_fontsize": 12}
     figure.legend([*entries.values()], [*entries], **place, **own)

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bondlab.report import roots
+from bondlab.report import scales
 from bondlab.report.colours import BEST, Look, looks
 from bondlab.report.files import STYLE
 from bondlab.report.plots import Panel, handle, laid_out, legend, sheet
@@ -82,7 +82,7 @@ def _ends(table: pd.DataFrame, base: str) -> list[float]:
 
 def _limits(axes: Axes, part: pd.DataFrame, end: float) -> None:
     """A square-root axis, mirrored below 0, and heights of what is seen of the panel."""
-    roots.scale(axes, "x", part["x"].min(), end)
+    scales.root(axes, "x", part["x"].min(), end)
     seen = part[part["x"] <= end]
     crossed = seen[(seen["kind"] == "named") | ~seen["series"].duplicated(keep="last")]
     heights = np.concatenate([seen["mean"], crossed["low"], crossed["high"]])

@@ -103,7 +103,7 @@ STRIDES = {"smoke": 25, "laptop": 25, "study": 1, "paper": 1}
 
 
 def rate(profile: str, eta: float) -> float:
-    """The moving average's rate a step at this profile for the paper's eta."""
+    """The moving average's rate per step at this profile for the paper's eta."""
     return round(1 - (1 - eta) ** STRIDES[profile], 6)
 
 

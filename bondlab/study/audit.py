@@ -4,14 +4,13 @@ Before anything is trained on a reward it is measured on what it should tell apa
 labels, a reference policy's samples, texts made by rule. The paper reports none of this.
 
 A table of texts has the columns source (who wrote the text, or by which rule), prompt and sample
-(numbers; a prompt is an independent unit: a document, a review, a dialogue, a page), a column a
+(numbers; a prompt is an independent unit: a document, a review, a dialogue, a page), a column per
 scorer, and for completions the measures of `summaries.describe`.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
@@ -31,14 +30,15 @@ from bondlab.making import prepare
 from bondlab.report import plots
 from bondlab.report.intervals import Interval, accuracy_interval, known, mean_interval
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
-from bondlab.report.plots import Panel
+from bondlab.report.notebook import show
+from bondlab.report.plots import Level, Panel
 from bondlab.study import summaries
 from bondlab.task import Reward, score
 from bondlab.tasks import TaskSettings, models, scorers
 
 SIZES = (1, 2, 4, 8, 16)  # N of Best-of-N
 PAIRS_AT_ONCE = 256  # scored together; rewards sort them by length
-SMOOTHED = 20  # training steps of a drawn curve
+SMOOTHED = 50  # training steps of a drawn curve
 
 
 class Settings(BaseModel):
@@ -151,7 +151,7 @@ def scored(
     labelled: Collection[str],
     written: Collection[str],
 ) -> pd.DataFrame:
-    """The texts with a column a judge, and the measures of those that complete a prompt.
+    """The texts with a column per judge, and the measures of those that complete a prompt.
 
     Args:
         texts: columns source, prompt, sample, text and read, what it is judged after; for ROUGE
@@ -242,8 +242,10 @@ def correlations(
 # -- trainings and examples ------------------------------------------------------------------------
 
 
-def draw_training(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
-    """Publish the shipped training curves, a panel a model: panel, series, step, mean.
+def draw_training(
+    found: Results, panels: Sequence[Panel], title: str, levels: Sequence[Level] = ()
+) -> pd.DataFrame:
+    """Publish the shipped training curves, a panel per model: panel, series, kind, step, mean.
 
     Losses lack an interval; the held-out ones before and after are the headline numbers.
     """
@@ -253,30 +255,33 @@ def draw_training(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
         curve[batches] = curve["loss"].rolling(SMOOTHED, min_periods=1).mean()
         curve = curve.rename(columns={"held_out_loss": "held out"})
         long = curve.melt("step", [batches, "held out"], "series", "mean").dropna()
-        parts.append(long.assign(panel=panel.name, low=math.nan, high=math.nan))
+        kind = long["series"].map({batches: "formula", "held out": "joined"})
+        parts.append(long.assign(panel=panel.name, kind=kind, low=math.nan, high=math.nan))
         losses = curve["held out"].dropna()
         for when, place in (("before", 0), ("after", -1)):
             what = f"{panel.name}: held-out loss {when} training"
             numbers[what] = known(losses.iloc[place]), panel.ylabel
     table = pd.concat(parts, ignore_index=True)
-    found.publish("training", plots.lines(table, panels), table, panels, numbers=numbers)
+    figure = plots.lines(table, panels, levels=levels, title=title)
+    found.publish("training", figure, table, panels, numbers=numbers)
     return table
 
 
 def print_examples(
     parts: Mapping[str, pd.DataFrame],
     count: int,
-    told: Callable[[Any], str],
+    told: Sequence[str],
     beside: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Print the first `count` texts of each part, one per prompt, each below what is `told` of it.
+    """Show the first `count` texts of each part, one per prompt, a row each.
 
-    `beside` are texts of all prompts to print below, by their label.
+    `told` are columns to show after the text; `beside` are texts of all prompts to show after
+    these, by their label.
     """
-    for title, table in parts.items():
-        print(f"-- {title}")
-        for row in table.drop_duplicates("prompt").head(count).itertuples(name="Row"):
-            print(told(row))
-            print(textwrap.indent(textwrap.fill(row.text.strip() or "(empty)", 92), "    "))
-            for label, others in (beside or {}).items():
-                print(f"    {label}: {others[row.prompt]}")
+    rows = []
+    for which, table in parts.items():
+        for _, row in table.drop_duplicates("prompt").head(count).iterrows():
+            shown = {"which": which, "text": summaries.in_one_line(row["text"]) or "(empty)"}
+            others = {label: own[row["prompt"]] for label, own in (beside or {}).items()}
+            rows.append({**shown, **row[list(told)], **others})
+    show(pd.DataFrame(rows))

@@ -143,7 +143,7 @@ def written(
     """Completions of held-out prompts: sources "policy", "human" and, by origin, "probe".
 
     Args:
-        samples: the reference policy's, a list a prompt; human: a person's completion of each.
+        samples: the reference policy's, a list per prompt; human: a person's completion of each.
     """
     probes = {
         name: [[probe(*given)] for given in zip(prompts, samples, strict=True)]
@@ -192,7 +192,7 @@ def chat(found: Results) -> pd.DataFrame:
 
 
 def calibration(found: Results) -> pd.DataFrame:
-    """Predicted (x) against observed, in `BINS` groups of like prediction; a panel a task.
+    """Predicted (x) against observed, in `BINS` groups of like prediction; a panel per task.
 
     A log-odds score predicts p(good) of a text: sentiment's two on reviews of their own training
     source, the chat judge on as many foreign replies as human ones. The Bradley-Terry reward
@@ -243,7 +243,7 @@ def headroom(found: Results) -> pd.DataFrame:
 
 
 def probes(found: Results) -> pd.DataFrame:
-    """Percent of the reference policy's samples that a probe beats, ties half; a panel a task."""
+    """Percent of the reference policy's samples that a probe beats, ties half; a panel per task."""
     rows = []
     for task in TASKS:
         texts = of(found, task=task)

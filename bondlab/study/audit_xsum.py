@@ -134,7 +134,7 @@ def summaries_of(
 def texts_by_rule(
     documents: Sequence[str], references: Sequence[str], rng: random.Random
 ) -> dict[str, list[str | None]]:
-    """One text a document of each source; None where a lead sentence has nothing to change."""
+    """One text per document of each source; None where a lead sentence has nothing to change."""
     leads = [lead_sentence(document) for document in documents]
     changed = {
         f"lead_{kind}": [change(*pair, rng) for pair in zip(leads, documents, strict=True)]
@@ -152,7 +152,7 @@ def texts_by_rule(
 
 
 def lead_sentence(document: str) -> str:
-    """The first sentence: XSum's documents hold one a line."""
+    """The first sentence: XSum's documents hold one per line."""
     return document.strip().splitlines()[0].strip()
 
 

@@ -94,7 +94,7 @@ def preferences(chat: LanguageModel, compared: Sequence[Mapping[str, str]]) -> p
 
 
 def bits_per_byte(model: LanguageModel, pairs: Mapping[str, Sequence[Pair]]) -> pd.DataFrame:
-    """Bits that each byte of a text costs given its prompt, a row a text; lower is better."""
+    """Bits that each byte of a text costs given its prompt, a row per text; lower is better."""
     tables = []
     for corpus, chosen in pairs.items():
         prompts, texts = zip(*chosen, strict=True)

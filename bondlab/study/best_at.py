@@ -1,6 +1,6 @@
 """Best@n: what a policy gives to who still samples n times and keeps the best by the reward.
 
-BOND promises the n = 1 end of this curve. Whoever can afford n completions an answer asks whether
+BOND promises the n = 1 end of this curve. Whoever can afford n completions per answer asks whether
 training still pays there, since a policy that has lost its variety gains little from more draws.
 The reference's own curve is sampled Best-of-n, from its bank of held-out samples.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bondlab.study import prompts
 from bondlab.study.prompts import COOLED, PROMPTS, REFERENCE, WRITERS
+from bondlab.study.summaries import in_one_line
 
 SHOWN = {REFERENCE: "reference, one draw", COOLED: "reference at T = 0.7, one draw"}
 BEST_OF = 8
@@ -65,7 +66,7 @@ def draws(task: str, prompt: int, drawn_by: str) -> Draws:
 
 
 def table(parts: Sequence[Draws], columns: Mapping[str, Tensor]) -> pd.DataFrame:
-    """A line a completion: who drew it, its text, reward and log ratio, and what a rule computed.
+    """A line per completion: who drew it, its text, reward and log ratio, and what a rule computed.
 
     Args:
         parts: in the order of the rule's weights, the anchor's completions first.
@@ -74,7 +75,7 @@ def table(parts: Sequence[Draws], columns: Mapping[str, Tensor]) -> pd.DataFrame
     rows = pd.concat([part.table for part in parts], ignore_index=True)
     found = pd.DataFrame({
         "drawn by": rows["drawn_by"],
-        "completion": rows["text"].map(written),
+        "completion": rows["text"].map(in_one_line),
         "reward (log-odds)": rows["reward"],
         "log ratio (nats)": rows["log_pi_policy"] - rows["log_pi_reference"],
     })  # fmt: skip
@@ -103,11 +104,6 @@ def examples(task: str) -> pd.DataFrame:
         chosen |= {f"{n}, one draw": draws(task, place, n).table[:1] for n in policies}
         for what, row in chosen.items():
             chance = 1 / (1 + np.exp(-row["reward"].item()))
-            shown = {"prompt": prompt, "drawn": what, "completion": written(row["text"].item())}
+            shown = {"prompt": prompt, "drawn": what, "completion": in_one_line(row["text"].item())}
             lines.append({**shown, "reward (p)": chance, second: row["judge"].item()})
     return pd.DataFrame(lines)
-
-
-def written(text: str) -> str:
-    """The text in one line."""
-    return " ".join(text.split())

@@ -245,7 +245,7 @@ def starts(found: Results) -> pd.DataFrame:
     rows, table = [], found["evaluations"]
     for n, part in table[table["step"] == 0].groupby("n"):
         theory = {
-            "backward_kl": best_of_n.reverse_kl(n),
+            "backward_kl": best_of_n.backward_kl(n),
             "forward_kl": best_of_n.kl_bound(n),
             "log_quantile": -1.0,
         }

@@ -1,9 +1,9 @@
 """The evidence that claims are decided on: evaluations, and beside them what needs no training.
 
-A row an evaluation of a prompt: those of an experiment's runs with run, started (ISO 8601) and anew
-(whether the reference or anchor drew new samples at every step); sampled Best-of-n as a series of
-its own in each row of a figure, without a seed; and, where they are kept, the runs of the
-experiment beside it, and the reference at lower temperatures (`report.COOLED`, its step).
+A row per evaluation of a prompt: those of an experiment's runs with run, started (ISO 8601) and
+anew (whether the reference or anchor drew new samples at every step); sampled Best-of-n as a
+series of its own in each row of a figure, without a seed; and, where they are kept, the runs of
+the experiment beside it, and the reference at lower temperatures (`report.COOLED`, its step).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 
 from bondlab.report.kept import Results
 from bondlab.study.items import REFERENCE
-from bondlab.study.report import COOLED, OWN_BEST, best_name
+from bondlab.study.report import COOLED, OWN_BEST, best_name, drawn_anew
 
 KEYS = ["row", "series", "seed"]
 
@@ -62,11 +62,9 @@ def _trained(evaluations: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def _runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Each run's name, start and whether its samples were drawn anew."""
     manifests = [json.loads(text) for text in runs["manifest"]]
-    anchors = [m["config"]["algorithm"]["anchor"] for m in manifests]
-    fresh = [m["config"]["config"].get("fresh", False) for m in manifests]
     return runs[[key for key in (*KEYS, "run") if key in runs]].assign(
         started=[m["started"] for m in manifests],
-        anew=[f or not a.startswith("Frozen") for f, a in zip(fresh, anchors, strict=True)],
+        anew=[drawn_anew(m["config"]) for m in manifests],
     )
 
 

@@ -126,7 +126,7 @@ CLAIMS = (
         "J-BOND's KL grows steadily, about linearly in the steps.",
         "section 6, Fig. 7 middle",
         [
-            Term("KL beyond noise, slope (nats a step)", (J_BOND, J_BOND_ON_NOISE),
+            Term("KL beyond noise, slope (nats per step)", (J_BOND, J_BOND_ON_NOISE),
                  partial(_beyond_noise, "slope"), above=0),
             Term("KL beyond noise, bend", (J_BOND, J_BOND_ON_NOISE), partial(_beyond_noise, "bend"),
                  -STRAIGHT, STRAIGHT),
@@ -134,7 +134,7 @@ CLAIMS = (
                  partial(_beyond_noise, "r_squared")),
             Term("noise run's share of the last KL", (J_BOND, J_BOND_ON_NOISE), _noise_share),
         ],
-        "Less the KL of a run that is rewarded for noise and can learn nothing. Over the "
+        "Minus the KL of a run that is rewarded for noise and can learn nothing. Over the "
         "evaluations after the warm-up; the bend is the slope's change from the first half to the "
         "second, as a share of its mean.",
         short="J-BOND's KL grows linearly",

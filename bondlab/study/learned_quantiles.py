@@ -69,7 +69,7 @@ EXPERIMENT = Experiment(
             "Learned quantiles give curves very close to Monte-Carlo quantiles.",
             "appendix B.1, Fig. 9",
             [
-                _beside("backward_kl", CLOSE * best_of_n.reverse_kl(N)),
+                _beside("backward_kl", CLOSE * best_of_n.backward_kl(N)),
                 _beside("forward_kl", CLOSE * best_of_n.kl_bound(N)),
                 _beside("log_quantile", AS_GOOD),
             ],
@@ -201,8 +201,8 @@ def break_even(taken: pd.DataFrame) -> pd.DataFrame:
         sample = (medians[FRESH] - medians[STORED]) / (counted["draws"] * counted["prompts"])
         rows = {"the model adds to a step": added, "a reference sample and its reward": sample}
         for name, count in saved.items():
-            rows[f"tie, {name} samples: a sample and its reward"] = added / count
-            rows[f"tie, {name} samples: a reward call"] = scoring + added / count - sample
+            rows[f"break-even, {name} samples: a sample and its reward"] = added / count
+            rows[f"break-even, {name} samples: a reward call"] = scoring + added / count - sample
         return rows
 
     seconds = {name: part["seconds"].to_numpy() for name, part in taken.groupby("series")}

@@ -18,10 +18,11 @@ runs.
 
 {textwrap.fill(RULE, 100)}
 
-Intervals are over seeds and held-out prompts. What is held fixed, as there is one of each: training
-prompts, stored samples of the reference, rewards and judges. "Intervals" is how many a verdict
-rests on. "Seeds needed" are the further ones that would decide an open claim if its mean and
-scatter stay as they are. A rule that was fixed after these runs (†) was written by who had seen
+A spread is the standard deviation of the reference's rewards within a prompt, the unit of rewards
+below. Intervals are over seeds and held-out prompts. What is held fixed, as there is one of each:
+training prompts, stored samples of the reference, rewards and judges. "Intervals" is how many a
+verdict rests on. "Seeds needed" are the further ones that would decide an open claim if its mean
+and scatter stay as they are. A rule that was fixed after these runs (†) was written by who had seen
 them: such a verdict counts for less.
 """
 COLUMNS = ["where", "measured", "effect [95 %]", "seeds", "intervals", "verdict", "seeds needed",

@@ -6,14 +6,15 @@ on a tiny model where none may be fetched.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from bondlab import assets, paths
 from bondlab.report.kept import Profile
+from bondlab.report.notebook import show
 from bondlab.tasks import tiny
 from bondlab.training import Run
 
@@ -53,12 +54,13 @@ class Settings(BaseModel):
 
 
 def print_answers(run: Run, prompts: Sequence[str], count: int = 4) -> None:
-    """Print an answer to each of the first held-out prompts, before and after training."""
-    own = run.evaluation
-    last = own["step"].max()
-    own = own[(own["source"] == "policy") & (own["sample"] == 0) & own["step"].isin([0, last])]
-    for prompt, rows in own[own["prompt"] < count].groupby("prompt"):
-        print(prompts[prompt])
-        for row in rows.sort_values("step").itertuples():
-            text = textwrap.fill(" ".join(row.text.split()), 92, subsequent_indent=" " * 27)
-            print(f"  step {row.step:3d}, reward {row.reward:6.2f}: {text}")
+    """Show an answer to each of the first prompts, before and after training, a row each."""
+    own = run.evaluation.sort_values("step", kind="stable")
+    own = own[(own["source"] == "policy") & (own["sample"] == 0) & (own["prompt"] < count)]
+    rows = []
+    for prompt, part in own.groupby("prompt"):
+        before, after = (" ".join(text.split()) for text in part["text"].iloc[[0, -1]])
+        first, last = part["reward"].iloc[[0, -1]]
+        texts = {"prompt": prompts[prompt], "before": before, "after": after}
+        rows.append({**texts, "reward before": first, "reward after": last})
+    show(pd.DataFrame(rows))

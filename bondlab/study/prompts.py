@@ -63,7 +63,7 @@ WRITERS = (j_bond.J_BOND, next(iter(j_bond.REINFORCE)))
 
 
 def shipped() -> pd.DataFrame:
-    """The committed draws, a row a completion.
+    """The committed draws, a row per completion.
 
     task, prompt (number), drawn_by (of `TEMPERATURES`, or of a series' `writes`), sample, text,
     reward (log-odds), judge (the second judge's score; for XSum, which has none, the longest span

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from bondlab import best_of_n
 from bondlab.report import plots
 from bondlab.report.intervals import cell, curves, grouped, mean_interval
 from bondlab.report.kept import Results
+from bondlab.report.notebook import show
 from bondlab.report.plots import Level, Mark, Panel
+from bondlab.study.summaries import in_one_line
 
 BY = ["row", "series", "step"]
 SAMPLED, BOUND = "Best-of-N, sampled", "Best-of-N, formula"
@@ -68,13 +69,14 @@ def levels(found: Results, panels: Sequence[Panel], sizes: Sequence[int] = ()) -
 
 
 def _own_level(panel: str, n: int, base: pd.DataFrame, row: str) -> list[Level]:
-    theory = {"backward_kl": best_of_n.reverse_kl(n), "forward_kl": best_of_n.kl_bound(n)}
+    theory = {"backward_kl": best_of_n.backward_kl(n), "forward_kl": best_of_n.kl_bound(n)}
     if panel in theory:
         return [Level(panel, theory[panel], "theory at the start", row)]
     if panel not in base:
         return []
     band = mean_interval(base.loc[base["n"] == n, panel].to_numpy())
-    return [Level(panel, band.mean, "sampled Best-of-N", row, band.low, band.high)]
+    name = BOUND if panel == DISTANCE.name else OWN_BEST
+    return [Level(panel, band.mean, name, row, band.low, band.high)]
 
 
 def anchor_marks(found: Results) -> list[Mark]:
@@ -149,7 +151,7 @@ def draw(
 
 
 def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
-    """Measures, one a panel, against KL to the reference, as `tradeoffs.draw` draws them.
+    """Measures, one per panel, against KL to the reference, as `tradeoffs.draw` draws them.
 
     A path for each series over its evaluations; sampled Best-of-N with its measures' intervals, at
     the KL log N - (N-1)/N and the log quantile -1/N; the reference at falling temperatures, where
@@ -230,11 +232,17 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"] == table.groupby(BY[:2])["step"].transform("max")]
 
 
+def drawn_anew(config: Mapping[str, Any]) -> bool:
+    """Whether the reference or anchor drew new samples at every step of a run with this config."""
+    fresh = config["config"].get("fresh", False)
+    return fresh or not config["algorithm"]["anchor"].startswith("Frozen")
+
+
 def budget(found: Results, prompt: str, labels: Sequence[str] = ()) -> pd.DataFrame:
     """What each series' runs were given, a line each, with some of their labels.
 
     Completions are those that one prompt costs in one step: Best-of-N draws, the policy's own
-    samples and quantile draws.
+    samples and quantile draws; the anchor's are drawn anew at every step, or stored.
     """
     lines = []
     for _, _, part in by_series(found["runs"]):
@@ -243,9 +251,10 @@ def budget(found: Results, prompt: str, labels: Sequence[str] = ()) -> pd.DataFr
         lines.append({
             **part[["row", "series", *labels]].iloc[0], "seeds": part["seed"].nunique(),
             "steps": config["config"]["steps"],
-            f"{prompt}s a step": config["config"]["prompts_per_step"],
+            f"{prompt}s per step": config["config"]["prompts_per_step"],
             "completions": sum(config["algorithm"]["draws"]),
-            "minutes a run": sum(m["seconds"] for m in manifests) / len(manifests) / 60,
+            "anchor's samples": "drawn anew" if drawn_anew(config) else "stored",
+            "minutes per run": sum(m["seconds"] for m in manifests) / len(manifests) / 60,
         })  # fmt: skip
     return tidy(lines)
 
@@ -275,15 +284,18 @@ def tidy(lines: list[dict]) -> pd.DataFrame:
 
 
 def print_examples(found: Results, unit: str = "document", **labels: float | str) -> None:
-    """Print completions before and after training, with their reward as a probability.
+    """Show completions before and after training, with their reward as a probability, a row each.
 
     Of the runs with these labels, such as `series="iterative, n = 4"`, and the first seed.
     """
     table = found.where(**{name: [value] for name, value in labels.items()})["examples"]
-    table = table[table["seed"] == table["seed"].min()]
-    for (row, series, prompt), lines in table.groupby(["row", "series", "prompt"], sort=False):
-        print(f"{unit} {prompt}, {', '.join(filter(None, (row, series)))}")
-        for line in lines.sort_values("step").itertuples():
-            chance = 1 / (1 + math.exp(-line.reward))
-            words = textwrap.fill(line.text, 92, subsequent_indent=" " * 19)
-            print(f"  step {line.step:4d} p {chance:.2f}  {words}")
+    table = table[table["seed"] == table["seed"].min()].sort_values("step", kind="stable")
+    rows = []
+    for (row, series, prompt), own in table.groupby(["row", "series", "prompt"], sort=False):
+        runs = ", ".join(filter(None, (row, series)))
+        before, after = map(in_one_line, own["text"].iloc[[0, -1]])
+        p_before, p_after = expit(own["reward"].iloc[[0, -1]])
+        texts = {"before": before, "after": after, "p before": p_before, "p after": p_after}
+        rows.append({"run": runs, unit: prompt, **texts})
+    if rows:
+        show(pd.DataFrame(rows))

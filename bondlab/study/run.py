@@ -199,7 +199,7 @@ def summary(experiments: Iterable[str], profile: str) -> str:
             verdicts = [_excludes_no_change(n) for n in record["headline"]]
             effects += [(*row, verdict) for row, verdict in zip(rows, verdicts, strict=True)]
     if effects:
-        lines.append("Trained here, after less before:")
+        lines.append("Trained here, after minus before:")
         lines += _table(effects, ["what", "value [95 %]", "samples", "seeds", "no change"])
     return "\n".join(lines) or f"No figure of profile {profile} yet."
 

@@ -136,7 +136,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def _shown(clock: Clock) -> Iterator[Clock]:
-    """A bar beside the work; with no terminal to redraw it (disable=None) a line a minute."""
+    """A bar beside the work; with no terminal to redraw it (disable=None) a line per minute."""
     ended, looks = threading.Event(), "{desc} |{bar}| {percentage:3.0f} %"
     words = {"desc": clock.left, "bar_format": looks}
     with tqdm(total=clock.total or 1, disable=None, leave=False, **words) as bar:

@@ -104,7 +104,7 @@ def _with_earlier(kept: Results, name: str, table: pd.DataFrame) -> pd.DataFrame
 
 
 def _measured(spec: Spec, run: RunFolder) -> pd.DataFrame:
-    """`COLUMNS` of a run, a row an evaluation: means over prompts and completions."""
+    """`COLUMNS` of a run, a row per evaluation: means over prompts and completions."""
     own = run.evaluation().query("source == 'policy'")
     means = own.groupby("step")[["reward", "kl"]].mean().reset_index()
     means = means.rename(columns={"kl": "kl_to_reference"}).assign(**spec.labels)

@@ -36,7 +36,7 @@ def task(name: str, profile: str) -> Task:
 
 
 def config(steps: int, learning_rate: float, seed: int) -> Config:
-    """Four prompts a step, samples drawn anew, the held-out prompts measured four times."""
+    """Four prompts per step, samples drawn anew, the held-out prompts measured four times."""
     return Config(
         steps=steps, learning_rate=learning_rate, seed=seed, prompts_per_step=4, warmup=2,
         fresh=True, evaluate_every=max(1, steps // 4), evaluation_samples=2, evaluation_bank=8,
@@ -66,7 +66,7 @@ def run(
 
 
 def evaluations(task: Task, algorithm: Algorithm, config: Config) -> Iterator[pd.DataFrame]:
-    """Train; after each evaluation its table so far, a row an evaluation: step and `measured`."""
+    """Train; after each evaluation its table so far, a row per evaluation: step and `measured`."""
     rows = []
     with TemporaryDirectory() as folder:
         made = trainer(task, algorithm, config, Path(folder))

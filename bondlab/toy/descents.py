@@ -69,7 +69,7 @@ def over_problems(records: pd.DataFrame, measures: Sequence[str] = MEASURES) -> 
 
 def formulas(n: int) -> dict[str, float]:
     """Where each measure would start for a continuous reward."""
-    values = best_of_n.reverse_kl(n), best_of_n.kl_bound(n), -1.0
+    values = best_of_n.backward_kl(n), best_of_n.kl_bound(n), -1.0
     return dict(zip(MEASURES, values, strict=True))
 
 

@@ -93,7 +93,7 @@ def distribution(
 
 
 def divergences(settings: Settings) -> pd.DataFrame:
-    """KL both ways and win rate of Best-of-N against N (panels forward, reverse, win).
+    """KL both ways and win rate of Best-of-N against N (panels forward, backward, win).
 
     Two rewards: continuous, where log N - (N-1)/N is exact, and `EQUAL` equally likely values,
     where it is an upper bound. A tie counts half a win.
@@ -101,7 +101,7 @@ def divergences(settings: Settings) -> pd.DataFrame:
     generator, rows = settings.generator(), []
     fine, coarse = "continuous reward", f"{EQUAL} reward values"
     for n in range(1, max(settings.sizes) + 1):
-        formulas = best_of_n.kl_bound(n), best_of_n.reverse_kl(n), best_of_n.win_rate(n)
+        formulas = best_of_n.kl_bound(n), best_of_n.backward_kl(n), best_of_n.win_rate(n)
         rows += _three(fine, "formula", n, map(known, formulas))
         rows += _three(coarse, "formula", n, map(known, _coarse(n)))
     for n in sorted(settings.sizes):
@@ -114,7 +114,7 @@ def divergences(settings: Settings) -> pd.DataFrame:
 
 
 def _rounds(rewards: Tensor, log_ratio: Tensor) -> list[Interval]:
-    """Best of the first n columns against the last: log(pi_BoN/pi), its reverse, wins."""
+    """Best of the first n columns against the last: log(pi_BoN/pi), minus the last's, wins."""
     best = best_of_n.select(rewards[:, :-1]).unsqueeze(1)
     chosen, single = rewards.gather(1, best).squeeze(1), rewards[:, -1]
     wins = (chosen > single).double() + (chosen == single).double() / 2
@@ -138,7 +138,7 @@ def _coarse(n: int) -> list[float]:
 def _three(series: str, kind: str, n: int, values: Any) -> list[dict[str, Any]]:
     return [
         value.row(panel=panel, series=series, kind=kind, x=n)
-        for panel, value in zip(("forward", "reverse", "win"), values, strict=True)
+        for panel, value in zip(("forward", "backward", "win"), values, strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ Every number is exact but for the minimum, which Adam approaches. Divergences in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -128,7 +129,9 @@ def curve_table(records: pd.DataFrame) -> pd.DataFrame:
     target = rows[rows["anchor"] == "moving"].assign(series=SERIES["target"])
     target = target[["row", "series", *columns]].rename(columns=columns)
     parts = descents.over_problems(target, MEASURES[:2]), descents.over_problems(policies, MEASURES)
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    least = table["panel"].map({"log_quantile": -math.inf}).fillna(0)  # no KL is below 0
+    return table.assign(low=table["low"].clip(lower=least))
 
 
 def gaps(records: pd.DataFrame) -> dict[str, tuple[Interval, str]]:
