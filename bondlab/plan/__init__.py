@@ -6,8 +6,7 @@ the bank, which is drawn once.
 
     shape     a model as its costs see it, from torch's meta device
     machines  data sheets of GPUs, and this machine, measured
-    setting   a run as its costs see it
-    memory    bytes by part
+    setting   a run as its costs see it, and its memory by part
     costs     operations, bytes and kernels by part, and their seconds
     tables    how a plan is printed
 """
@@ -47,5 +46,5 @@ def plan(
     Raises:
         ValueError: no such model or device, or a model that cannot be planned.
     """
-    given = shape(model), algorithm, config, prompt_tokens, completion_tokens
-    return Plan(*given, machine(device))
+    lengths = prompt_tokens, completion_tokens
+    return Plan(shape(model), algorithm, config, *lengths, machine(device))
