@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 
 from bondlab.bench.floor import MATRIX, MEMORY
 from bondlab.bench.steps import LEAN, PEER
-from bondlab.bench.timing import OURS, Ratio, ratio
+from bondlab.bench.timing import OURS, ratio
 from bondlab.report.intervals import Interval
 
 GIGA = 1e9
@@ -171,66 +170,56 @@ def off_line(found: pd.DataFrame) -> float:
 # -- targets ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Target:
-    """By what factor a peer is to take longer than ours, or more memory, on a kind of machine."""
-
-    machine: str
-    section: str
-    case: str
-    peer: str
-    factor: float
-    column: str = "seconds"
-
-    def __str__(self) -> str:
-        if self.column == "memory":
-            return f"{self.case}: 1/{self.factor:g} of {self.peer}'s peak memory"
-        times = f"{self.factor:g} times " if self.factor > 1 else ""
-        return f"{self.case}: {times}as fast as {self.peer}"
-
-    def found(self, table: pd.DataFrame) -> Ratio | None:
-        """The ratio that was measured, if it was."""
-        rows = compared(table, self.section, self.column)
-        same = (rows["machine"] == self.machine) & (rows["case"] == self.case)
-        (own,) = rows.loc[same & (rows["peer"] == self.peer), "ratio"].tolist() or [None]
-        return own
-
-
-TARGETS = (
-    *(Target("cpu", "sampling", f"{model}, K = 1", "generate", 1) for model in ("causal", "t5")),
-    *(Target("cpu", "sampling", f"{model}, K = 16", "generate", 3) for model in ("causal", "t5")),
-    Target("cpu", "steps", "RLOO, LoRA", PEER, 5),
-    Target("cpu", "steps", "J-BOND, LoRA", PEER, 3),
-    Target("cpu", "steps", "J-BOND, LoRA", PEER, 2, "memory"),
-    Target("cuda", "sampling", "causal, K = 16", "generate", 4),
-    Target("cuda", "steps", "J-BOND, LoRA", PEER, 3),
-)
 LINEAR = 10  # per cent that a step's time may lie off a line in the number of prompts
+# By what factor a peer is to take longer than ours, or more memory, on a kind of machine.
+AIMS = ["machine", "section", "column", "case", "peer", "factor"]
+TARGETS = pd.DataFrame([
+    ("cpu", "sampling", "seconds", "causal, K = 1", "generate", 1),
+    ("cpu", "sampling", "seconds", "t5, K = 1", "generate", 1),
+    ("cpu", "sampling", "seconds", "causal, K = 16", "generate", 3),
+    ("cpu", "sampling", "seconds", "t5, K = 16", "generate", 3),
+    ("cpu", "steps", "seconds", "RLOO, LoRA", PEER, 5),
+    ("cpu", "steps", "seconds", "J-BOND, LoRA", PEER, 3),
+    ("cpu", "steps", "memory", "J-BOND, LoRA", PEER, 2),
+    ("cuda", "sampling", "seconds", "causal, K = 16", "generate", 4),
+    ("cuda", "steps", "seconds", "J-BOND, LoRA", PEER, 3),
+], columns=AIMS)  # fmt: skip
 
 
 def targets(table: pd.DataFrame) -> pd.DataFrame:
     """What was aimed at, what was reached, and whether that is enough."""
     rows = []
-    for target in TARGETS:
-        found = target.found(table)
-        rows.append((target.machine, str(target), found, found and found.value >= target.factor))
+    for own in _aimed(table).itertuples():
+        times = f"{own.factor:g} times " if own.factor > 1 else ""
+        aim = f"{own.case}: {times}as fast as {own.peer}"
+        if own.column == "memory":
+            aim = f"{own.case}: 1/{own.factor:g} of {own.peer}'s peak memory"
+        enough = own.ratio and own.ratio.value >= own.factor
+        rows.append((own.machine, aim, own.ratio, enough))
     for machine, part in table.groupby("machine", sort=False):
         off = 100 * off_line(grown(part, "prompts"))
         aim = f"a J-BOND step's time within {LINEAR} % of a line in the prompts"
         rows.append((machine, aim, None if math.isnan(off) else f"{off:.1f} %", off <= LINEAR))
     return pd.DataFrame([
-        {"machine": machine, "target": target, "reached": str(found or "-"),
+        {"machine": machine, "target": aim, "reached": str(found or "-"),
          "verdict": ("reached" if enough else "missed") if found else "-"}
-        for machine, target, found, enough in rows
+        for machine, aim, found, enough in rows
     ])  # fmt: skip
 
 
 def headline(table: pd.DataFrame, section: str) -> dict[str, tuple[Interval, str]]:
     """The section's ratios that targets ask for, with their range over turns, as kept."""
-    found = {}
-    for target in TARGETS:
-        if target.section == section and (own := target.found(table)):
-            what = f"{target.peer} / {OURS}, {target.column}, {target.case}: range over turns"
-            count = table["turn"].max() + 1
-            found[what] = Interval(own.value, own.low, own.high, math.nan, count), "times"
+    found, count = {}, table["turn"].max() + 1
+    for own in _aimed(table).query("section == @section and ratio.notna()").itertuples():
+        what = f"{own.peer} / {OURS}, {own.column}, {own.case}: range over turns"
+        ends = own.ratio.value, own.ratio.low, own.ratio.high
+        found[what] = Interval(*ends, math.nan, count), "times"
     return found
+
+
+def _aimed(table: pd.DataFrame) -> pd.DataFrame:
+    """The targets with the ratios that were measured; None: it was not."""
+    kinds = TARGETS[["section", "column"]].drop_duplicates().itertuples(index=False)
+    found = [compared(table, *kind).assign(section=kind[0], column=kind[1]) for kind in kinds]
+    joined = TARGETS.merge(pd.concat(found), "left")
+    return joined.assign(ratio=joined["ratio"].astype(object).where(joined["ratio"].notna(), None))

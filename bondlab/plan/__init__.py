@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 
 from bondlab.algorithms import Algorithm
 from bondlab.config import Config
-from bondlab.plan.machines import machine
+from bondlab.plan.machines import MACHINES, here
 from bondlab.plan.shape import shape
 from bondlab.plan.tables import Plan
 
@@ -46,5 +46,7 @@ def plan(
     Raises:
         ValueError: no such model or device, or a model that cannot be planned.
     """
-    lengths = prompt_tokens, completion_tokens
-    return Plan(shape(model), algorithm, config, *lengths, machine(device))
+    if device != "here" and device not in MACHINES:
+        raise ValueError(f"no device is called {device!r}: choose here, {', '.join(MACHINES)}")
+    machine = here() if device == "here" else MACHINES[device]
+    return Plan(shape(model), algorithm, config, prompt_tokens, completion_tokens, machine)
