@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import shutil
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -16,7 +17,6 @@ from bondlab import __main__ as cli
 from bondlab import paths
 from bondlab.bench import cases, figures, floor, measure, reading, sampling, steps, timing, workload
 from bondlab.bench.cases import SIZES, Case, Shape
-from bondlab.bench.processes import Fresh
 
 RLOO, J_BOND = cases.steps(SIZES["smoke"])
 
@@ -86,7 +86,7 @@ def test_a_side_without_as_many_turns_is_no_peer():
     table = measured("steps", "J-BOND, LoRA", **sides)
     table.loc[table["side"] == steps.LEAN, "memory"] = 0.3e9
     (row,) = reading.steps(table).to_dict("records")
-    assert row["times as long"] == "2.67 [2.00, 4.00]" and row["TRL, recomputing, GB"] == 0.3
+    assert str(row["times as long"]) == "2.67 [2.00, 4.00]" and row["TRL, recomputing, GB"] == 0.3
     assert set(figures.steps(table)["series"]) == {"bondlab", "TRL"}
 
 
@@ -110,7 +110,7 @@ def test_a_floor_is_the_longer_of_operations_and_bytes():
 
 
 @pytest.mark.parametrize("case", [
-    RLOO, J_BOND, Case("steps", "x", Shape(4, 2, 6, 4), algorithm="RLOO", lora_rank=None, passed=2),
+    RLOO, J_BOND, Case("x", Shape(4, 2, 6, 4), algorithm="RLOO", lora_rank=None, passed=2),
 ])  # fmt: skip
 def test_a_step_asks_both_sides_for_the_same(case, tmp_path):
     """So many samples of so many tokens a step, learned at the same rate in passes of one size."""
@@ -141,7 +141,7 @@ def test_a_step_asks_both_sides_for_the_same(case, tmp_path):
 
 @pytest.mark.parametrize("model", ["causal", "t5"])
 def test_generate_is_asked_for_the_completions_that_ours_draws(model, monkeypatch):
-    case = Case("sampling", "some", Shape(2, 3, 6, 4), model)
+    case = Case("some", Shape(2, 3, 6, 4), model)
     ours, prompts = sampling.prepared(smoke(model), case)
     seen = []
     generate = ours.model.generate
@@ -153,7 +153,7 @@ def test_generate_is_asked_for_the_completions_that_ours_draws(model, monkeypatc
     assert set(asked.eos_token_id) == set(ours.end_tokens.tolist()) and len(asked.eos_token_id) > 1
     assert torch.equal(seen[0]["input_ids"], prompts.ids)
     assert {row["side"] for row in rows} == {"bondlab", "generate"}
-    assert all(1 <= row["shortest"] <= row["longest"] <= 4 for row in rows)
+    assert all(1 <= row["length"] <= 4 for row in rows)
 
 
 def test_lengths_count_up_to_the_first_end(monkeypatch):
@@ -168,7 +168,7 @@ def test_lengths_count_up_to_the_first_end(monkeypatch):
 def test_a_token_in_so_many_is_an_end(calibration, monkeypatch):
     """A tenth of the vocabulary, where every token is as likely; also where many were not met."""
     monkeypatch.setattr(workload, "CALIBRATION", calibration)
-    case = Case("sampling", "some", Shape(4, 1, 6, 32), "causal")
+    case = Case("some", Shape(4, 1, 6, 32), "causal")
     model = workload.language_model(smoke(), case, torch.float32)
     model.temperature = 1e3
     found = workload.ends(model, workload.texts(model.tokenizer, 4, 6), 10.0)
@@ -179,22 +179,17 @@ def test_a_token_in_so_many_is_an_end(calibration, monkeypatch):
 # -- peers, processes, tables ----------------------------------------------------------------------
 
 
-class Instant:
-    """In the place of a process."""
-
-    def __init__(self, work, *given):
-        self.work = work
-
-    def ready(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def __call__(self) -> dict[str, float]:
-        return {"seconds": 1.0 if self.work is steps.ours else 2.0, "memory": 1.0, "resting": 0.0}
+@contextmanager
+def instant(sides):
+    """In the place of processes."""
+    yield {
+        name: lambda own=work is steps.ours: {"seconds": 1.0 if own else 2.0, "memory": 1.0}
+        for name, (work, *_) in sides.items()
+    }
 
 
 def test_without_trl_its_column_is_empty_and_a_line_says_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setattr(steps, "Fresh", Instant)
+    monkeypatch.setattr(steps, "apart", instant)
     for installed, sides in ((True, ["bondlab", "TRL"]), (False, ["bondlab"])):
         monkeypatch.setattr(steps, "peer_installed", lambda value=installed: value)
         rows = steps.measure([RLOO], smoke, 1)
@@ -206,34 +201,29 @@ def test_without_trl_its_column_is_empty_and_a_line_says_how_to_get_it(monkeypat
 MEGABYTES = 300
 
 
-def work(turns) -> None:
+def work(next_turn) -> None:
     """A side whose second turn takes memory and whose third fails."""
-    for turn in itertools.count():
-        turns.await_turn()
-        if turn == 2:
-            raise ValueError("no third turn")
+    next_turn()
+    for turn in range(2):
         torch.ones(MEGABYTES * 2**18 if turn else 1)
-        turns.done(length=turn)
+        next_turn(length=turn)
+    raise ValueError("no third turn")
 
 
 def test_a_side_in_its_own_process_has_its_own_peak_and_says_why_it_failed():
-    side = Fresh(work)
-    try:
-        side.ready()
-        first, second = side(), side()
+    with timing.apart({"side": (work,)}) as sides:
+        first, second = sides["side"](), sides["side"]()
         assert (first["length"], second["length"]) == (0, 1)
         assert second["memory"] - first["memory"] > 0.9 * MEGABYTES * 2**20
         with pytest.raises(RuntimeError, match="no third turn"):
-            side()
-    finally:
-        side.close()
+            sides["side"]()
 
 
 def test_the_table_is_measured_once_and_names_its_machine(monkeypatch, tmp_path):
     """Parts of it keep the rest; a committed one is read with the others of its folder."""
     found = measure.results("smoke", ["sampling"])
     monkeypatch.setattr(sampling, "measure", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr(measure, "_grown", lambda *_: [
+    monkeypatch.setattr(steps, "grown", lambda *_: [
         {"case": "start", "side": "bondlab", "turn": 0, "seconds": 1.0}
     ])  # fmt: skip
     measure.results("smoke", ["sampling"])

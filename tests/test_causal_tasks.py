@@ -125,13 +125,6 @@ def test_sentiment_reads_plain_text_and_chat_its_format(folders):
     assert talk.model.filled(talk.eval_prompts[0]) == "".join(f"said {x} " for x in lines) + "told"
 
 
-@pytest.mark.parametrize("name", ["sentiment", "chat"])
-def test_too_many_prompts_are_refused(name, folders):
-    """The message says how many there are, before a model is loaded."""
-    with pytest.raises(ValueError, match="asked for 999 training and 3 held-out prompts; there"):
-        build(name, folders | {"policy": "./nowhere"}, train=999)
-
-
 @pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize("name", ["sentiment", "chat"])
 def test_two_steps_on_a_task(name, folders):

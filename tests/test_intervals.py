@@ -124,16 +124,8 @@ def test_grouped_of_seeds_are_the_interval_over_both():
         intervals.grouped(uneven, "kl", ["step"])
 
 
-def test_auc_counts_pairs():
-    """Positives 3, 1 against negatives 2, 1: wins 1, 1, 0 and a tie 1/2 give 2.5 / 4."""
-    interval = intervals.auc_interval([3, 1, 2, 1], [True, True, False, False])
-    assert interval.mean == pytest.approx(2.5 / 4)
-    with pytest.raises(ValueError, match="both labels"):
-        intervals.auc_interval([1, 2], [1, 1])
-
-
-def test_auc_error_is_delongs():
-    """var = var(V10)/m + var(V01)/k, V the placements, from a double loop over pairs."""
+def test_auc_and_its_error_are_delongs():
+    """var = var(V10)/m + var(V01)/k, V the placements, from a double loop over pairs, some tied."""
     world = np.random.default_rng(3)
     scores, labels = world.normal(size=30).round(1), world.random(30) < 0.4
     pairs = np.array(
@@ -144,6 +136,8 @@ def test_auc_error_is_delongs():
     interval = intervals.auc_interval(scores, labels)
     assert interval.mean == pytest.approx(pairs.mean())
     assert interval.standard_error == pytest.approx(math.sqrt(variance))
+    with pytest.raises(ValueError, match="both labels"):
+        intervals.auc_interval([1, 2], [1, 1])
 
 
 def test_auc_of_repeated_items_is_no_surer_when_they_are_clustered():

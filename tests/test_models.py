@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import ViTConfig
 
-from bondlab import assets, device
+from bondlab import assets
 from bondlab.lm.language_model import LanguageModel
 from bondlab.tasks import models, tiny
 
@@ -85,9 +85,3 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
         models.load(str(tmp_path))
     with pytest.raises(assets.AssetError, match="no-such-model"):
         models.load("no-such-model")
-
-
-def test_precision_is_resolved_once():
-    """`auto` means one of the two, as the machine has it; the others stand for themselves."""
-    assert device.resolve("auto") in ("bf16", "fp32")
-    assert [device.resolve(p) for p in ("bf16", "fp32")] == ["bf16", "fp32"]

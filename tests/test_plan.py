@@ -29,7 +29,6 @@ from bondlab.paths import repository_root
 from bondlab.plan import plan
 from bondlab.plan.command import algorithm
 from bondlab.plan.machines import here
-from bondlab.plan.memory import activations
 from bondlab.plan.shape import shape
 from bondlab.plan.tables import FILLED, Plan
 from bondlab.quantiles import Learned
@@ -177,7 +176,7 @@ def test_activations_are_those_that_are_saved(made, rank, precision):
         model._follow(Prompts(ids, torch.ones_like(ids)), torch.full((b, k, t - 1), 5))
     own = {weight.data_ptr() for weight in model.parameters()}
     found = sum(x.untyped_storage().nbytes() for place, x in kept.items() if place not in own)
-    expected = activations(planned, b, b * k) + planned.memory["weights cast to bfloat16"]
+    expected = planned.activations(b, b * k) + planned.memory["weights cast to bfloat16"]
     assert found == pytest.approx(expected, rel=0.2)
 
 

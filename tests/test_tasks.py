@@ -363,9 +363,3 @@ def test_data_that_leak_are_refused(folders, tmp_path):
     folders["data"] = saved_data(tmp_path / "leaking", overlap=True)
     with pytest.raises(ValueError, match="1 prompts are in train_prompts and in eval_prompts"):
         tasks.build(settings(folders), "fp32")
-
-
-def test_a_model_that_is_nowhere_is_named(folders):
-    """A name that is no folder, no asset and no hub name is quoted."""
-    with pytest.raises(assets.AssetError, match="no-such-model"):
-        tasks.build(settings(folders, policy="no-such-model"), "fp32")

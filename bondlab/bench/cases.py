@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any
 
-Section = Literal["sampling", "steps", "floor", "growth"]
 SEED = 0
 RANK = 8  # of LoRA, on every linear layer but the head, alpha the same: bondlab's own default
 BETA_RL = 0.05  # TRL's default; the KL's weight costs nothing, that it is not 0 costs a pass
@@ -42,7 +41,6 @@ class Case:
         varied: what this point of a curve differs in from the others; "" is no such point.
     """
 
-    section: Section
     name: str
     shape: Shape
     model: str = "causal"
@@ -57,14 +55,13 @@ class Sizes:
     """Sizes on one kind of machine.
 
     Args:
-        repeats: turns of each side that count, after one that does not.
         sampling: K is each of `ks`; of a large one fewer prompts, so that K times them is at most
             `rows`.
         step, whole: of a step with LoRA, and of all weights; None leaves the latter out.
         growth: where curves start; each of its sizes is multiplied by `factors`, alone.
-        passed: see `Case`.
         matrix, buffer: rows of a matrix that is squared, and bytes that are read, which tell what
             the machine can do.
+        repeats: turns of each side that count, after one that does not.
     """
 
     sampling: Shape
@@ -102,54 +99,38 @@ def sampling(sizes: Sizes) -> list[Case]:
     def shape(k: int) -> Shape:
         return replace(sizes.sampling, k=k, prompts=min(sizes.sampling.prompts, sizes.rows // k))
 
-    models = ("causal", "t5")
-    return [Case("sampling", f"{m}, K = {k}", shape(k), m) for m in models for k in sizes.ks]
+    return [Case(f"{m}, K = {k}", shape(k), m) for m in ("causal", "t5") for k in sizes.ks]
 
 
 def steps(sizes: Sizes) -> list[Case]:
     """Whole steps; J-BOND's three completions per prompt are compared with three of RLOO's."""
     return [
-        Case(
-            "steps",
-            f"{algorithm}, {'LoRA' if rank else 'all weights'}",
-            replace(shape, k=k),
-            algorithm=algorithm,
-            lora_rank=rank,
-            passed=min(sizes.passed, shape.prompts),
-        )
-        for rank, shape in ((RANK, sizes.step), (None, sizes.whole))
+        _step(sizes, f"{name}, {kind}", replace(shape, k=k), algorithm=name, lora_rank=rank)
+        for kind, rank, shape in (("LoRA", RANK, sizes.step), ("all weights", None, sizes.whole))
         if shape
-        for algorithm, k in (("RLOO", 2), ("J-BOND", 3))
+        for name, k in (("RLOO", 2), ("J-BOND", 3))
     ]
-
-
-def floor(sizes: Sizes) -> list[Case]:
-    """The J-BOND step that is taken apart."""
-    (case,) = [case for case in steps(sizes) if case.name == "J-BOND, LoRA"]
-    return [replace(case, section="floor")]
 
 
 def growth(sizes: Sizes) -> list[Case]:
     """J-BOND steps that differ in one size each; all curves share their first point."""
-    base = sizes.growth
-    grown = [
-        (name, replace(base, **{name: getattr(base, name) * factor}))
-        for name in ("k", "prompts", "prompt_tokens", "new_tokens")
-        for factor in sizes.factors
-    ]
-    return [
-        Case(
-            "growth",
-            f"{name or 'start'} {getattr(shape, name) if name else ''}".strip(),
-            shape,
-            algorithm="J-BOND",
-            passed=min(sizes.passed, shape.prompts),
-            varied=name,
-        )
-        for name, shape in [("", base), *grown]
-    ]
+    cases = [_step(sizes, "start", sizes.growth)]
+    for varied in ("k", "prompts", "prompt_tokens", "new_tokens"):
+        for factor in sizes.factors:
+            size = getattr(sizes.growth, varied) * factor
+            shape = replace(sizes.growth, **{varied: size})
+            cases.append(_step(sizes, f"{varied} {size}", shape, varied=varied))
+    return cases
+
+
+def _step(sizes: Sizes, name: str, shape: Shape, algorithm: str = "J-BOND", **given: Any) -> Case:
+    passed = min(sizes.passed, shape.prompts)
+    return Case(name, shape, algorithm=algorithm, passed=passed, **given)
 
 
 CASES: dict[str, Callable[[Sizes], list[Case]]] = {
-    "sampling": sampling, "steps": steps, "floor": floor, "growth": growth,
-}  # fmt: skip
+    "sampling": sampling,
+    "steps": steps,
+    "floor": lambda sizes: [case for case in steps(sizes) if case.name == "J-BOND, LoRA"],
+    "growth": growth,
+}

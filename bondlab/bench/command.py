@@ -8,12 +8,11 @@ import pandas as pd
 
 from bondlab import device
 from bondlab.bench import measure, reading
-from bondlab.bench.cases import Section
 from bondlab.bench.steps import MISSING, PEER
 from bondlab.report.kept import Profile
 from bondlab.report.notebook import show
 
-PRINTED: dict[Section, tuple[Callable[[pd.DataFrame], pd.DataFrame], ...]] = {
+PRINTED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], ...]] = {
     "sampling": (reading.sampling,),
     "steps": (reading.steps,),
     "floor": (reading.rates, reading.parts),
@@ -21,7 +20,7 @@ PRINTED: dict[Section, tuple[Callable[[pd.DataFrame], pd.DataFrame], ...]] = {
 }
 
 
-def bench(profile: Profile, only: Sequence[Section] = ()) -> None:
+def bench(profile: Profile, only: Sequence[str] = ()) -> None:
     """Measure what was not measured yet, here and with this source; print it beside the targets."""
     found = measure.results(profile, only)
     table = found["measurements"]

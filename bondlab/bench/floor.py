@@ -9,9 +9,9 @@ tokens must each be read once, whoever draws them, so drawing is counted as one 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ContextDecorator, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +31,7 @@ SAMPLING = "sampling policy and anchor"
 SCORING, FORWARD, BACKWARD = "scoring", "forward pass", "backward pass"
 ADAM, REST = "optimiser", "the rest"
 MATRIX, MEMORY = "matrix rate", "memory rate"
-Meter = Callable[[str], AbstractContextManager]
+Meter = Callable[[str], ContextDecorator]
 
 
 def measure(
@@ -39,18 +39,16 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Rows of the two rates and of the step's parts, with operations and bytes."""
     (case,) = cases
-    rows = [
-        {"case": row.pop("side"), "side": "machine", **row}
-        for row in alternated(rates(sizes), repeats)
-    ]
+    found = alternated(rates(sizes), repeats)
+    rows = [{"case": row.pop("side"), "side": "machine", **row} for row in found]
     with TemporaryDirectory() as parent:
         trainer = trainer_of(case, folder(case.model), Path(parent))
         trainer.update()
         needed = counted(trainer, case)
         for turn in range(repeats):
             for part, seconds in clocked(trainer).items():
-                work = needed.get(part, {})
-                rows.append({"case": part, "side": OURS, "turn": turn, "seconds": seconds, **work})
+                took = {"case": part, "side": OURS, "turn": turn, "seconds": seconds}
+                rows.append(took | needed.get(part, {}))
     return rows
 
 
@@ -62,11 +60,9 @@ def rates(sizes: Sizes) -> dict[str, Callable]:
     where, n = device.place(), sizes.matrix
     square = torch.randn(n, n, device=where, dtype=device.dtype("auto"))
     wide = torch.randn(sizes.buffer // 4 // 1024, 1024, device=where)
-    vector = torch.randn(1024, device=where)
-    work = {"operations": 2.0 * n**3}, {"bytes": 4.0 * wide.numel()}
     return {
-        MATRIX: timed(lambda: square @ square, lambda _: work[0]),
-        MEMORY: timed(lambda: wide @ vector, lambda _: work[1]),
+        MATRIX: timed(lambda: square @ square, lambda _: {"operations": 2.0 * n**3}),
+        MEMORY: timed(lambda: wide @ wide[0], lambda _: {"bytes": 4.0 * wide.numel()}),
     }
 
 
@@ -109,20 +105,22 @@ def counted(trainer: Trainer, case: Case) -> dict[str, dict[str, float]]:
 
     with _metered(trainer, counter, drawn_again=True):
         trainer.update()
-    weights = sum(x.numel() * x.element_size() for x in trainer.reference.parameters())
-    kept, shape = _cache_bytes(trainer.reference), case.shape
-    prompts = shape.prompts * shape.prompt_tokens
-    parts: dict[str, dict[str, float]] = defaultdict(dict)
-    for part, count in operations.items():
-        parts[part]["operations"] = float(count)
-    own = shape.prompts * shape.k * shape.new_tokens / 2  # on average over the tokens
+    weights, adam = (
+        sum(x.numel() * x.element_size() for x in owned)
+        for owned in (trainer.reference.parameters(), trainer.parameters)
+    )
     # A processor goes through the weights that both share once a token.
     read = weights * (1 if trainer.reference.device.type == "cpu" else 2)
-    parts[SAMPLING]["bytes"] = shape.new_tokens * (read + kept * (2 * prompts + own))
-    for part in (SCORING, FORWARD, BACKWARD):
-        parts[part]["bytes"] = float(weights)
-    parts[ADAM]["bytes"] = 7.0 * sum(x.numel() * x.element_size() for x in trainer.parameters)
-    return parts
+    kept, shape = _cache_bytes(trainer.reference), case.shape
+    before = 2 * shape.prompts * shape.prompt_tokens  # the policy's and the anchor's
+    own = shape.prompts * shape.k * shape.new_tokens / 2  # on average over the tokens
+    moved = dict.fromkeys((SCORING, FORWARD, BACKWARD), weights) | {
+        SAMPLING: shape.new_tokens * (read + kept * (before + own)), ADAM: 7 * adam,
+    }  # fmt: skip
+    return {
+        part: {"operations": float(operations[part]), "bytes": float(count)}
+        for part, count in moved.items()
+    }
 
 
 @contextmanager
@@ -131,41 +129,36 @@ def _metered(trainer: Trainer, meter: Meter, drawn_again: bool = False) -> Itera
 
     With `drawn_again` what drawing must read is measured in place of the drawing itself.
     """
+    policy, anchor, accelerator = trainer.policy, trainer.anchor, trainer.accelerator
+    draw = policy.sample_beside
 
-    def wrapped(call: Callable, part: Callable[[], str]) -> Callable:
-        def metered(*given: Any, **named: Any) -> Any:
-            with meter(part()):
-                return call(*given, **named)
+    def passing(call: Callable) -> Callable:
+        def metered(*given: Any) -> Any:
+            with meter(FORWARD if torch.is_grad_enabled() else SCORING):
+                return call(*given)
 
         return metered
 
-    policy, anchor = trainer.policy, trainer.anchor
-    draw = policy.sample_beside
-
     def sample(other: LanguageModel, prompts: Any, *rest: Any) -> Any:
-        if not drawn_again:
-            with meter(SAMPLING):
-                return draw(other, prompts, *rest)
         drawn = draw(other, prompts, *rest)
-        with meter(SAMPLING), torch.no_grad(), trainer.accelerator.autocast():
+        with meter(SAMPLING), torch.no_grad(), accelerator.autocast():
             for model, completions in zip((policy, other), drawn, strict=True):
                 LanguageModel.forward(model, prompts, completions)
         return drawn
 
-    def passing() -> str:
-        return FORWARD if torch.is_grad_enabled() else SCORING
-
-    wraps = [(policy, "sample_beside", sample)]
-    wraps += [(m, "forward", wrapped(m.forward, passing)) for m in (policy, anchor)]
-    accelerator, adam = trainer.accelerator, trainer.optimizer
-    wraps.append((accelerator, "backward", wrapped(accelerator.backward, lambda: BACKWARD)))
-    wraps.append((adam, "step", wrapped(adam.step, lambda: ADAM)))
-    for owner, name, call in wraps:
+    replaced = (
+        (policy, "sample_beside", sample if drawn_again else meter(SAMPLING)(draw)),
+        (policy, "forward", passing(policy.forward)),
+        (anchor, "forward", passing(anchor.forward)),
+        (accelerator, "backward", meter(BACKWARD)(accelerator.backward)),
+        (trainer.optimizer, "step", meter(ADAM)(trainer.optimizer.step)),
+    )
+    for owner, name, call in replaced:
         setattr(owner, name, call)
     try:
         yield
     finally:
-        for owner, name, _ in wraps:
+        for owner, name, _ in replaced:
             delattr(owner, name)
 
 

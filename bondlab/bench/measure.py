@@ -5,19 +5,18 @@
     runs/bench/<identity>/                a section, measured once for a machine and a source
 
 Columns of measurements: section, case, side, turn, seconds; where they were measured length (mean
-tokens of a completion), memory and resting (bytes), operations, bytes; and the case's own.
+tokens of a completion), memory (bytes), operations, bytes; and the case's own.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -26,8 +25,7 @@ from tqdm.auto import tqdm
 
 from bondlab import assets, device
 from bondlab.bench import floor, sampling, steps, workload
-from bondlab.bench.cases import CASES, SEED, SIZES, Case, Sizes
-from bondlab.bench.timing import OURS, alternated, timed
+from bondlab.bench.cases import CASES, SEED, SIZES, Sizes
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
 
 NAME = "bench"
@@ -69,10 +67,8 @@ def _measured(here: Results, only: Sequence[str]) -> Tables:
     labels = {"machine": here.variant, "profile": here.profile}
     parts, runs = [], []
     for section in only:
-        cases = CASES[section](sizes)
-        table, manifest = once(NAME, _identity(here.profile, section, cases, sizes), partial(
-            _section, section, cases, sizes, here.profile
-        ))  # fmt: skip
+        identity = _identity(here.profile, section, sizes)
+        table, manifest = once(NAME, identity, partial(_section, section, sizes, here.profile))
         parts.append(table.assign(**labels))
         runs.append(runs_table(manifest, section=section, **labels))
     found = dict(zip(TABLES, (pd.concat(parts), pd.concat(runs)), strict=True))
@@ -83,74 +79,37 @@ def _measured(here: Results, only: Sequence[str]) -> Tables:
     return {name: table.reset_index(drop=True) for name, table in found.items()}
 
 
-def _section(section: str, cases: Sequence[Case], sizes: Sizes, profile: str) -> pd.DataFrame:
+def _section(section: str, sizes: Sizes, profile: str) -> pd.DataFrame:
     measure = {
-        "sampling": sampling.measure, "steps": steps.measure, "growth": _grown,
+        "sampling": sampling.measure, "steps": steps.measure, "growth": steps.grown,
         "floor": partial(floor.measure, sizes=sizes),
     }[section]  # fmt: skip
-    bar = tqdm(cases, desc=section, unit="case", leave=False)
+    cases = [asdict(case) for case in CASES[section](sizes)]
+    bar = tqdm(CASES[section](sizes), desc=section, unit="case", leave=False)
     table = pd.DataFrame(measure(bar, partial(workload.folder, profile=profile), sizes.repeats))
-    described = pd.DataFrame([_described(case) for case in cases])
+    own = [{"section": section, "case": c.pop("name"), **c.pop("shape"), **c} for c in cases]
     if section == "floor":  # one case, whose parts are rows
-        return table.merge(described.drop(columns="case"), how="cross")
-    return described.merge(table, on="case")
+        return table.merge(pd.DataFrame(own).drop(columns="case"), how="cross")
+    return pd.DataFrame(own).merge(table, on="case")
 
 
-def _described(case: Case) -> dict[str, Any]:
-    fields = asdict(case)
-    return {
-        "section": fields.pop("section"),
-        "case": fields.pop("name"),
-        **fields.pop("shape"),
-        **fields,
-    }
-
-
-def _grown(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) -> list[dict]:
-    """Ours alone; sizes take turns, as sides do."""
-    with TemporaryDirectory() as parent:
-        trainers = {
-            case.name: steps.trainer_of(case, folder(case.model), Path(parent) / case.name)
-            for case in cases
-        }
-        sides = {
-            name: timed(trainer.update, lambda row: {"length": row["tokens"]})
-            for name, trainer in trainers.items()
-        }
-        return [
-            {"case": row.pop("side"), "side": OURS, **row} for row in alternated(sides, repeats)
-        ]
-
-
-def _identity(profile: str, section: str, cases: Sequence[Case], sizes: Sizes) -> dict[str, Any]:
+def _identity(profile: str, section: str, sizes: Sizes) -> dict[str, Any]:
     """All that a section's numbers depend on but the moment: another of these is measured anew."""
     weights = {
         name: "embedded" if profile != "smoke" and assets.state(name) == "ready" else "random"
         for name in workload.EMBEDDED.values()
     }
+    source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))
+    packages = "torch", "transformers", "trl"
     return {
         "section": section,
-        "cases": [asdict(case) for case in cases],
+        "cases": [asdict(case) for case in CASES[section](sizes)],
         "repeats": sizes.repeats,
         "rates": [sizes.matrix, sizes.buffer],
         "weights": weights,
         "precision": device.resolve("auto"),
         "seed": SEED,
         "machine": device.describe(),
-        "versions": {name: _version(name) for name in ("torch", "transformers", "trl")},
-        "source": _source(),
+        "versions": {name: version(name) if find_spec(name) else None for name in packages},
+        "source": source.hexdigest()[:12],
     }
-
-
-def _version(package: str) -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(package)
-    return None
-
-
-def _source() -> str:
-    """A digest of the package's code."""
-    total = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        total.update(path.read_bytes())
-    return total.hexdigest()[:12]

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
 from bondlab.bench.floor import MATRIX, MEMORY
 from bondlab.bench.steps import LEAN, PEER
-from bondlab.bench.timing import OURS, Ratio, ratio
+from bondlab.bench.timing import OURS, ratio
 from bondlab.report.intervals import Interval
 
 GIGA = 1e9
+KEY = ["machine", "case"]
 VARIED = {
     "k": "completions a prompt",
     "prompts": "prompts a step",
@@ -44,47 +45,48 @@ def compared(table: pd.DataFrame, section: str, column: str = "seconds") -> pd.D
 
     `ratio` is a `timing.Ratio`. A side without as many turns as ours is no peer.
     """
-    own, rows = table[table["section"] == section], []
-    for (machine, case), part in own.groupby(["machine", "case"], sort=False):
+    rows = []
+    for key, part in table[table["section"] == section].groupby(KEY, sort=False):
         turns = {side: some[column].tolist() for side, some in part.groupby("side", sort=False)}
         ours = turns.pop(OURS)
-        for peer, theirs in turns.items():
-            if len(theirs) == len(ours):
-                medians = {OURS: np.median(ours), "theirs": np.median(theirs)}
-                found = {"peer": peer, **medians, "ratio": ratio(theirs, ours)}
-                rows.append({"machine": machine, "case": case, **found})
-    return pd.DataFrame(rows, columns=["machine", "case", "peer", OURS, "theirs", "ratio"])
+        rows += [
+            (*key, peer, np.median(ours), np.median(theirs), ratio(theirs, ours))
+            for peer, theirs in turns.items()
+            if len(theirs) == len(ours)
+        ]
+    return pd.DataFrame(rows, columns=[*KEY, "peer", OURS, "theirs", "ratio"])
 
 
 def sampling(table: pd.DataFrame) -> pd.DataFrame:
     """Median seconds of both sides, their ratio, and the mean length that each drew in tokens."""
-    drawn = lengths(table, "sampling").set_index(["machine", "case"]).add_suffix(", tokens")
-    found = compared(table, "sampling").join(drawn, ["machine", "case"])
+    drawn = lengths(table, "sampling").set_index(KEY).add_suffix(", tokens")
+    found = compared(table, "sampling").join(drawn, KEY)
     return found.rename(columns={OURS: f"{OURS}, s", "theirs": "theirs, s"})
 
 
 def lengths(table: pd.DataFrame, section: str) -> pd.DataFrame:
     """Mean tokens of the completions that each side drew: that both were asked for the same."""
     own = table[table["section"] == section]
-    return own.pivot_table("length", ["machine", "case"], "side", sort=False).reset_index()
+    return own.pivot_table("length", KEY, "side", sort=False).reset_index()
 
 
 def steps(table: pd.DataFrame) -> pd.DataFrame:
     """Median seconds and peak memory of whole steps, and TRL's over ours."""
-    own, rows = table[table["section"] == "steps"], []
-    times, peaks = (
-        compared(table, "steps", column).set_index(["machine", "case"])["ratio"]
-        for column in ("seconds", "memory")
-    )
-    for key, part in own.groupby(["machine", "case"], sort=False):
-        sides = part.groupby("side")
-        seconds, most = sides["seconds"].median(), sides["memory"].max() / GIGA
-        row = dict(zip(("machine", "case"), key, strict=True))
-        row |= {f"{side}, s": seconds.get(side, math.nan) for side in (OURS, PEER)}
-        row["times as long"] = str(times.get(key, "-"))
-        row |= {f"{side}, GB": most.get(side, math.nan) for side in (OURS, PEER, LEAN)}
-        rows.append({**row, "times the memory": str(peaks.get(key, "-"))})
-    return pd.DataFrame(rows)
+    own = table[table["section"] == "steps"]
+
+    def times(column: str, name: str) -> pd.Series:
+        found = compared(own, "steps", column).set_index(KEY)
+        return found.loc[found["peer"] == PEER, "ratio"].rename(name)
+
+    seconds = own.pivot_table("seconds", KEY, "side", "median", sort=False)
+    peaks = own.pivot_table("memory", KEY, "side", "max", sort=False) / GIGA
+    found = [
+        seconds.reindex(columns=[OURS, PEER]).add_suffix(", s"),
+        times("seconds", "times as long"),
+        peaks.reindex(columns=[OURS, PEER, LEAN]).add_suffix(", GB"),
+        times("memory", "times the memory"),
+    ]
+    return pd.concat(found, axis=1).reset_index()
 
 
 # -- the floor -------------------------------------------------------------------------------------
@@ -92,13 +94,12 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
 
 def rates(table: pd.DataFrame) -> pd.DataFrame:
     """What the machines can do."""
-    own = table[table["section"] == "floor"]
-    found = {machine: _rates(part) for machine, part in own.groupby("machine", sort=False)}
-    return pd.DataFrame([
-        {"machine": machine, "10^12 operations / s": of["operations"] / 1e12,
-         "GB / s": of["bytes"] / GIGA}
-        for machine, of in found.items()
-    ])  # fmt: skip
+    rows = []
+    for machine, part in table[table["section"] == "floor"].groupby("machine", sort=False):
+        found = _rates(part)
+        most = {"10^12 operations / s": found["operations"] / 1e12, "GB / s": found["bytes"] / GIGA}
+        rows.append({"machine": machine, **most})
+    return pd.DataFrame(rows)
 
 
 def _rates(table: pd.DataFrame) -> dict[str, float]:
@@ -114,22 +115,21 @@ def parts(table: pd.DataFrame) -> pd.DataFrame:
     Columns machine, part, seconds (median), share of the step, floor in seconds, what sets it
     (operations or bytes), the share of the floor that is reached, and the range of the seconds.
     """
-    own, rows = table[table["section"] == "floor"], []
-    for machine, part in own.groupby("machine", sort=False):
+    rows = []
+    for machine, part in table[table["section"] == "floor"].groupby("machine", sort=False):
         rate, step = _rates(part), part[part["side"] == OURS]
         whole = step.groupby("turn")["seconds"].sum().median()
         for name, turns in step.groupby("case", sort=False):
             needs = {kind: turns[kind].fillna(0).iloc[0] / rate[kind] for kind in rate}
-            kind = max(needs, key=needs.get)
-            times, least = spread(turns["seconds"]), needs[kind] or math.nan
-            seconds = times["mean"]
-            row = {"machine": machine, "part": name, "seconds": seconds, "share": seconds / whole}
-            row |= {"floor": least, "set by": kind if needs[kind] else "-"}
-            rows.append(
-                {**row, "reached": least / seconds, "low": times["low"], "high": times["high"]}
-            )
-    found = pd.DataFrame(rows).sort_values(["machine", "seconds"], ascending=[True, False])
-    return found.reset_index(drop=True)
+            kind, least = max(needs.items(), key=itemgetter(1))
+            seconds, low, high = spread(turns["seconds"]).values()
+            rows.append({
+                "machine": machine, "part": name, "seconds": seconds, "share": seconds / whole,
+                "floor": least or math.nan, "set by": kind if least else "-",
+                "reached": (least or math.nan) / seconds, "low": low, "high": high,
+            })  # fmt: skip
+    order = {"by": ["machine", "seconds"], "ascending": [True, False]}
+    return pd.DataFrame(rows).sort_values(**order, ignore_index=True)
 
 
 def spread(values: pd.Series) -> dict[str, float]:
@@ -170,69 +170,56 @@ def off_line(found: pd.DataFrame) -> float:
 # -- targets ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Target:
-    """By what factor a peer is to take longer than ours, or more memory, on a kind of machine."""
-
-    machine: str
-    section: str
-    case: str
-    peer: str
-    factor: float
-    column: str = "seconds"
-
-    def __str__(self) -> str:
-        if self.column == "memory":
-            return f"{self.case}: 1/{self.factor:g} of {self.peer}'s peak memory"
-        times = f"{self.factor:g} times " if self.factor > 1 else ""
-        return f"{self.case}: {times}as fast as {self.peer}"
-
-    def found(self, table: pd.DataFrame) -> Ratio | None:
-        """The ratio that was measured, if it was."""
-        rows = compared(table, self.section, self.column)
-        same = (rows["machine"] == self.machine) & (rows["case"] == self.case)
-        (own,) = rows.loc[same & (rows["peer"] == self.peer), "ratio"].tolist() or [None]
-        return own
-
-
-TARGETS = (
-    *(Target("cpu", "sampling", f"{model}, K = 1", "generate", 1) for model in ("causal", "t5")),
-    *(Target("cpu", "sampling", f"{model}, K = 16", "generate", 3) for model in ("causal", "t5")),
-    Target("cpu", "steps", "RLOO, LoRA", PEER, 5),
-    Target("cpu", "steps", "J-BOND, LoRA", PEER, 3),
-    Target("cpu", "steps", "J-BOND, LoRA", PEER, 2, "memory"),
-    Target("cuda", "sampling", "causal, K = 16", "generate", 4),
-    Target("cuda", "steps", "J-BOND, LoRA", PEER, 3),
-)
 LINEAR = 10  # per cent that a step's time may lie off a line in the number of prompts
+# By what factor a peer is to take longer than ours, or more memory, on a kind of machine.
+AIMS = ["machine", "section", "column", "case", "peer", "factor"]
+TARGETS = pd.DataFrame([
+    ("cpu", "sampling", "seconds", "causal, K = 1", "generate", 1),
+    ("cpu", "sampling", "seconds", "t5, K = 1", "generate", 1),
+    ("cpu", "sampling", "seconds", "causal, K = 16", "generate", 3),
+    ("cpu", "sampling", "seconds", "t5, K = 16", "generate", 3),
+    ("cpu", "steps", "seconds", "RLOO, LoRA", PEER, 5),
+    ("cpu", "steps", "seconds", "J-BOND, LoRA", PEER, 3),
+    ("cpu", "steps", "memory", "J-BOND, LoRA", PEER, 2),
+    ("cuda", "sampling", "seconds", "causal, K = 16", "generate", 4),
+    ("cuda", "steps", "seconds", "J-BOND, LoRA", PEER, 3),
+], columns=AIMS)  # fmt: skip
 
 
 def targets(table: pd.DataFrame) -> pd.DataFrame:
     """What was aimed at, what was reached, and whether that is enough."""
     rows = []
-    for target in TARGETS:
-        found = target.found(table)
-        enough = found and found.value >= target.factor
-        rows.append(_row(target.machine, str(target), found, enough))
+    for own in _aimed(table).itertuples():
+        times = f"{own.factor:g} times " if own.factor > 1 else ""
+        aim = f"{own.case}: {times}as fast as {own.peer}"
+        if own.column == "memory":
+            aim = f"{own.case}: 1/{own.factor:g} of {own.peer}'s peak memory"
+        enough = own.ratio and own.ratio.value >= own.factor
+        rows.append((own.machine, aim, own.ratio, enough))
     for machine, part in table.groupby("machine", sort=False):
         off = 100 * off_line(grown(part, "prompts"))
-        found = None if math.isnan(off) else f"{off:.1f} %"
         aim = f"a J-BOND step's time within {LINEAR} % of a line in the prompts"
-        rows.append(_row(machine, aim, found, found and off <= LINEAR))
-    return pd.DataFrame(rows)
+        rows.append((machine, aim, None if math.isnan(off) else f"{off:.1f} %", off <= LINEAR))
+    return pd.DataFrame([
+        {"machine": machine, "target": aim, "reached": str(found or "-"),
+         "verdict": ("reached" if enough else "missed") if found else "-"}
+        for machine, aim, found, enough in rows
+    ])  # fmt: skip
 
 
 def headline(table: pd.DataFrame, section: str) -> dict[str, tuple[Interval, str]]:
     """The section's ratios that targets ask for, with their range over turns, as kept."""
-    found = {}
-    for target in TARGETS:
-        if target.section == section and (own := target.found(table)):
-            what = f"{target.peer} / {OURS}, {target.column}, {target.case}: range over turns"
-            count = table["turn"].max() + 1
-            found[what] = Interval(own.value, own.low, own.high, math.nan, count), "times"
+    found, count = {}, table["turn"].max() + 1
+    for own in _aimed(table).query("section == @section and ratio.notna()").itertuples():
+        what = f"{own.peer} / {OURS}, {own.column}, {own.case}: range over turns"
+        ends = own.ratio.value, own.ratio.low, own.ratio.high
+        found[what] = Interval(*ends, math.nan, count), "times"
     return found
 
 
-def _row(machine: str, aim: str, found: Ratio | str | None, enough: bool | None) -> dict[str, str]:
-    verdict = {None: "-", True: "reached", False: "missed"}[enough]
-    return {"machine": machine, "target": aim, "reached": str(found or "-"), "verdict": verdict}
+def _aimed(table: pd.DataFrame) -> pd.DataFrame:
+    """The targets with the ratios that were measured; None: it was not."""
+    kinds = TARGETS[["section", "column"]].drop_duplicates().itertuples(index=False)
+    found = [compared(table, *kind).assign(section=kind[0], column=kind[1]) for kind in kinds]
+    joined = TARGETS.merge(pd.concat(found), "left")
+    return joined.assign(ratio=joined["ratio"].astype(object).where(joined["ratio"].notna(), None))

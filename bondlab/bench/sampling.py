@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bondlab import device
 from bondlab.bench.cases import SEED, Case
-from bondlab.bench.timing import OURS, Measured, alternated, timed
+from bondlab.bench.timing import OURS, Side, alternated, timed
 from bondlab.bench.workload import ends, language_model, texts
 from bondlab.lm import model_settings
 from bondlab.lm.completions import Prompts
@@ -44,7 +43,7 @@ def prepared(path: Path, case: Case) -> tuple[LanguageModel, Prompts]:
     return model, model.encode(given)
 
 
-def sides_of(case: Case, model: LanguageModel, prompts: Prompts) -> dict[str, Any]:
+def sides_of(case: Case, model: LanguageModel, prompts: Prompts) -> dict[str, Side]:
     """Ours and `generate`, asked for the same completions."""
     k, generator = case.shape.k, torch.Generator().manual_seed(SEED)
     config = model_settings.sampling(model)
@@ -57,10 +56,13 @@ def sides_of(case: Case, model: LanguageModel, prompts: Prompts) -> dict[str, An
     def generate() -> torch.Tensor:
         return model.model.generate(**given, generation_config=config)
 
+    def mean(lengths: torch.Tensor) -> dict[str, float]:
+        return {"length": lengths.float().mean().item()}
+
     start = 1 if model.is_encoder_decoder else prompts.ids.shape[1]
     return {
-        OURS: timed(ours, lambda lengths: _described(lengths.flatten())),
-        "generate": timed(generate, lambda out: _described(_lengths(out[:, start:], model))),
+        OURS: timed(ours, mean),
+        "generate": timed(generate, lambda out: mean(_lengths(out[:, start:], model))),
     }
 
 
@@ -68,9 +70,3 @@ def _lengths(tokens: torch.Tensor, model: LanguageModel) -> torch.Tensor:
     """Of completions [R, T], their end token included."""
     ended = torch.isin(tokens, model.end_tokens)
     return (ended.cumsum(1) - ended.long() == 0).sum(1)
-
-
-def _described(lengths: torch.Tensor) -> Measured:
-    found = lengths.float()
-    mean, shortest, longest = found.mean(), found.min(), found.max()
-    return {"length": mean.item(), "shortest": shortest.item(), "longest": longest.item()}

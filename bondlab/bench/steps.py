@@ -12,8 +12,7 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from typing import Any
 import torch
 
 from bondlab import device, training
-from bondlab.algorithms import Algorithm, j_bond, reinforce
+from bondlab.algorithms import j_bond, reinforce
 from bondlab.bench.cases import BETA_RL, LEARNING_RATE, SEED, Case
-from bondlab.bench.processes import Fresh, Turns
-from bondlab.bench.timing import OURS, alternated
+from bondlab.bench.timing import OURS, alternated, apart, timed
 from bondlab.bench.workload import letters, loaded, task, texts
 from bondlab.config import Config
 from bondlab.trainer import Trainer
@@ -44,46 +42,45 @@ def measure(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) 
     rows = []
     for case in cases:
         given = case, folder(case.model)
-        sides = {OURS: (ours, *given)}
-        if peer_installed():
-            sides[PEER] = (trl, *given, False)
-        with _processes(sides) as turned:
+        sides = {OURS: (ours, *given)} | ({PEER: (trl, *given, False)} if peer_installed() else {})
+        with apart(sides) as turned:
             rows += [{"case": case.name, **row} for row in alternated(turned, repeats)]
         if peer_installed() and case.algorithm == "J-BOND" and case.lora_rank:
-            with _processes({LEAN: (trl, *given, True)}) as turned:
+            with apart({LEAN: (trl, *given, True)}) as turned:
                 first = turned[LEAN]() | {"seconds": math.nan}  # of a first turn: no time
             rows.append({"case": case.name, "side": LEAN, "turn": 0, **first})
     return rows
 
 
-@contextmanager
-def _processes(sides: dict[str, tuple]) -> Iterator[dict[str, Fresh]]:
-    started = {name: Fresh(*given) for name, given in sides.items()}
-    try:
-        for side in started.values():
-            side.ready()
-        yield started
-    finally:
-        for side in started.values():
-            side.close()
+def grown(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) -> list[dict]:
+    """Ours alone, in this process; sizes take turns, as sides do."""
+    with tempfile.TemporaryDirectory() as parent:
+        sides = {}
+        for case in cases:
+            trainer = trainer_of(case, folder(case.model), Path(parent) / case.name)
+            sides[case.name] = timed(trainer.update, lambda row: {"length": row["tokens"]})
+        rows = alternated(sides, repeats)
+    return [{"case": row.pop("side"), "side": OURS, **row} for row in rows]
 
 
 # -- ours ------------------------------------------------------------------------------------------
 
 
-def ours(case: Case, path: Path, turns: Turns) -> None:
+def ours(case: Case, path: Path, next_turn: Callable[..., None]) -> None:
     """Take bondlab's steps."""
     with tempfile.TemporaryDirectory() as parent:
         os.environ["BONDLAB_RUNS"] = parent  # this process leaves nothing
         trainer = trainer_of(case, path, Path(parent))
+        next_turn()
         while True:
-            turns.await_turn()
-            row = trainer.update()
-            turns.done(length=row["tokens"])
+            next_turn(length=trainer.update()["tokens"])
 
 
 def trainer_of(case: Case, path: Path, parent: Path) -> Trainer:
-    """Bondlab's trainer of a case; its run's folder is made below `parent`."""
+    """Bondlab's trainer of a case, whose run's folder is made below `parent`.
+
+    Of K completions per prompt J-BOND draws two from the anchor.
+    """
     config = Config(
         steps=MANY,
         prompts_per_step=case.shape.prompts,
@@ -93,20 +90,15 @@ def trainer_of(case: Case, path: Path, parent: Path) -> Trainer:
         micro_batch=case.passed,
         seed=SEED,
     )
-    return training.trainer(task(path, case), algorithm_of(case), config, parent)
-
-
-def algorithm_of(case: Case) -> Algorithm:
-    """With K completions per prompt in all: J-BOND draws two of them from the anchor."""
-    if case.algorithm == "RLOO":
-        return reinforce(BETA_RL, policy_draws=case.shape.k)
-    return j_bond(policy_draws=case.shape.k - 2)
+    rloo, k = case.algorithm == "RLOO", case.shape.k
+    algorithm = reinforce(BETA_RL, policy_draws=k) if rloo else j_bond(policy_draws=k - 2)
+    return training.trainer(task(path, case), algorithm, config, parent)
 
 
 # -- TRL's -----------------------------------------------------------------------------------------
 
 
-def trl(case: Case, path: Path, recompute: bool, turns: Turns) -> None:
+def trl(case: Case, path: Path, recompute: bool, next_turn: Callable[..., None]) -> None:
     """Take TRL's steps; `recompute` activations in the backward pass, which saves memory."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -117,12 +109,12 @@ def trl(case: Case, path: Path, recompute: bool, turns: Turns) -> None:
 
     class Alternate(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            turns.await_turn()
+            next_turn()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            turns.done(length=statistics.fmean(lengths))
+            length = statistics.fmean(lengths)
             lengths.clear()
-            turns.await_turn()
+            next_turn(length=length)
 
     def reward(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         lengths.extend(map(len, completion_ids))

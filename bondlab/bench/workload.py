@@ -31,6 +31,12 @@ LIKE_SMOLLM2 = LlamaConfig(
 LIKE_FLAN_T5_SMALL = T5Config(
     d_ff=1024, num_layers=8, num_heads=6, feed_forward_proj="gated-gelu", decoder_start_token_id=0
 )
+MADE = {
+    ("tiny", "causal"): tiny.gemma,
+    ("tiny", "t5"): tiny.t5,
+    ("random", "causal"): lambda: LlamaForCausalLM(LIKE_SMOLLM2),
+    ("random", "t5"): lambda: T5ForConditionalGeneration(LIKE_FLAN_T5_SMALL),
+}
 CALIBRATION = 8  # completions per prompt in which tokens are counted
 
 
@@ -38,16 +44,11 @@ def folder(model: str, profile: str) -> Path:
     """The folder of "causal" or "t5": the embedded one, or one made by code; tiny at smoke."""
     if profile != "smoke" and assets.state(EMBEDDED[model]) == "ready":
         return assets.model_path(EMBEDDED[model])
-    made = {
-        ("causal", True): lambda: tiny.gemma(),
-        ("t5", True): lambda: tiny.t5(),
-        ("causal", False): lambda: LlamaForCausalLM(LIKE_SMOLLM2),
-        ("t5", False): lambda: T5ForConditionalGeneration(LIKE_FLAN_T5_SMALL),
-    }
-    path = paths.runs_folder() / f"bench-{model}-{'tiny' if profile == 'smoke' else 'random'}"
+    kind = "tiny" if profile == "smoke" else "random"
+    path = paths.runs_folder() / f"bench-{model}-{kind}"
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(SEED)
-        made[model, profile == "smoke"]().save_pretrained(path)
+        MADE[kind, model]().save_pretrained(path)
     tiny.tokenizer().save_pretrained(path)
     return path
 

@@ -6,8 +6,7 @@ the bank, which is drawn once.
 
     shape     a model as its costs see it, from torch's meta device
     machines  data sheets of GPUs, and this machine, measured
-    setting   a run as its costs see it
-    memory    bytes by part
+    setting   a run as its costs see it, and its memory by part
     costs     operations, bytes and kernels by part, and their seconds
     tables    how a plan is printed
 """
@@ -20,7 +19,7 @@ from transformers import PreTrainedConfig
 
 from bondlab.algorithms import Algorithm
 from bondlab.config import Config
-from bondlab.plan.machines import machine
+from bondlab.plan.machines import MACHINES, here
 from bondlab.plan.shape import shape
 from bondlab.plan.tables import Plan
 
@@ -47,5 +46,7 @@ def plan(
     Raises:
         ValueError: no such model or device, or a model that cannot be planned.
     """
-    given = shape(model), algorithm, config, prompt_tokens, completion_tokens
-    return Plan(*given, machine(device))
+    if device != "here" and device not in MACHINES:
+        raise ValueError(f"no device is called {device!r}: choose here, {', '.join(MACHINES)}")
+    machine = here() if device == "here" else MACHINES[device]
+    return Plan(shape(model), algorithm, config, prompt_tokens, completion_tokens, machine)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 
 from bondlab.lm.language_model import LOGITS_AT_ONCE
 from bondlab.plan.machines import Machine
-from bondlab.plan.memory import activations
 from bondlab.plan.setting import FLOAT, HALF, Draw, Model, Setting
 from bondlab.plan.shape import Stack
 
@@ -47,11 +46,15 @@ class Cost:
     def __mul__(self, times: float) -> Cost:
         return Cost(*(times * value for value in astuple(self)))
 
-    def seconds(self, on: Machine) -> tuple[float, float, float]:
-        """In products, which wait for operations or for weights; in all else; in small kernels."""
-        products = self.operations / on.rate + self.exact / on.exact
+    def seconds(self, on: Machine, size: int) -> float:
+        """In products, which wait for operations or for weights; in all else; in small kernels.
+
+        `size` is that of a number in the run's precision, in bytes.
+        """
+        rate = on.rate if size == HALF else on.exact
+        products = self.operations / rate + self.exact / on.exact
         small = self.kernels * on.started + self.replayed * on.replayed
-        return max(products, self.weights / on.weights), self.moved / on.bandwidth, small
+        return max(products, self.weights / on.weights) + self.moved / on.bandwidth + small
 
 
 def costs(s: Setting) -> dict[str, Cost]:
@@ -60,7 +63,7 @@ def costs(s: Setting) -> dict[str, Cost]:
     scored = [(s.anchor, a.policy_draws), (s.policy, a.anchor_draws * a.scores_anchor_draws)]
     scored = [(model, k) for model, k in scored if k]
     learned = a.quantile_model is not None
-    found = {
+    return {
         "prompts before decoding": _sum(_read(s, d.model, b * d.models, 0, 0) for d in s.draws),
         "decoding": _sum(_decoded(s, d) for d in s.draws),
         "head of decoding": _sum(_head(s, b * d.k) * t for d in s.draws),
@@ -70,11 +73,6 @@ def costs(s: Setting) -> dict[str, Cost]:
         "head of training": _head(s, b * s.weighed * t, s.batches, ways=2),
         "quantile model": _trained(s, a.policy_draws, t) * learned,
         "optimiser": Cost(moved=s.trained * (ADAM * (1 + learned) + AVERAGE * a.anchor_moves)),
-    }
-    if s.size == HALF:
-        return found
-    return {
-        name: replace(c, operations=0, exact=c.operations + c.exact) for name, c in found.items()
     }
 
 
@@ -107,7 +105,7 @@ def _read(s: Setting, model: Model, prompts: float, rows: float, tokens: float) 
     return Cost(
         operations=weights + model.rank * adapters + attention,
         weights=sum(_bytes(s, stack, model) for stack in stacks),
-        moved=WRITTEN * activations(s, prompts, rows * (tokens > 0)),
+        moved=WRITTEN * s.activations(prompts, rows * (tokens > 0)),
         kernels=sum(_kernels(stack, model) for stack in stacks),
     )
 
@@ -128,7 +126,7 @@ def _decoded(s: Setting, draw: Draw) -> Cost:
         moved=rows * read,
         **{"replayed" if s.replays else "kernels": kernels},
     )
-    return once * steps + Cost(moved=WRITTEN * activations(s, 0, rows))
+    return once * steps + Cost(moved=WRITTEN * s.activations(0, rows))
 
 
 def _trained(s: Setting, k: int, tokens: int) -> Cost:

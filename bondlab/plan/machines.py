@@ -72,17 +72,6 @@ MACHINES = {
 }
 
 
-def machine(name: str) -> Machine:
-    """One of `MACHINES` by name, or "here".
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name != "here" and name not in MACHINES:
-        raise ValueError(f"no device is called {name!r}: choose here, {', '.join(MACHINES)}")
-    return here() if name == "here" else MACHINES[name]
-
-
 @torch.no_grad()
 def here() -> Machine:
     """Where this process computes: what products and a copy reach, what a small kernel takes."""

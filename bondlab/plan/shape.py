@@ -33,6 +33,7 @@ _GEMMA_2B = {
 }  # fmt: skip
 PRESETS = {"gemma-2b": _GEMMA_2B, "gemma-7b": {}}
 PROMPT, COMPLETION = 7, 3  # tokens that are read on the meta device
+LINEAR = nn.Linear, Conv1D
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ def shape(model: str | Path | dict | PreTrainedConfig) -> Shape:
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"), quiet():
-            made = kind.from_config(config, attn_implementation="eager").eval()
-            return _seen(made, name)
+            return _seen(kind.from_config(config, attn_implementation="eager").eval(), name)
     except (AttributeError, RuntimeError, ValueError, TypeError) as error:  # as architectures do
         why = str(error).splitlines()[0]
         raise ValueError(f"{name} ({config.model_type}) cannot be planned: {why}") from error
@@ -157,7 +157,7 @@ def _seen(model: PreTrainedModel, name: str) -> Shape:
         seen[tokens].append((layer, out.numel() // tokens))
 
     for layer in model.modules():
-        if layer is not head and (_linear(layer) or "Norm" in type(layer).__name__):
+        if layer is not head and (isinstance(layer, LINEAR) or "Norm" in type(layer).__name__):
             layer.register_forward_hook(note)
     ids = torch.ones(1, PROMPT, dtype=torch.long)
     out = model(ids, **({"decoder_input_ids": ids[:, :COMPLETION]} if both else {}), use_cache=True)
@@ -178,18 +178,14 @@ def _seen(model: PreTrainedModel, name: str) -> Shape:
     )
 
 
-def _linear(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear | Conv1D)
-
-
 def _stack(seen: list[tuple[nn.Module, int]]) -> Stack:
     """Of layers and the number of numbers that each gives a token."""
-    linear = [layer.weight for layer, _ in seen if _linear(layer)]
+    linear = [layer.weight for layer, _ in seen if isinstance(layer, LINEAR)]
     return Stack(
         layers=len(linear),
         weights=sum(weight.numel() for weight in linear),
         widths=sum(sum(weight.shape) for weight in linear),
-        norms=sum(width for layer, width in seen if not _linear(layer)),
+        norms=sum(width for layer, width in seen if not isinstance(layer, LINEAR)),
     )
 
 

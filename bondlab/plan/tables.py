@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bondlab.plan import costs, memory
+from bondlab.plan.costs import costs
 from bondlab.plan.machines import GIGA, MACHINES, TERA, Machine
 from bondlab.plan.setting import Setting
 
@@ -18,29 +18,14 @@ class Plan(Setting):
     """What a run takes on a machine."""
 
     @property
-    def memory(self) -> dict[str, float]:
-        """Bytes by part: what stays, what is there in sampling, what is there in training."""
-        return memory.stays(self) | memory.sampling(self) | memory.training(self)
-
-    @property
-    def peak(self) -> float:
-        """Most bytes at once: all that stays, with sampling's or training's."""
-        return memory.peak(self)
-
-    @property
-    def checkpoint(self) -> float:
-        """Bytes of one on the disk; a run keeps two."""
-        return memory.checkpoint(self)
-
-    @property
     def operations(self) -> dict[str, float]:
         """Of a step, by part."""
-        return {name: c.operations + c.exact for name, c in costs.costs(self).items()}
+        return {name: c.operations + c.exact for name, c in costs(self).items()}
 
     @property
     def seconds(self) -> dict[str, float]:
         """Of a step, by part."""
-        return {name: sum(c.seconds(self.machine)) for name, c in costs.costs(self).items()}
+        return {name: c.seconds(self.machine, self.size) for name, c in costs(self).items()}
 
     def on(self, machine: Machine, **changed: object) -> Plan:
         """The same on another machine, or with other settings of its `Config`."""
@@ -82,9 +67,8 @@ class Plan(Setting):
 
 def fitting(plan: Plan) -> str:
     """What fits one GPU, adapters and all weights: a table with a row per kind and choice."""
-    ranks = plan.config.lora_rank or 8, None
     rows = []
-    for rank in ranks:
+    for rank in (plan.config.lora_rank or 8, None):
         for machine in MACHINES.values():
             one = plan.on(machine, lora_rank=rank)
             sizes = one.most("micro_batch", one.prompts), one.most("prompts_per_step")
@@ -110,15 +94,13 @@ def overview(plans: Iterable[Plan]) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown: the first column to the left, the others to the right."""
     lines = [columns, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    marks = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    marks = [":" + "-" * (first - 1), *("-" * (width - 1) + ":" for width in others)]
 
-    def line(cells: Sequence[str]) -> str:
-        first, *others = zip(cells, widths, strict=True)
-        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-        return f"| {' | '.join(padded)} |"
+    def line(label: str, *cells: str) -> str:
+        return f"| {' | '.join([label.ljust(first), *map(str.rjust, cells, others)])} |"
 
-    return "\n".join([line(columns), line(marks), *map(line, rows)])
+    return "\n".join(line(*cells) for cells in (columns, marks, *lines[1:]))
 
 
 def _trained(plan: Setting) -> str:

@@ -144,11 +144,10 @@ def lines(
 def bars(
     table: pd.DataFrame,
     panels: Sequence[Panel],
-    decimals: int | None = 2,
+    decimals: int = 2,
     levels: Sequence[Level] = (),
     ylim: tuple[float, float] | None = None,
     slanted: bool = False,
-    logy: float | None = None,
     title: str = "",
     note: str = "",
 ) -> Figure:
@@ -157,21 +156,17 @@ def bars(
     Args:
         table: columns panel, group (a place on the x axis; "" alone is nameless), series (a bar in
             each group), mean, low, high. A lone series needs no legend and gets none.
-        decimals: digits of the written means; None writes none, where bars stand too close.
+        decimals: digits of the written means.
         ylim: the y axis of all panels, where they are to be compared.
         slanted: names of groups at an angle, for many of them.
-        logy: where y turns from linear to logarithmic, in panels that reach ten times beyond it.
     """
     _require(table, ["group"])
-    digits = "" if decimals is None else f"{{:z.{decimals}f}}"
-    text, top = table["mean"].map(digits.format), table["high"].fillna(table["mean"]).clip(lower=0)
+    digits = f"{{:z.{decimals}f}}".format
+    text, top = table["mean"].map(digits), table["high"].fillna(table["mean"]).clip(lower=0)
     table = table.assign(kind="bar", point=text, top=top)
     figure = lines(table, panels, "group", "", levels=levels, title=title, note=note)
     with mpl.rc_context(STYLE):
         for axes in figure.axes:
-            if logy and np.abs(axes.dataLim.intervaly).max() > 10 * logy:
-                axes.set_yscale("symlog", linthresh=logy)
-                axes.yaxis.set_major_formatter("{x:g}")
             axes.margins(y=0.16)  # room for the written mean
             if ylim:
                 axes.set_ylim(*ylim)
