@@ -1,6 +1,7 @@
 """The data behind each figure: what is drawn is what the table says, and files are reproducible."""
 
 import base64
+import io
 import json
 
 import IPython.display
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import same_color
+from PIL import Image
 
-from bondlab.report import forests, plots, roots, tradeoffs
+from bondlab.report import files, forests, plots, roots, tradeoffs
 from bondlab.report.colours import FIXED, looks
 from bondlab.report.plots import Level, Mark, Panel
 
@@ -187,6 +189,17 @@ def test_impossible_tables_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             draw(wrong, PANELS)
+
+
+def test_a_picture_with_fewer_colours_is_half_the_size_and_looks_the_same(tmp_path):
+    figure, full = plots.lines(curve_table(), PANELS), io.BytesIO()
+    with matplotlib.rc_context(files.STYLE):
+        figure.savefig(full, format="png", dpi=144)
+    _, small, *_ = plots.save(figure, tmp_path, "fig", curve_table(), {})
+    pictures = [Image.open(each) for each in (full, small)]
+    drawn, shown = (np.asarray(picture.convert("RGB"), int) for picture in pictures)
+    assert np.abs(drawn - shown).max() <= 17 and pictures[1].info["dpi"] == pictures[0].info["dpi"]
+    assert small.stat().st_size < full.getbuffer().nbytes / 2
 
 
 def test_the_same_content_gives_the_same_bytes_whatever_fails(tmp_path, monkeypatch):
