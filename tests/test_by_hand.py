@@ -7,9 +7,10 @@ import pytest
 from bondlab import rules
 from bondlab.bank import seeded
 from bondlab.quantiles import empirical
-from bondlab.study import by_hand, prompts
+from bondlab.study import alignment, by_hand, j_bond, prompts
 from bondlab.study.cooling import cooled
 from bondlab.tasks import TaskSettings, build, tiny
+from bondlab.training import train
 
 
 @pytest.fixture
@@ -23,8 +24,25 @@ def test_the_committed_draws_are_of_these_prompts_and_columns(drawn):
     shipped = prompts.shipped()
     assert list(shipped) == list(drawn)
     sizes = shipped.groupby(["task", "prompt", "drawn_by"]).size()
-    assert len(sizes) == 3 * len(prompts.NEWS + prompts.REVIEWS)
+    own = sizes.index.get_level_values("drawn_by").isin(prompts.TEMPERATURES)
+    assert own.sum() == 3 * len(prompts.NEWS + prompts.REVIEWS)
     assert set(sizes) == {prompts.DRAWS}
+
+
+def test_a_finished_run_writes_as_it_is_and_cooled(monkeypatch, runs):
+    """Its last policy, not the reference: what it draws at 1 are the samples of `Run.policy`."""
+    monkeypatch.setitem(prompts.PROMPTS, "tiny_causal", tuple(tiny.documents(2)))
+    (spec,) = [
+        s for s in alignment.specs(j_bond.runs, "", "smoke") if s.labels["series"] == j_bond.J_BOND
+    ]
+    policy = train(spec.build(), spec.algorithm, spec.config, runs / alignment.RUNS).policy
+    table = prompts.trained(spec)
+    assert list(table["drawn_by"].unique()) == [*prompts.writes(j_bond.J_BOND)]
+    encoded = policy.encode(list(prompts.PROMPTS["tiny_causal"]))
+    for name, temperature in prompts.writes(j_bond.J_BOND).items():
+        seed = seeded(prompts.SEED, name)
+        again = cooled(policy, temperature).sample(encoded, prompts.DRAWS, seed)
+        assert table.query("drawn_by == @name")["text"].tolist() == sum(policy.decode(again), [])
 
 
 def test_log_probabilities_are_those_of_the_two_temperatures(drawn):

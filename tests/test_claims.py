@@ -103,7 +103,7 @@ def test_seeds_that_a_verdict_still_needs():
     terms = [x_of("a", above=0), x_of("b", above=0)]
     assert decided(*terms, a=0.01 + apart, b=-2 + apart).needed == 2  # t(1 - 0.0125; 4) = 3.495
     assert decided(*terms, a=2 + apart, b=1 + apart).needed == 4  # t(0.975; 6) / sqrt(7) = 0.92
-    assert claims.in_words(decided(x_of("a", above=0), a=apart)) == "over 97"
+    assert claims.in_words(decided(x_of("a", above=0), a=apart)) == "over 100"
 
 
 def test_a_claim_says_its_rule_and_decides_each_row():

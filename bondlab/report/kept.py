@@ -136,13 +136,13 @@ class Results:
             made_by: what else the provenance holds beside the runs: settings, notes, and
                 `trained_here=True` where the numbers are what training changed in this notebook.
         """
-        seeds = len({row.get("seed", 0) for row in self.manifests}) or 1
+        seeds = [t["seed"].nunique() for t in self.tables.values() if "seed" in t]
         found = _ends(table, panels) if numbers is None else numbers
         provenance = {
             "experiment": self.experiment,
             "paper_figure": paper,
             "profile": self.profile,
-            "headline": [_number(what, *found[what], seeds) for what in found],
+            "headline": [_number(what, *found[what], max(seeds, default=1)) for what in found],
             "runs": self.manifests,
             **made_by,
         }

@@ -100,7 +100,8 @@ def cost(experiment: str) -> str:
     told = "seconds as it opens, on any computer"
     if not experiment:
         return f"{told}."
-    table = pd.read_parquet(paths.committed_folder(experiment) / "results_runs.parquet")
+    files = sorted(paths.committed_folder(experiment).rglob("results_runs.parquet"))  # of variants
+    table = pd.concat(map(pd.read_parquet, files))
     found = [json.loads(text) for text in table.drop_duplicates("run")["manifest"]]
     minutes = sum(manifest.get("seconds", 0.0) for manifest in found) / 60
     devices = sorted({_device(manifest) for manifest in found})

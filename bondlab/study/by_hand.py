@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bondlab.study import prompts
-from bondlab.study.prompts import COOLED, PROMPTS, REFERENCE
+from bondlab.study.prompts import COOLED, PROMPTS, REFERENCE, WRITERS
 
 SHOWN = {REFERENCE: "reference, one draw", COOLED: "reference at T = 0.7, one draw"}
 BEST_OF = 8
@@ -86,17 +86,22 @@ def table(parts: Sequence[Draws], columns: Mapping[str, Tensor]) -> pd.DataFrame
 
 
 def examples(task: str) -> pd.DataFrame:
-    """Each prompt in full, with a draw of the reference, one at T = 0.7, and the best of 8.
+    """Each prompt in full, with a draw of the reference, one at T = 0.7, and the best of 8; and one
+    of each trained policy that wrote, as it is and at T = 0.7.
 
     The reward is shown through the logistic function, as a probability.
     """
     second = "longest copy (words)" if task == "xsum" else "second judge (log-odds)"
-    lines = []
+    table, lines = prompts.shipped(), []
+    there = set(table.loc[table["task"] == task, "drawn_by"])
+    policies = [n for series in WRITERS for n in prompts.writes(series) if n in there]
     for place, prompt in enumerate(PROMPTS[task]):
         reference = draws(task, place, REFERENCE).table[:BEST_OF]
         best = reference.loc[[reference["reward"].idxmax()]]
         chosen = {what: draws(task, place, name).table[:1] for name, what in SHOWN.items()}
-        for what, row in {**chosen, f"best of {BEST_OF} by the reward": best}.items():
+        chosen[f"best of {BEST_OF} by the reward"] = best
+        chosen |= {f"{n}, one draw": draws(task, place, n).table[:1] for n in policies}
+        for what, row in chosen.items():
             chance = 1 / (1 + np.exp(-row["reward"].item()))
             shown = {"prompt": prompt, "drawn": what, "completion": written(row["text"].item())}
             lines.append({**shown, "reward (p)": chance, second: row["judge"].item()})

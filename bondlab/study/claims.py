@@ -21,7 +21,7 @@ import pandas as pd
 from bondlab.report.intervals import Interval, Scatter, cell_interval
 from bondlab.study.cells import NotRun, gap, shared
 
-LEAST, MOST = 3, 100  # seeds that a verdict takes; seeds beyond which nobody will go
+LEAST, MOST = 3, 100  # seeds that a verdict takes; further ones beyond which nobody will go
 RULE = (
     "A claim is repeated if every 95 % interval lies wholly where it is said to; not repeated if "
     "one lies wholly elsewhere, each so wide then that all of the claim's hold at once at 95 % "
@@ -81,13 +81,13 @@ class Term:
     def seeds_needed(self, values: np.ndarray, looks: int) -> float:
         """Further seeds until it decides, if its mean and its scatter stay as they are.
 
-        Infinite where `MOST` seeds would not do: more prompts may. NaN where nothing is defined.
+        Infinite where `MOST` would not do: more prompts may. NaN where nothing is defined.
         """
         mean, count = float(values.mean()), len(values)
         if isnan(mean):
             return nan
         scatter, inside = Scatter.of(values), self.above < mean < self.below
-        for seeds in range(count + 1, MOST + 1):
+        for seeds in range(count + 1, count + MOST + 1):
             found = scatter.interval(mean, seeds, 1 if inside else looks)
             clear = [found.high < end or found.low > end for end in (self.above, self.below)]
             if all(clear):
@@ -221,7 +221,7 @@ def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
 def in_words(found: Decision) -> str:
     """The seeds that a decision would still need."""
     if found.needed == inf:
-        return f"over {MOST - found.seeds}"
+        return f"over {MOST}"
     if isnan(found.needed):
         return "-"
     least = "at least " if found.seeds < LEAST else ""

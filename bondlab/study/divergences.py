@@ -51,29 +51,33 @@ class Settings(RunSettings):
 
 
 def runs(
-    profile: str, sizes: Sequence[int], seeds: Sequence[int], stored: bool = False
+    profile: str,
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    stored: bool = False,
+    tuned: bool = True,
 ) -> list[Spec]:
     """One run for each seed, N and beta, all with the same budget, tuning and random numbers.
 
     `stored` reads the reference's samples from a bank, whatever the profile does, in a row of its
-    own.
+    own. `tuned`: as in `xsum.spec`.
     """
     row, changed = ("N = {}, stored samples", {"fresh": False}) if stored else ("N = {}", {})
     return [
-        spec(profile, bond(n, beta), seed, {"row": row.format(n), "series": name}, **changed)
+        spec(profile, bond(n, beta), seed, {"row": row.format(n), "series": name}, tuned, **changed)
         for seed in seeds for n in sizes for beta, name in OBJECTIVES.items()
     ]  # fmt: skip
 
 
-def specs(profile: str) -> list[Spec]:
+def specs(profile: str, tuned: bool = True) -> list[Spec]:
     """The runs of a profile: Figure 2's, what stored samples make of it, and Figure 10's."""
     if profile != "study":
         return runs(profile, SIZES, seeds(profile))
     chosen, others = seeds(profile), [n for n in SIZES if n != N]
     return [
-        *runs(profile, [N], chosen),
-        *runs(profile, [N], chosen, stored=True),
-        *runs(profile, others, chosen),
+        *runs(profile, [N], chosen, tuned=tuned),
+        *runs(profile, [N], chosen, stored=True, tuned=tuned),
+        *runs(profile, others, chosen, tuned=tuned),
     ]
 
 

@@ -41,8 +41,8 @@ def of(found: Results, beside: str = "") -> pd.DataFrame:
         if cooled.exists():
             table = pd.read_parquet(cooled)
             table = table[table["profile"].isin(part["profile"])]
-            labels = {"row": row, "series": COOLED, "seed": np.nan, "step": table["temperature"]}
-            tables.append(table.assign(**labels))
+            labels = {"row": row, "series": COOLED, "step": table["temperature"]}
+            tables.append(_with_seeds(table).assign(**labels))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -54,7 +54,9 @@ def of_items(items: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _trained(evaluations: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    return evaluations.merge(_runs(runs), on=KEYS, how="left", validate="many_to_one")
+    known = _runs(runs)
+    keys = [key for key in KEYS if key in known]
+    return evaluations.merge(known, on=keys, how="left", validate="many_to_one")
 
 
 def _runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +64,7 @@ def _runs(runs: pd.DataFrame) -> pd.DataFrame:
     manifests = [json.loads(text) for text in runs["manifest"]]
     anchors = [m["config"]["algorithm"]["anchor"] for m in manifests]
     fresh = [m["config"]["config"].get("fresh", False) for m in manifests]
-    return runs[[*KEYS, "run"]].assign(
+    return runs[[key for key in (*KEYS, "run") if key in runs]].assign(
         started=[m["started"] for m in manifests],
         anew=[f or not a.startswith("Frozen") for f, a in zip(fresh, anchors, strict=True)],
     )
@@ -74,4 +76,9 @@ def _best(part: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
     tables = [base.assign(series=base["n"].map(best_name))]
     if part["n"].nunique() == 1:
         tables.append(base[base["n"] == part["n"].iloc[0]].assign(series=OWN_BEST))
-    return pd.concat(tables).assign(step=0, seed=np.nan)
+    return _with_seeds(pd.concat(tables).assign(step=0))
+
+
+def _with_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Without a seed, where what was not trained has none of its own."""
+    return table if "seed" in table else table.assign(seed=np.nan)

@@ -35,13 +35,13 @@ SATURATED = 0.75  # of the steps: a run that has its gain by then has saturated
 FOUR_STEPS = {"steps": 4, "evaluate_every": 2}  # so that the smoke profile too has four rounds
 
 
-def specs(profile: str) -> list[Spec]:
+def specs(profile: str, tuned: bool = True) -> list[Spec]:
     """Jeffreys towards a fixed Best-of-N, and towards Best-of-n of an anchor that moves."""
     every = EVERY[profile]
     fixed = [(bond(n, 0.5), f"N = {n}", 0) for n in SIZES]
     moving = [(bond(n, 0.5, anchor=Periodic(every)), f"iterative, n = {n}", every) for n in (2, 4)]
     return [
-        spec(profile, algorithm, seed, {"row": "", "series": name, "every": moved},
+        spec(profile, algorithm, seed, {"row": "", "series": name, "every": moved}, tuned,
              **(FOUR_STEPS if profile == "smoke" else {}))
         for seed in seeds(profile) for algorithm, name, moved in (*fixed, *moving)
     ]  # fmt: skip

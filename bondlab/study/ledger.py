@@ -18,11 +18,12 @@ import torch
 from bondlab import best_of_n, paths
 from bondlab.report.kept import Results
 from bondlab.results import write_atomically
-from bondlab.study import benchmarks, cells, claims, evidence, scoreboard
+from bondlab.study import benchmarks, cells, claims, evidence, on_toy, scoreboard
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import TABLES, Experiment
 from bondlab.study.experiments import EXPERIMENTS
 from bondlab.study.ledger_page import page
+from bondlab.study.report import TOY
 
 PROBLEMS, EXACT = 100, "Theorem 1"
 FIGURE_10 = {"C2a", "C2b", "C3"}  # claims of Figure 2 that are C4 at other N
@@ -59,6 +60,10 @@ class Place:
 def places() -> Iterator[Place]:
     """Every place where the clone has evidence, the toy first."""
     yield Place("enumeration", "toy", (THEOREM,), enumerated(), "python -m bondlab claims")
+    for name, shown in on_toy.FIGURES.items():
+        found = Results(TOY, "shipped", name).load(on_toy.TABLES, dict)
+        command = "python -m bondlab study --profile {profile} --only 11"
+        yield Place("toy", "toy", tuple(shown.claims), evidence.of(found), command)
     for experiment in EXPERIMENTS.values():
         for variant in ("", "chat"):
             found = Results(experiment.name, "shipped", variant)

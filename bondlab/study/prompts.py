@@ -1,26 +1,35 @@
-"""Six prompts written for this study, and what the reference draws for them.
+"""Six prompts written for this study, and what the reference and trained policies draw for them.
 
 Other people's articles and reviews cannot be shown in full; these can, so that a reader sees what
 was asked, and can work a rule by hand. Nothing is trained or tested on them.
 
 Three distributions draw for each prompt, `DRAWS` completions each, all of them the reference at a
 temperature. The one called `POLICY` stands for a policy on its way: it is known exactly, differs
-from the reference by a nat or two, and needs no training. `COOLED` is there to be read.
+from the reference by a nat or two, and needs no training. `COOLED` is there to be read. For reviews
+the policies of `WRITERS` draw too, where their runs are finished.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pandas as pd
 import torch
 
 from bondlab import device, paths
 from bondlab.bank import seeded
+from bondlab.lm.language_model import LanguageModel
 from bondlab.report.kept import Results
+from bondlab.report.notebook import ParameterError
+from bondlab.study import alignment, j_bond, tuning
+from bondlab.study.alignment import RUNS
 from bondlab.study.cooling import cooled
 from bondlab.study.judge import judge_of
 from bondlab.study.summaries import longest_copied_span, words
+from bondlab.study.sweep import Spec
 from bondlab.task import score
-from bondlab.tasks import TaskSettings, build
+from bondlab.tasks import Task, TaskSettings, build
+from bondlab.training import train
 
 NEWS = (
     "The only bridge over the river Arle will close for six weeks from Monday, the county council "
@@ -49,43 +58,86 @@ DRAWS = 24
 REFERENCE, POLICY, COOLED = "reference", "policy", "cooled"
 TEMPERATURES = {REFERENCE: 1.0, POLICY: 0.95, COOLED: 0.7}
 PRECISION, SEED = "fp32", 0
+# The one that the study is about, and the one that leaves the language for the reward.
+WRITERS = (j_bond.J_BOND, next(iter(j_bond.REINFORCE)))
 
 
 def shipped() -> pd.DataFrame:
     """The committed draws, a row a completion.
 
-    task, prompt (number), drawn_by (of `TEMPERATURES`), sample, text, reward (log-odds), judge (the
-    second judge's score; for XSum, which has none, the longest span of words copied from the
-    article), log_pi_reference and log_pi_policy (nats).
+    task, prompt (number), drawn_by (of `TEMPERATURES`, or of a series' `writes`), sample, text,
+    reward (log-odds), judge (the second judge's score; for XSum, which has none, the longest span
+    of words copied from the article), log_pi_reference and log_pi_policy (nats; not of `WRITERS`).
     """
     return Results("examples", "shipped").load(["prompts"], dict)["prompts"]
 
 
 def measured() -> pd.DataFrame:
     """The same table, drawn and scored now by the real models."""
-    return pd.concat(map(drawn, PROMPTS), ignore_index=True)
+    return pd.concat([*map(drawn, PROMPTS), *map(trained, finished())], ignore_index=True)
+
+
+def drawn(task: str) -> pd.DataFrame:
+    """A task's part of the table, of the reference."""
+    settings = TaskSettings(name=task, train=1, evaluate=1)
+    made = build(settings, PRECISION)
+    made.model.to(device.place()).eval()
+    models = {name: cooled(made.model, t) for name, t in TEMPERATURES.items()}
+    under = {name: models[name] for name in (REFERENCE, POLICY)}
+    parts = [_draws(settings, made, model, name, under) for name, model in models.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def finished() -> list[Spec]:
+    """The study's runs whose policies write beside the reference, as far as they are finished."""
+    found = alignment.specs(j_bond.runs, "", "study", tuned=False)
+    own = [s for s in found if s.labels["series"] in WRITERS and s.labels["seed"] == SEED]
+    try:
+        own = [tuning.tuned(spec) for spec in own]
+    except ParameterError:  # a learning rate that was not chosen yet
+        return []
+    return [spec for spec in own if spec.folder(paths.runs_folder() / RUNS).finished]
+
+
+def trained(spec: Spec) -> pd.DataFrame:
+    """A finished run's part, of its last policy: as it is, and at `COOLED`'s temperature."""
+    task = spec.build()
+    policy = train(task, spec.algorithm, spec.config, paths.runs_folder() / RUNS).policy
+    models = {name: cooled(policy, t) for name, t in writes(spec.labels["series"]).items()}
+    with device.accelerator(spec.config.precision).autocast():
+        parts = [_draws(spec.task, task, model, name, {}) for name, model in models.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def writes(series: str) -> dict[str, float]:
+    """The names under which a series' policy draws, with their temperatures."""
+    cool = TEMPERATURES[COOLED]
+    return {series: 1.0, f"{series}, T = {cool}": cool}
 
 
 @torch.no_grad()
-def drawn(task: str) -> pd.DataFrame:
-    """A task's part of the table."""
-    settings = TaskSettings(name=task, train=1, evaluate=1)
-    made, texts, parts = build(settings, PRECISION), list(PROMPTS[task]), []
-    made.model.to(device.place()).eval()
-    models = {name: cooled(made.model, t) for name, t in TEMPERATURES.items()}
+def _draws(
+    settings: TaskSettings,
+    made: Task,
+    model: LanguageModel,
+    name: str,
+    under: Mapping[str, LanguageModel],
+) -> pd.DataFrame:
+    """What one model draws for a task's prompts, with its log-probabilities under some."""
+    texts = list(PROMPTS[settings.name])
     prompts = made.model.encode(texts)
-    for name, model in models.items():
-        completions = model.sample(prompts, DRAWS, seeded(SEED, name))
-        decoded = model.decode(completions)
-        columns = {
-            "reward": score(made.reward, texts, decoded),
-            "judge": second(settings, texts, decoded),
-            **{f"log_pi_{n}": models[n](prompts, completions).sum(-1) for n in (REFERENCE, POLICY)},
-        }
-        for place, own in enumerate(decoded):
-            cells = {column: values[place].tolist() for column, values in columns.items()}
-            part = pd.DataFrame({"sample": range(DRAWS), "text": own, **cells})
-            parts.append(part.assign(task=task, prompt=place, drawn_by=name))
+    completions = model.sample(prompts, DRAWS, seeded(SEED, name))
+    decoded = model.decode(completions)
+    columns = {
+        "reward": score(made.reward, texts, decoded),
+        "judge": second(settings, texts, decoded),
+        **{f"log_pi_{n}": m(prompts, completions).sum(-1) for n, m in under.items()},
+    }
+    parts = []
+    for place, own in enumerate(decoded):
+        cells = {column: values[place].tolist() for column, values in columns.items()}
+        part = pd.DataFrame({"sample": range(DRAWS), "text": own, **cells})
+        parts.append(part.assign(task=settings.name, prompt=place, drawn_by=name))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -21,6 +21,7 @@ from bondlab.report.plots import Level, Mark, Panel
 
 BY = ["row", "series", "step"]
 SAMPLED, BOUND = "Best-of-N, sampled", "Best-of-N, formula"
+TOY = "toy"  # results of the exact toy, measured on the prompts that it is trained on
 OWN_BEST = "sampled Best-of-N"  # with the N of a row's own runs
 COOLED = "cooled reference"  # sampled at lower temperatures, not trained
 # Panels of several notebooks. Titles and units; the names are columns of `tables.per_prompt`.
@@ -87,14 +88,14 @@ def anchor_marks(found: Results) -> list[Mark]:
 
 def note(found: Results, unit: str = "document") -> str:
     """The small print of a figure: how much it rests on; `unit` is what a prompt is."""
-    lines = []
+    lines, kind = [], "" if found.experiment == TOY else "held-out "
     for profile, part in found["evaluations"].groupby("profile", sort=False):
         rows = ", ".join(filter(None, part["row"].unique()))
         seeds, prompts = part["seed"].nunique(), part["prompt"].nunique()
         means = f"t over seeds and {unit}s" if seeds > 1 else f"t over {unit}s"
         lines.append(
             f"{rows + ': profile' if rows else 'Profile'} {profile}, {seeds} "
-            f"seed{'s' * (seeds > 1)}, {prompts} held-out {unit}s, 95 % intervals ({means})."
+            f"seed{'s' * (seeds > 1)}, {prompts} {kind}{unit}s, 95 % intervals ({means})."
         )
     manifests = [row["manifest"] for row in found.manifests]
     kinds = {k for m in manifests for k in (*m.get("kinds", ()), *m.get("bank_kinds", ()))}

@@ -29,7 +29,8 @@ def placed(text: str, table: pd.DataFrame) -> str:
 def scoreboard(table: pd.DataFrame) -> str:
     """A Markdown table, a line per claim: figure, claim, verdicts by place, a number, seeds.
 
-    The number is of the place with most seeds, the first named, and of what its verdict hangs on.
+    The number is of the language models, where there are any, of the place with most seeds, the
+    first named, and of what its verdict hangs on; the toy's stand in CLAIMS.md.
 
     Args:
         table: `ledger.table`, or what `ledger.read` makes of its file.
@@ -38,21 +39,28 @@ def scoreboard(table: pd.DataFrame) -> str:
 
 
 def _line(part: pd.DataFrame) -> dict[str, str]:
-    most = part.sort_values("seeds", key=lambda seeds: -seeds.astype(int), kind="stable")
-    places = marked(most.drop_duplicates("where"))
-    verdicts = [
-        f"{verdict} ({'; '.join(own['where'])})"
-        for verdict, own in places.groupby("verdict", sort=False)
-    ]
-    first = _deciding(most[most["where"] == places["where"].iloc[0]])
+    toy = part["kind"] == "toy"
+    real = part if toy.all() else part[~toy]
+    most = real.sort_values("seeds", key=lambda seeds: -seeds.astype(int), kind="stable")
+    first = _deciding(most[most["where"] == most["where"].iloc[0]])
     what = re.sub("|".join(NAMES), lambda found: NAMES[found[0]], first["measured"])
     return {
         "figure": _figure(first["source"]),
         "claim": f"[{first['short']}](CLAIMS.md#{anchor(first['id'])})",
-        "verdict": "; ".join(verdicts),
+        "on the toy": _verdicts(part[toy]),
+        "on language models": _verdicts(most[most["kind"] != "toy"]),
         "number [95 %]": f"{what}: {effect(first)}" if first["effect"] else "-",
         "seeds": first["seeds"],
     }
+
+
+def _verdicts(part: pd.DataFrame) -> str:
+    """ "repeated (sentiment); open (chat)"; of the toy only its row of a figure is named."""
+    told = []
+    for verdict, own in marked(part.drop_duplicates("where")).groupby("verdict", sort=False):
+        names = "; ".join(filter(None, (w.removeprefix("toy").lstrip(", ") for w in own["where"])))
+        told.append(f"{verdict} ({names})" if names else verdict)
+    return "; ".join(told) or "-"
 
 
 def _deciding(own: pd.DataFrame) -> pd.Series:

@@ -58,10 +58,19 @@ SCALES = {
 
 
 def spec(
-    profile: str, algorithm: Algorithm, seed: int, labels: Mapping[str, object], **changed: object
+    profile: str,
+    algorithm: Algorithm,
+    seed: int,
+    labels: Mapping[str, object],
+    tuned: bool = True,
+    **changed: object,
 ) -> Spec:
-    """A run at a profile; `labels` with the N, beta and seed that all have."""
-    config = rated(profile).model_copy(update={"seed": seed, **changed})
+    """A run at a profile; `labels` with the N, beta and seed that all have.
+
+    `tuned`: whether it has the learning rate that was chosen, at study, not the profile's.
+    """
+    config = rated(profile) if tuned else SCALES[profile][1]
+    config = config.model_copy(update={"seed": seed, **changed})
     known = {"n": algorithm.settings["n"], "beta": algorithm.settings["beta"], "seed": seed}
     return Spec(SCALES[profile][0], algorithm, config, {**labels, **known})
 
