@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", metavar="NAME", help="one of them, by the name of its folder")
     _add_plan(commands.add_parser("plan", help="what a run takes: memory, operations, seconds"))
     one = commands.add_parser("run", help="compute the runs of one experiment")
-    one.add_argument("experiment", help="its name, or the first letters of its notebook")
+    one.add_argument("experiment", help="its name, or the number of its notebook: 02, 07b")
     text = "choose the study's learning rates on training prompts"
     tune = commands.add_parser("tune", help=text)
     tune.add_argument("task", choices=("sentiment", "chat", "xsum"))

@@ -12,7 +12,7 @@ import torch
 from bondlab import assets
 from bondlab.report.kept import Results
 from bondlab.study import benchmark_texts, benchmarks, evidence
-from bondlab.study.alignment import BaselineSettings
+from bondlab.study.alignment import AlignmentSettings
 from bondlab.study.benchmarks import CLAIMS, SUITES
 from bondlab.study.instructions import INSTRUCTIONS
 from bondlab.study.items import COLUMNS, REFERENCE
@@ -159,9 +159,7 @@ def test_every_policy_is_measured_once(monkeypatch, tmp_path):
     """The reference and Best-of-2 and -4 of it, then J-BOND; another text of the module of
     instructions is another table, a second call is not; other policies are measured alone."""
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    settings = BaselineSettings(
-        profile="smoke", task="chat", policy="", other_task="", other_baselines=False, workers=1
-    )
+    settings = AlignmentSettings(profile="smoke", task="chat", policy="", workers=1)
     found, calls = Results("j_bond", "smoke", "chat"), []
     measure = benchmarks.measure
     monkeypatch.setattr(benchmarks, "measure", lambda *a: calls.append(a) or measure(*a))

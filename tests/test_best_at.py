@@ -9,7 +9,7 @@ import torch
 from bondlab import training
 from bondlab.report.kept import Results
 from bondlab.study import best_at
-from bondlab.study.alignment import BaselineSettings, results
+from bondlab.study.alignment import AlignmentSettings, results
 from bondlab.study.items import REFERENCE
 from bondlab.study.j_bond import EXPERIMENT, J_BOND
 
@@ -28,27 +28,22 @@ def test_every_policy_is_drawn_from_once(monkeypatch, tmp_path):
     """16 completions a prompt of the policy, n up to 16; of the reference's bank.
     A second call draws nothing; its curve never falls, and starts at the plain mean."""
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    settings = BaselineSettings(
-        profile="smoke", task="sentiment", policy="", other_task="", other_baselines=False,
-        workers=1,
-    )  # fmt: skip
+    settings = AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
     found = results(EXPERIMENT, settings, [J_BOND])
-    table = best_at.results(found, settings, [J_BOND])["best_at"]
+    table = best_at.results(EXPERIMENT, found, settings, [J_BOND])["best_at"]
     assert set(table.groupby("series")["n"].max()) == {best_at.SAMPLES}
     curve = best_at.curve_table(table, [J_BOND]).query("panel == 'reward'")
     assert set(curve["series"]) == {REFERENCE, J_BOND}
     assert all(part["mean"].is_monotonic_increasing for _, part in curve.groupby("series"))
     monkeypatch.setattr(training, "train", None)
     monkeypatch.setattr(best_at, "train", None)
-    again = best_at.results(found, settings, [J_BOND])["best_at"]
+    again = best_at.results(EXPERIMENT, found, settings, [J_BOND])["best_at"]
     pd.testing.assert_frame_equal(again, table)
     assert list(best_at.ends(table)) == ["policy", *(f"best@{n}" for n in (1, 2, 4, 8, 16))]
 
 
 def test_what_is_not_shipped_is_empty():
     """A variant that no study has."""
-    settings = BaselineSettings(
-        profile="shipped", task="chat", policy="x", other_task="", other_baselines=False, workers=0
-    )
-    found = best_at.results(Results("j_bond", "shipped", "none"), settings, [J_BOND])
+    settings = AlignmentSettings(profile="shipped", task="chat", policy="x", workers=0)
+    found = best_at.results(EXPERIMENT, Results("j_bond", "shipped", "none"), settings, [J_BOND])
     assert found["best_at"].empty

@@ -204,4 +204,10 @@ def test_links_lead_to_files_and_claims_to_a_box(notebook):
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", told) if "://" not in link]
     assert [link for link in links if not (notebook.parent / link).exists()] == []
     if any(e.claims for e in EXPERIMENTS.values() if e.notebook == notebook.stem):
-        assert any(f'outcome.box("{notebook.stem[:2]}"' in cell.source for cell in cells[:6])
+        box = f'outcome.box("{notebook.stem.partition("_")[0]}"'
+        assert any(box in cell.source for cell in cells[:6])
+
+
+@each_notebook
+def test_it_is_small_enough_to_be_read_on_the_web(notebook):
+    assert notebook.stat().st_size < 1e6

@@ -6,6 +6,7 @@ import pandas as pd
 
 from bondlab.paths import committed_folder
 from bondlab.report.outcome import Box, cost, lines
+from bondlab.study.experiments import EXPERIMENTS
 
 
 def ledger(*rows: dict) -> pd.DataFrame:
@@ -36,7 +37,7 @@ def test_a_claim_stands_in_the_line_of_its_verdict_with_a_number():
 
 def test_every_claim_of_the_ledger_is_in_its_notebooks_box():
     table = pd.read_csv(committed_folder("report") / "claims.csv", dtype=str, keep_default_na=False)
-    boxes = [lines(table, f"{number:02d}") for number in range(10)]
+    boxes = [lines(table, experiment.number) for experiment in EXPERIMENTS.values()]
     told = " ".join(text for box in boxes for text in box.values())
     assert [
         name for name in table["id"].unique() if f"{name} (" not in told and f"({name}," not in told

@@ -1,7 +1,9 @@
 """The data behind each figure: what is drawn is what the table says, and files are reproducible."""
 
 import base64
+import io
 import json
+from functools import partial
 
 import IPython.display
 import matplotlib
@@ -9,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import same_color
+from PIL import Image
 
-from bondlab.report import forests, plots, scales, tradeoffs
+from bondlab.report import files, forests, plots, scales, tradeoffs
 from bondlab.report.colours import FIXED, looks
 from bondlab.report.plots import Level, Mark, Panel
 
@@ -104,8 +107,24 @@ def test_a_tradeoff_is_drawn_as_far_as_its_base_goes_and_whole():
     assert np.diff(places) == pytest.approx([places[1] - places[0]] * 3)
     (alone,) = tradeoffs.draw(table, PANELS[:1], "a", "KL").axes
     assert alone.get_xlim()[1] == pytest.approx(1.06 * 60)
+    (near,) = tradeoffs.draw(table, PANELS[:1], "J-BOND", "KL", whole=["kl"]).axes
+    assert near.get_xlim()[1] == pytest.approx(1.06 * 1.2)
     with pytest.raises(ValueError, match="'reward'"):
         tradeoffs.draw(table, PANELS, "a", "KL")
+
+
+def test_a_last_panel_stands_beside_the_others_under_one_legend():
+    """Of a measure against the KL; what it alone shows is in the legend too, nothing twice."""
+    path = of_kind("path", [0, 60], [0.1, 0.9], x_low=0.0, x_high=61.0)
+    best = of_kind("named", [0.2], [0.3], point="N = 2", series="Best-of-N, sampled")
+    table = pd.concat([path, best.assign(x_low=0.2, x_high=0.2)], ignore_index=True)
+    words = {"a": "A"}
+    last = partial(tradeoffs.panel, table=table, own=PANELS[0], xlabel="KL", words=words)
+    figure = plots.lines(curve_table(), PANELS, words=words, last=last)
+    *_, axes = figure.axes
+    assert len(figure.axes) == 3 and axes.lines[0].get_xdata().tolist() == [0, 60]
+    assert axes.get_xlabel() == "KL" and axes.get_xlim()[1] == pytest.approx(1.06 * 61)
+    assert legend(figure) == ["A", "b", "Best-of-N, sampled"]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +220,17 @@ def test_impossible_tables_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             draw(wrong, PANELS)
+
+
+def test_a_picture_with_fewer_colours_is_half_the_size_and_looks_the_same(tmp_path):
+    figure, full = plots.lines(curve_table(), PANELS), io.BytesIO()
+    with matplotlib.rc_context(files.STYLE):
+        figure.savefig(full, format="png", dpi=144)
+    _, small, *_ = plots.save(figure, tmp_path, "fig", curve_table(), {})
+    pictures = [Image.open(each) for each in (full, small)]
+    drawn, shown = (np.asarray(picture.convert("RGB"), int) for picture in pictures)
+    assert np.abs(drawn - shown).max() <= 17 and pictures[1].info["dpi"] == pictures[0].info["dpi"]
+    assert small.stat().st_size < full.getbuffer().nbytes / 2
 
 
 def test_the_same_content_gives_the_same_bytes_whatever_fails(tmp_path, monkeypatch):

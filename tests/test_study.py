@@ -18,6 +18,7 @@ from bondlab.report.notebook import ParameterError
 from bondlab.results import RunFolder
 from bondlab.study import run as study
 from bondlab.study import stages
+from bondlab.study.experiments import EXPERIMENTS
 from bondlab.study.stages import Stage, run_stages
 
 NUMBER = {"what": "gain", "value": 1.23456, "low": 1, "high": 1.5, "unit": "nats", "samples": 48}
@@ -31,7 +32,7 @@ class Lab:
         self.ran: list[tuple] = []
         self.EXPERIMENTS = {
             name: types.SimpleNamespace(
-                notebook=f"{number}_{name}", title=f"the {name}", trains=None
+                notebook=f"{number}_{name}", number=number, title=f"the {name}", trains=None
             )
             for name, number in (("two", "02"), ("four", "04"))
         }
@@ -155,6 +156,8 @@ def test_a_notebook_that_cannot_take_the_profile_stops_it_before_any_run(lab):
 def test_only_takes_names_and_first_letters_and_keeps_the_order(lab):
     assert list(study.select(lab.EXPERIMENTS, ["04", "two"])) == ["two", "four"]
     assert list(study.select(lab.EXPERIMENTS, [])) == ["two", "four"]
+    assert list(study.select(EXPERIMENTS, ["07"])) == ["j_bond"]  # neither 07b nor 07c
+    assert list(study.select(EXPERIMENTS, ["07b_"])) == ["other_baselines"]
     with pytest.raises(ParameterError, match="no experiment is called '03'; there are 02_two"):
         study.select(lab.EXPERIMENTS, ["04", "03"])
 

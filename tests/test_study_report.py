@@ -238,8 +238,12 @@ def test_a_drawn_figure_has_its_levels_and_marks_or_is_a_line_of_text(monkeypatc
     *curves, level, mark = figure.axes[0].lines
     assert curves[1].get_ydata() == pytest.approx([1.1, 1.3, 1.5])
     assert level.get_ydata()[0] == pytest.approx(2.1) and mark.get_xdata()[0] == 20
+    report.draw(results(), "gains", GAINS[:1], "Gains", bought=GAINS[0])
+    (_, (_, figure, table, *_)) = made
+    assert figure.axes[1].lines[0].get_xdata() == pytest.approx([0.1, 0.3, 0.5])
+    assert set(table["panel"]) == {"p_reward", "against KL"}
     report.draw(results().where(n=[16]), "gains", GAINS, "Gains")
-    assert len(made) == 1 and capsys.readouterr().out == (
+    assert len(made) == 2 and capsys.readouterr().out == (
         "Gains: the profile laptop has no such runs.\n"
     )
 

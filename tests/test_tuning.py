@@ -9,7 +9,8 @@ import pytest
 from bondlab import paths, tasks
 from bondlab.report.notebook import ParameterError
 from bondlab.study import alignment, divergences, experiments, j_bond, tuning, xsum
-from bondlab.study.j_bond import J_BOND, OTHERS, REINFORCE, RLOO
+from bondlab.study.j_bond import J_BOND, REINFORCE
+from bondlab.study.other_baselines import OTHERS
 
 SMALL, MIDDLE = list(REINFORCE)[1:3]
 
@@ -61,9 +62,9 @@ def test_the_choice_is_read_from_the_committed_table(tmp_path, monkeypatch, heig
 
 def test_every_method_has_the_same_candidates_on_training_prompts():
     """Each that no sibling stands for, at each rate, with a seed and a budget that all share."""
-    specs = alignment.specs(j_bond.runs, "", "study", tuned=False)
+    specs = alignment.specs(experiments.methods, "", "study", tuned=False)
     found = tuning.candidates(specs)
-    series = [J_BOND, SMALL, MIDDLE, RLOO, *OTHERS]
+    series = [J_BOND, SMALL, MIDDLE, *OTHERS]
     expected = [(name, rate) for name in series for rate in (5e-4, 1e-3, 2e-3)]
     assert [(s.labels["series"], s.config.learning_rate) for s in found] == expected
     for spec in found:

@@ -198,5 +198,6 @@ def _described(figure: Figure) -> str:
     title = figure.get_suptitle() or next((x.get_title().get_text() for x in figure.legends), "")
     panels = ", ".join(dict.fromkeys(axes.get_title() for axes in figure.axes))
     x = figure.axes[-1].get_xlabel()
-    words = f"{title + ': ' if title else ''}{panels}{' against ' + x if x else ''}"
+    against = f" against {x}" if x and "against KL" not in panels else ""
+    words = f"{title + ': ' if title else ''}{panels}{against}"
     return " ".join(re.sub(r"[${}]|\\(?=[a-z])", "", words.replace(r"\pi", "π")).split())

@@ -43,7 +43,7 @@ def box(number: str, experiment: str = "") -> None:
     """Show what the ledger says of a notebook's claims, and what its runs took.
 
     Args:
-        number: the notebook's, "02".
+        number: the notebook's, "02" or "07b".
         experiment: whose runs are shown, a folder of the committed results; "" for none.
     """
     from IPython.display import display  # notebooks only
@@ -56,7 +56,7 @@ def box(number: str, experiment: str = "") -> None:
 
 def lines(ledger: pd.DataFrame, number: str) -> dict[str, str]:
     """The three lines from the ledger's; none for a notebook that decides no claim."""
-    told = ledger["command"].str.extract(r"--only (\d+)")[0].fillna("00")
+    told = ledger["command"].str.extract(r"--only (\w+)")[0].fillna("00")
     own = ledger[told == number]
     found = {}
     for name, verdicts in LINES.items() if len(own) else ():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, product
@@ -103,6 +103,7 @@ def lines(
     title: str = "",
     note: str = "",
     words: Mapping[str, str] | None = None,
+    last: Callable[[Axes], None] | None = None,
 ) -> Figure:
     """Means and their intervals against x: training steps, N, a quantile, another measure.
 
@@ -113,6 +114,7 @@ def lines(
         panels: left to right; each of `rows` (top to bottom, such as "N = 4") shows all of them.
         words: what the legend says in place of a series' name.
         scale: of x: "" or "log2" (ticks at the x of what is no formula).
+        last: draws one more panel, the last of the first row.
 
     Raises:
         ValueError: an empty table, missing columns, a panel without rows, more than ten series.
@@ -120,8 +122,11 @@ def lines(
     table = table.assign(kind=table["kind"].fillna("curve") if "kind" in table else "curve")
     _require(table, [x, *(["row"] if rows else [])])
     with mpl.rc_context(STYLE):
-        width = 6 if len(panels) == 1 else 10
-        figure, grid = sheet(len(rows) or 1, len(panels), note, width=width)
+        columns = len(panels) + bool(last)
+        figure, grid = sheet(len(rows) or 1, columns, note, width=6 if columns == 1 else 10)
+        if last:
+            last(grid[0, -1])
+        grid = grid[:, : len(panels)]
         for axes, (row, panel) in zip(grid.flat, product(rows or [""], panels), strict=True):
             part = table[(table["panel"] == panel.name) & (not row or table["row"] == row)]
             if part.empty:

@@ -21,7 +21,10 @@ from bondlab.report.plots import Panel, handle, laid_out, legend, sheet
 
 ARROW = 0.075  # of an axis, at least, has a step with an arrow
 WIDE = 0.75  # of the whole axis: a closer look would show the same
-HOW = "Arrows: steps. Crosses: intervals after the last. Black: the best of N sampled completions."
+HOW = (
+    "On the x axis the KL by its root. Arrows: steps. Crosses: intervals after the last. "
+    "Black: the best of N sampled completions."
+)
 ROOM = 1.06  # beyond the last point
 
 
@@ -33,6 +36,7 @@ def draw(
     title: str = "",
     note: str = "",
     words: Mapping[str, str] | None = None,
+    whole: Sequence[str] = (),
 ) -> Figure:
     """Each panel's measure against the KL to the reference.
 
@@ -43,6 +47,7 @@ def draw(
             each point's name. "formula" is a line alone.
         base: the series as far as whose KL, or Best-of-N's, the closer look goes.
         words: what the legend says in place of a series' name.
+        whole: panels of which another picture shows the whole.
 
     Raises:
         ValueError: a panel without rows.
@@ -51,25 +56,45 @@ def draw(
         raise ValueError(f"The panels {lacking} have no rows in the table.")
     found, ends = looks(table["series"]), _ends(table, base)
     with mpl.rc_context(STYLE):
-        shape = (len(panels), 2) if len(ends) > 1 else (1, len(panels))
-        figure, grid = sheet(*shape, note, row_height=3.0)
-        places = [(panel, end) for panel in panels for end in ends]
+        places = [(p, end) for p in panels for end in ends if end < ends[-1] or p.name not in whole]
+        shape = (2, 2) if len(places) == 4 else (1, len(places))
+        figure, grid = sheet(*shape, note, 3.0, 6 if len(places) == 1 else 10, "none")
         for axes, (panel, end) in zip(grid.flat, places, strict=True):
-            axes.tick_params(labelbottom=True)
-            part = table[table["panel"] == panel.name]
-            _limits(axes, part, end)
-            close = end == ends[0]
-            for name, own in part.groupby("series", sort=False):
-                _series(axes, own, found[name], close)
+            part, close = table[table["panel"] == panel.name], end == ends[0]
+            _draw(axes, part, end, found, close)
             if not close:
                 axes.axvspan(axes.get_xlim()[0], ends[0], color="#000000", alpha=0.05, zorder=0)
-            part_of = (": near the reference" if close else ": full range") if len(ends) > 1 else ""
-            axes.set(title=panel.title + part_of, ylabel=panel.ylabel)
+            part_of = [panel.title, "near the reference" if close else "full range"]
+            joined = (":\n" if shape[1] > 2 else ": ").join(part_of[: len(ends)])
+            axes.set(title=joined, ylabel=panel.ylabel)
             axes.set_xlabel(xlabel if axes in grid[-1] else "")
         told = words or {}
         entries = {told.get(name, name): handle(look) for name, look in found.items()}
         legend(figure, entries, title)
         return laid_out(figure)
+
+
+def panel(
+    axes: Axes, table: pd.DataFrame, own: Panel, xlabel: str, words: Mapping[str, str]
+) -> None:
+    """One measure, over the whole range of the KL, as a panel of another figure (`plots.lines`).
+
+    Args:
+        table: as `draw`'s, of this measure alone; words: as `draw`'s.
+    """
+    found, end = looks(table["series"]), _ends(table, "")[-1]
+    _draw(axes, table, end, found, close=False)
+    axes.set(title=f"{own.title} against KL", ylabel=own.ylabel, xlabel=xlabel)
+    for name, look in found.items():
+        axes.add_line(handle(look, label=words.get(name, name)))
+
+
+def _draw(
+    axes: Axes, part: pd.DataFrame, end: float, found: Mapping[str, Look], close: bool
+) -> None:
+    _limits(axes, part, end)
+    for name, own in part.groupby("series", sort=False):
+        _series(axes, own, found[name], close)
 
 
 def _ends(table: pd.DataFrame, base: str) -> list[float]:
@@ -82,7 +107,8 @@ def _ends(table: pd.DataFrame, base: str) -> list[float]:
 
 def _limits(axes: Axes, part: pd.DataFrame, end: float) -> None:
     """A square-root axis, mirrored below 0, and heights of what is seen of the panel."""
-    scales.root(axes, "x", part["x"].min(), end)
+    apart = max(scales.APART, 0.04 * axes.get_gridspec().ncols)
+    scales.root(axes, "x", part["x"].min(), end, apart)
     seen = part[part["x"] <= end]
     crossed = seen[(seen["kind"] == "named") | ~seen["series"].duplicated(keep="last")]
     heights = np.concatenate([seen["mean"], crossed["low"], crossed["high"]])

@@ -48,17 +48,16 @@ Runs = dict[str, tuple[Algorithm, Labels]]  # by series, with labels of their ow
 
 
 class AlignmentSettings(RunSettings):
-    """The parameters of notebook 06; `policy` is a model by name, "" the task's own."""
+    """The parameters of notebooks 06 to 07b; `policy` is a model by name, "" the task's own."""
 
     task: Literal["sentiment", "chat"]
     policy: str
 
 
-class BaselineSettings(AlignmentSettings):
-    """The parameters of notebook 07."""
+class TwoTaskSettings(AlignmentSettings):
+    """The parameters of notebook 07c, which shows another task too."""
 
     other_task: Literal["", "sentiment", "chat"]
-    other_baselines: bool
 
 
 # -- scales ----------------------------------------------------------------------------------------
@@ -214,20 +213,20 @@ def draw_tradeoff(
     stem: str,
     base: str,
     title: str,
-    paper: str | None = None,
     words: Mapping[str, str] | None = None,
+    whole: Sequence[str] = (),
 ) -> None:
     """Publish the reward and the second judge against the KL to the reference.
 
     Args:
-        base: the series as far as whose KL the closer look goes; the others as `report.draw`'s.
+        base: the series as far as whose KL the closer look goes; whole: as in `tradeoffs.draw`;
+            the others as `report.draw`'s.
     """
     panels = REWARD, JUDGE
     table, words = report.tradeoff(found, panels), report.as_run(found) | (words or {})
-    xlabel = "KL to reference (nats per completion, square-root scale)"
     note = f"{report.note(found, 'prompt')} {tradeoffs.HOW}"
-    figure = tradeoffs.draw(table, panels, base, xlabel, title, note, words)
-    found.publish(stem, figure, table, panels, paper=paper)
+    figure = tradeoffs.draw(table, panels, base, report.DISTANCE.ylabel, title, note, words, whole)
+    found.publish(stem, figure, table, panels)
 
 
 # -- what terms are made of ------------------------------------------------------------------------

@@ -29,12 +29,13 @@ from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.templates import chat_template
 from bondlab.report.kept import Results, Tables, once
 from bondlab.study import benchmark_texts as texts
-from bondlab.study.alignment import RUNS, AlignmentSettings, chosen
+from bondlab.study import j_bond
+from bondlab.study.alignment import J_BOND, RUNS, AlignmentSettings, chosen, specs
 from bondlab.study.audit import sampled
 from bondlab.study.claims import Claim, Term
+from bondlab.study.experiment import Experiment
 from bondlab.study.instructions import INSTRUCTIONS
 from bondlab.study.items import COLUMNS, REFERENCE
-from bondlab.study.j_bond import EXPERIMENT, J_BOND
 from bondlab.study.sweep import Spec
 from bondlab.task import Reward, score
 from bondlab.training import train
@@ -86,9 +87,9 @@ def results(found: Results, settings: AlignmentSettings, series: Collection[str]
     """
 
     def compute() -> Tables:
-        specs, suite = chosen(EXPERIMENT, settings, series), SUITES[settings.profile]
-        tables = [measured(specs[0], suite, trained=False).assign(seed=0)]
-        for spec in tqdm(specs, "benchmarks", leave=False):
+        runs, suite = chosen(j_bond.EXPERIMENT, settings, series), SUITES[settings.profile]
+        tables = [measured(runs[0], suite, trained=False).assign(seed=0)]
+        for spec in tqdm(runs, "benchmarks", leave=False):
             labels = {"policy": spec.labels["series"], "seed": spec.labels["seed"]}
             tables.append(measured(spec, suite, trained=True).assign(**labels))
         table = pd.concat(tables, ignore_index=True)[COLUMNS]
@@ -203,4 +204,22 @@ CLAIMS = (
         "Of held-out text.",
         short="J-BOND costs no ability",
     ),
+)
+
+
+def both_tasks(profile: str) -> list[Spec]:
+    """The runs of Figure 7 and, where runs may take hours, the same on chat."""
+    tasks = ("sentiment", "chat") if profile in ("study", "paper") else ("sentiment",)
+    made = partial(specs, j_bond.figure_7, "google/gemma-7b", profile)
+    return [spec for task in tasks for spec in made(task)]
+
+
+# Its tables are beside Figure 7's, whose runs these are.
+EXPERIMENT = Experiment(
+    "benchmarks_and_chat",
+    "What training never saw, and the other task",
+    "07c_benchmarks_and_chat",
+    both_tasks,
+    runs=RUNS,
+    claims=CLAIMS,
 )

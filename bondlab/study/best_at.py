@@ -25,8 +25,8 @@ from bondlab.report.kept import Results, Tables, once
 from bondlab.report.plots import Panel
 from bondlab.study import judge
 from bondlab.study.alignment import RUNS, AlignmentSettings, chosen
+from bondlab.study.experiment import Experiment
 from bondlab.study.items import REFERENCE
-from bondlab.study.j_bond import EXPERIMENT
 from bondlab.study.sweep import Spec
 from bondlab.training import train
 
@@ -37,7 +37,9 @@ PANELS = (
 )
 
 
-def results(found: Results, settings: AlignmentSettings, series: Collection[str]) -> Results:
+def results(
+    experiment: Experiment, found: Results, settings: AlignmentSettings, series: Collection[str]
+) -> Results:
     """The results with the table best_at: `per_prompt` of the reference and of some series.
 
     The series' runs are finished, and each is drawn from once. "shipped" has the table where the
@@ -45,7 +47,7 @@ def results(found: Results, settings: AlignmentSettings, series: Collection[str]
     """
 
     def compute() -> Tables:
-        specs = chosen(EXPERIMENT, settings, series)
+        specs = chosen(experiment, settings, series)
         task, bank = specs[0].build(), specs[0].banks()[-1].load()
         texts = task.model.decode(bank.completions)
         given = judge.scores(specs[0], task.eval_prompts, texts)

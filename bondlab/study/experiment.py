@@ -64,6 +64,11 @@ class Experiment:
     trains: Mapping[str, Any] | None = None
     beside: str = ""
 
+    @property
+    def number(self) -> str:
+        """The notebook's: "02", "07b"."""
+        return self.notebook.partition("_")[0]
+
     def run(self, profile: str, workers: int | None = None) -> list[RunFolder]:
         """Compute what is missing of the runs; returns their folders."""
         return self.sweep(self.specs(profile), workers)

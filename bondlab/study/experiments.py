@@ -10,10 +10,12 @@ from bondlab.results import RunFolder
 from bondlab.study import (
     alignment,
     anchor_ablations,
+    benchmarks,
     divergences,
     iterative,
     j_bond,
     learned_quantiles,
+    other_baselines,
     tuning,
     xsum,
 )
@@ -39,6 +41,8 @@ EXPERIMENTS = {
         ),
         anchor_ablations.EXPERIMENT,
         j_bond.EXPERIMENT,
+        other_baselines.EXPERIMENT,
+        benchmarks.EXPERIMENT,
         Experiment("own_model", "Align a model of your own", "08_align_your_own_model", trains={}),
         Experiment("bench", "How fast it is", "09_how_fast_it_is"),
         Experiment("explore", "BOND on the exact toy, to play with", "10_explore"),
@@ -73,5 +77,10 @@ def tune(
     if task == "xsum":
         specs = xsum.untuned(profile)
     else:
-        specs = alignment.specs(j_bond.runs, "", profile, task, tuned=False)
+        specs = alignment.specs(methods, "", profile, task, tuned=False)
     return tuning.tune(task, specs, profile, only, workers)
+
+
+def methods(profile: str) -> alignment.Runs:
+    """All that is tuned on sentiment and chat."""
+    return j_bond.runs(profile) | other_baselines.runs(profile)

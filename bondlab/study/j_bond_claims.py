@@ -28,7 +28,6 @@ REINFORCE = {f"REINFORCE, beta_RL = {b:g}": b for b in (0.001, 0.01, 0.1, 1.0)} 
 # REINFORCE on the reward itself or on r_J, to the reference or to a moving average.
 RAW, RAW_MOVING = "REINFORCE, beta_RL = 0.1", "REINFORCE, moving anchor"
 RANK, RANK_MOVING = "rank REINFORCE", "rank REINFORCE, moving anchor"
-RLOO = "RLOO, K = 3"  # as many completions as J-BOND samples
 BETAS, RATES = ({k: np.log10(v) for k, v in each.items()} for each in (REINFORCE, ETAS))  # tenfold
 STRAIGHT = 0.5  # share of its mean by which a slope may change from one half to the other
 SEEN = 0.75  # of the reward's gain that the judge is to see, both in gains of Best-of-4
@@ -187,13 +186,5 @@ CLAIMS = (
         above(J_BOND, [RAW_MOVING]),
         AREA,
         short="J-BOND is more than its anchor",
-    ),
-    Claim(
-        "ours-6",
-        "It lies above RLOO that draws as many completions.",
-        "ours; the paper's REINFORCE draws two where J-BOND draws three",
-        above(J_BOND, [RLOO]),
-        AREA,
-        short="J-BOND beats RLOO with equal samples",
     ),
 )  # fmt: skip

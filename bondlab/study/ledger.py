@@ -73,16 +73,19 @@ def places() -> Iterator[Place]:
 
 def _of(experiment: Experiment, found: Results) -> Iterator[Place]:
     task = "XSum" if experiment.name.startswith("xsum") else found.variant or "sentiment"
-    command = (
-        f"python -m bondlab study --profile {{profile}} --only {experiment.notebook.split('_')[0]}"
-    )
-    shared = {"where": task, "kind": "real models", "command": command}
+    shared = {"where": task, "kind": "real models"}
     table = evidence.of(found, experiment.beside)
-    yield Place(claims=tuple(experiment.claims), table=table, **shared)
+    command = _command(experiment if not found.variant else benchmarks.EXPERIMENT)  # shows chat
+    yield Place(claims=tuple(experiment.claims), table=table, command=command, **shared)
     if (found.folder / "results_benchmarks.parquet").exists():
         items = found.load(["benchmarks"], dict)["benchmarks"]
         table = evidence.of_items(items, found["runs"])
+        shared["command"] = _command(benchmarks.EXPERIMENT)
         yield Place(claims=benchmarks.CLAIMS, table=table, **shared)
+
+
+def _command(experiment: Experiment) -> str:
+    return f"python -m bondlab study --profile {{profile}} --only {experiment.number}"
 
 
 def enumerated() -> pd.DataFrame:

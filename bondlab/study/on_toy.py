@@ -17,10 +17,20 @@ from pydantic import BaseModel
 
 from bondlab.naming.fingerprint import label
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
-from bondlab.study import alignment, anchor_ablations, divergences, iterative, j_bond, tuning, xsum
+from bondlab.study import (
+    alignment,
+    anchor_ablations,
+    divergences,
+    iterative,
+    j_bond,
+    other_baselines,
+    tuning,
+    xsum,
+)
 from bondlab.study.alignment import SIZES
 from bondlab.study.claims import Claim
 from bondlab.study.cooling import TEMPERATURES
+from bondlab.study.experiments import methods
 from bondlab.study.report import TOY
 from bondlab.study.sweep import Spec
 from bondlab.tasks import noise
@@ -49,7 +59,7 @@ class Shown:
 
 def _alignment(profile: str) -> list[Spec]:
     def runs(scale: str) -> alignment.Runs:
-        return anchor_ablations.runs(scale) | j_bond.runs(scale)
+        return anchor_ablations.runs(scale) | methods(scale)
 
     return alignment.specs(runs, "", profile, tuned=False)
 
@@ -64,7 +74,12 @@ FIGURES = {
     "figure_2": Shown(_divergences, divergences.EXPERIMENT.claims),
     "figure_4": Shown(partial(iterative.specs, tuned=False), iterative.EXPERIMENT.claims),
     "figures_5_6_7": Shown(
-        _alignment, (*anchor_ablations.EXPERIMENT.claims, *j_bond.EXPERIMENT.claims)
+        _alignment,
+        [
+            claim
+            for each in (anchor_ablations, j_bond, other_baselines)
+            for claim in each.EXPERIMENT.claims
+        ],
     ),
 }
 
@@ -115,11 +130,11 @@ def _trained(spec: Spec, world: World, seed: int, rate: float) -> tuple[pd.DataF
 
 def _rates(specs: Sequence[Spec], profile: str, runs: int) -> dict[str, float]:
     """Chosen for each method of these runs: `tuning.choice` on other problems."""
-    known = [*xsum.untuned(profile), *alignment.specs(j_bond.runs, "", profile, tuned=False)]
+    known = [*xsum.untuned(profile), *alignment.specs(methods, "", profile, tuned=False)]
     wanted = {spec.labels.get("tuned", xsum.TUNED) for spec in specs}
-    methods = {s.labels["series"]: s for s in known if s.labels["series"] in wanted}
+    tried = {s.labels["series"]: s for s in known if s.labels["series"] in wanted}
     world, rows = World.of(TUNED_ON, min(runs, TUNING_RUNS)), []
-    for series, spec in methods.items():
+    for series, spec in tried.items():
         steps = min(tuning.STEPS, spec.config.steps)
         every = min(tuning.EVERY, spec.config.evaluate_every)
         config = spec.config.model_copy(update={"steps": steps, "evaluate_every": every})

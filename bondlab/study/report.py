@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 from scipy.special import expit
 
 from bondlab import best_of_n
-from bondlab.report import plots
+from bondlab.report import plots, tradeoffs
 from bondlab.report.intervals import cell, curves, grouped, mean_interval
 from bondlab.report.kept import Results
 from bondlab.report.notebook import show
@@ -129,6 +130,7 @@ def draw(
     sizes: Sequence[int] = (),
     unit: str = "document",
     words: Mapping[str, str] | None = None,
+    bought: Panel | None = None,
     **made: Any,
 ) -> None:
     """Publish measures over training, with what they are compared with and where anchors move.
@@ -136,6 +138,7 @@ def draw(
     Args:
         sizes: as in `levels`; unit: as in `note`; words: as in `plots.lines`; the others as in
             `Results.publish`.
+        bought: a measure that a last panel shows against the KL to the reference.
     """
     if found["evaluations"].empty:
         print(f"{title}: the profile {found.profile} has no such runs.")
@@ -143,7 +146,13 @@ def draw(
     table, small = curve_table(found, panels), note(found, unit)
     lines = {"levels": levels(found, panels, sizes), "marks": anchor_marks(found)}
     lines |= {"words": as_run(found) | (words or {})}
+    if bought:
+        against, small = tradeoff(found, [bought]), f"{small} {tradeoffs.HOW}"
+        own = {"table": against, "own": bought, "xlabel": DISTANCE.ylabel}
+        lines["last"] = partial(tradeoffs.panel, words=lines["words"], **own)
     figure = plots.lines(table, panels, rows=rows_of(found), title=title, note=small, **lines)
+    if bought:
+        table = pd.concat([table, against.assign(panel="against KL")], ignore_index=True)
     found.publish(stem, figure, table, panels, paper, **made)
 
 

@@ -46,7 +46,8 @@ def study(
 
     Args:
         profile: shipped, smoke, laptop, study or paper.
-        only: experiments by name or by the first letters of their notebook ("02"); empty is all.
+        only: experiments by name, by their notebook's number ("02") or its first letters; empty
+            is all.
         workers: runs at once; None leaves it to the sweep.
         experiments: what has `EXPERIMENTS` and `run`; None is `bondlab.study.experiments`.
     Raises:
@@ -91,7 +92,8 @@ def select(experiments: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any
     """The experiments that `only` names, in the study's order."""
     chosen: dict[str, Any] = {}
     for word in only or [""]:
-        named = {n: e for n, e in experiments.items() if word == n or e.notebook.startswith(word)}
+        named = {n: e for n, e in experiments.items() if word in (n, e.number)}
+        named |= {n: e for n, e in experiments.items() if not named and e.notebook.startswith(word)}
         if not named:
             known = ", ".join(f"{e.notebook} ({name})" for name, e in experiments.items())
             raise ParameterError(f"no experiment is called {word!r}; there are {known}")
