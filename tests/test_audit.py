@@ -14,7 +14,7 @@ from bondlab import tasks
 from bondlab.making import prepare
 from bondlab.report.kept import Results
 from bondlab.report.plots import Panel
-from bondlab.study import audit, audit_xsum
+from bondlab.study import audit, audit_xsum, excerpts
 from bondlab.tasks import models, tiny
 
 
@@ -97,7 +97,7 @@ def test_correlations_are_within_prompts():
 
 def test_examples_are_shown_one_per_prompt(capsys):
     rows = [text("a", prompt, 0, 0.0, text=f" say {prompt} ") for prompt in (1, 1, 0, 2)]
-    audit.print_examples({"x": pd.DataFrame(rows)}, 2, ["prompt"], {"REF": ["a", "b"]})
+    excerpts.picked({"x": pd.DataFrame(rows)}, 2, ["prompt"], {"REF": ["a", "b"]})
     shown = "which text prompt REF x say 1 1 b say 0 0 a"
     assert capsys.readouterr().out.split() == shown.split()
 

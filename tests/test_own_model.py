@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bondlab import Config, LanguageModel, Task, j_bond, train
 from bondlab.paths import repository_root
-from bondlab.study import own_model
 from bondlab.study.own_model import STEPS, Settings
 from bondlab.tasks import tiny
 
@@ -112,7 +111,7 @@ def test_the_saved_policy_and_adapter_have_the_trained_law(trained, tmp_path):
 def test_answers_are_shown_before_and_after(trained, capsys):
     """Two prompts, each with the text of its first sample at steps 0 and 3, and its reward."""
     run, _ = trained
-    own_model.print_answers(run, ["first?", "second?", "third?", "fourth?"], 2)
+    excerpts.answers(run, ["first?", "second?", "third?", "fourth?"], 2)
     printed = capsys.readouterr().out
     assert "first?" in printed and "second?" in printed and "third?" not in printed
     rows = run.evaluation.query("source == 'policy' and sample == 0 and prompt < 2")

@@ -18,7 +18,7 @@ from bondlab.lm.completions import Completions
 from bondlab.report.intervals import mean_interval, text
 from bondlab.report.kept import Results
 from bondlab.report.plots import Level, Mark, Panel
-from bondlab.study import divergences, items, iterative, report, tables
+from bondlab.study import divergences, excerpts, items, iterative, report, tables
 from bondlab.study.divergences import HELD_OUT, NEW, STORED
 from bondlab.tasks import Task, tiny
 
@@ -184,11 +184,11 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
 
 def test_examples_are_those_of_the_labels_asked_for(capsys):
     """A reward of 0 is a probability of one half; a run evaluated once is its own end."""
-    report.print_examples(results(seeds=2), series="iterative, n = 2")
+    excerpts.before_and_after(results(seeds=2), series="iterative, n = 2")
     head, line = capsys.readouterr().out.splitlines()
     assert head.split() == "run document before after p before p after".split()
     assert line.split() == "iterative, n = 2 0 city 2 city 2 0.500 0.500".split()
-    report.print_examples(results(), n=4)
+    excerpts.before_and_after(results(), n=4)
     assert capsys.readouterr().out == ""
 
 

@@ -30,7 +30,6 @@ from bondlab.making import prepare
 from bondlab.report import plots
 from bondlab.report.intervals import Interval, accuracy_interval, known, mean_interval
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
-from bondlab.report.notebook import show
 from bondlab.report.plots import Level, Panel
 from bondlab.study import summaries
 from bondlab.task import Reward, score
@@ -265,23 +264,3 @@ def draw_training(
     figure = plots.lines(table, panels, levels=levels, title=title)
     found.publish("training", figure, table, panels, numbers=numbers)
     return table
-
-
-def print_examples(
-    parts: Mapping[str, pd.DataFrame],
-    count: int,
-    told: Sequence[str],
-    beside: Mapping[str, Sequence[str]] | None = None,
-) -> None:
-    """Show the first `count` texts of each part, one per prompt, a row each.
-
-    `told` are columns to show after the text; `beside` are texts of all prompts to show after
-    these, by their label.
-    """
-    rows = []
-    for which, table in parts.items():
-        for _, row in table.drop_duplicates("prompt").head(count).iterrows():
-            shown = {"which": which, "text": summaries.in_one_line(row["text"]) or "(empty)"}
-            others = {label: own[row["prompt"]] for label, own in (beside or {}).items()}
-            rows.append({**shown, **row[list(told)], **others})
-    show(pd.DataFrame(rows))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bondlab.study import prompts
+from bondlab.study.excerpts import in_one_line
 from bondlab.study.prompts import COOLED, PROMPTS, REFERENCE, WRITERS
-from bondlab.study.summaries import in_one_line
 
 SHOWN = {REFERENCE: "reference, one draw", COOLED: "reference at T = 0.7, one draw"}
 BEST_OF = 8

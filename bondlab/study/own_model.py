@@ -6,17 +6,13 @@ on a tiny model where none may be fetched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from bondlab import assets, paths
 from bondlab.report.kept import Profile
-from bondlab.report.notebook import show
 from bondlab.tasks import tiny
-from bondlab.training import Run
 
 # Not stated for any task like this; chosen so that the laptop's run ends within four minutes on two
 # cores and the others' within an hour. "shipped" is the laptop's run.
@@ -51,16 +47,3 @@ class Settings(BaseModel):
         tiny.gemma().save_pretrained(folder)
         tiny.tokenizer().save_pretrained(folder)
         return folder
-
-
-def print_answers(run: Run, prompts: Sequence[str], count: int = 4) -> None:
-    """Show an answer to each of the first prompts, before and after training, a row each."""
-    own = run.evaluation.sort_values("step", kind="stable")
-    own = own[(own["source"] == "policy") & (own["sample"] == 0) & (own["prompt"] < count)]
-    rows = []
-    for prompt, part in own.groupby("prompt"):
-        before, after = (" ".join(text.split()) for text in part["text"].iloc[[0, -1]])
-        first, last = part["reward"].iloc[[0, -1]]
-        texts = {"prompt": prompts[prompt], "before": before, "after": after}
-        rows.append({**texts, "reward before": first, "reward after": last})
-    show(pd.DataFrame(rows))

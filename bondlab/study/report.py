@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from bondlab import best_of_n
 from bondlab.report import plots, tradeoffs
 from bondlab.report.intervals import cell, curves, grouped, mean_interval
 from bondlab.report.kept import Results
-from bondlab.report.notebook import show
 from bondlab.report.plots import Level, Mark, Panel
-from bondlab.study.summaries import in_one_line
 
 BY = ["row", "series", "step"]
 SAMPLED, BOUND = "Best-of-N, sampled", "Best-of-N, formula"
@@ -290,21 +287,3 @@ def tidy(lines: list[dict]) -> pd.DataFrame:
     """A table, without the column row where there is but one that has no name."""
     table = pd.DataFrame(lines)
     return table if table["row"].any() else table.drop(columns="row")
-
-
-def print_examples(found: Results, unit: str = "document", **labels: float | str) -> None:
-    """Show completions before and after training, with their reward as a probability, a row each.
-
-    Of the runs with these labels, such as `series="iterative, n = 4"`, and the first seed.
-    """
-    table = found.where(**{name: [value] for name, value in labels.items()})["examples"]
-    table = table[table["seed"] == table["seed"].min()].sort_values("step", kind="stable")
-    rows = []
-    for (row, series, prompt), own in table.groupby(["row", "series", "prompt"], sort=False):
-        runs = ", ".join(filter(None, (row, series)))
-        before, after = map(in_one_line, own["text"].iloc[[0, -1]])
-        p_before, p_after = expit(own["reward"].iloc[[0, -1]])
-        texts = {"before": before, "after": after, "p before": p_before, "p after": p_after}
-        rows.append({"run": runs, unit: prompt, **texts})
-    if rows:
-        show(pd.DataFrame(rows))

@@ -27,11 +27,6 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def in_one_line(text: str) -> str:
-    """The text without line breaks, for a table's cell."""
-    return " ".join(text.split())
-
-
 def longest_copied_span(document: Sequence[str], summary: Sequence[str]) -> int:
     """Length in words of the longest run of the summary that stands in the document as it is."""
     places: dict[str, list[int]] = {}
