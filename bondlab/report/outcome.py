@@ -106,7 +106,8 @@ def cost(experiment: str) -> str:
     minutes = sum(manifest.get("seconds", 0.0) for manifest in found) / 60
     devices = sorted({_device(manifest) for manifest in found})
     many = f"{len(found)} run{'s' * (len(found) > 1)}"
-    return f"{told}; the {many} shown took {minutes:.0f} minutes on {', '.join(devices)}."
+    took = f"{minutes:.0f} minute{'s' * (round(minutes) != 1)}"
+    return f"{told}; the {many} shown took {took} on {', '.join(devices)}."
 
 
 def _device(manifest: dict) -> str:
