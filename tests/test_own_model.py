@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bondlab import Config, LanguageModel, Task, j_bond, train
 from bondlab.paths import repository_root
+from bondlab.study import excerpts
 from bondlab.study.own_model import STEPS, Settings
 from bondlab.tasks import tiny
 

@@ -25,7 +25,7 @@ EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
         Experiment("exact", "Best-of-N and BOND in exact numbers", "00_best_of_n_in_exact_numbers"),
-        Experiment("toy", "The paper's figures on an exact toy", "11_figures_on_a_toy"),
+        Experiment("toy", "The paper's figures on an exact toy", "00b_figures_on_a_toy"),
         Experiment(
             "xsum_task",
             "The XSum task: reference policy and reward",

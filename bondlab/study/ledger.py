@@ -62,7 +62,7 @@ def places() -> Iterator[Place]:
     yield Place("enumeration", "toy", (THEOREM,), enumerated(), "python -m bondlab claims")
     for name, shown in on_toy.FIGURES.items():
         found = Results(TOY, "shipped", name).load(on_toy.TABLES, dict)
-        command = "python -m bondlab study --profile {profile} --only 11"
+        command = "python -m bondlab study --profile {profile} --only 00b"
         yield Place("toy", "toy", tuple(shown.claims), evidence.of(found), command)
     for experiment in EXPERIMENTS.values():
         for variant in ("", "chat"):
