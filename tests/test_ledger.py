@@ -33,22 +33,23 @@ def test_it_is_what_the_command_makes_of_the_committed_tables(committed):
 
 
 def test_the_scoreboard_says_what_a_verdict_hangs_on(committed):
-    """A line a claim in six words; a worse answer's number goes before a better one's, and a place
-    with more seeds before another."""
+    """A line per claim in six words; a worse answer's number goes before a better one's, a place
+    with more seeds before another, and language models before the toy."""
     lines = scoreboard.scoreboard(committed).splitlines()[2:]
     assert len(lines) == committed["id"].nunique()
     assert all(1 <= len(words.split()) <= 6 for words in committed["short"])
     own = {"id": "C0", "short": "x", "source": "section 6, Fig. 3", "rule fixed": "before"}
     told = [("a", "1", "one run: suggests no", "no"), ("b", "3", "open", "yes"),
-            ("b", "3", "open", "open"), ("c", "1", "one run: suggests no", "no")]  # fmt: skip
+            ("b", "3", "open", "open"), ("c", "1", "one run: suggests no", "no"),
+            ("toy, N = 4", "100", "repeated", "yes")]  # fmt: skip
     rows = [
         {"where": w, "seeds": s, "verdict": v, "says": a, "measured": f"log_quantile {place}",
-         "effect": str(place), "low": "0", "high": "9", **own}
+         "effect": str(place), "low": "0", "high": "9", "kind": w.split(",")[0], **own}
         for place, (w, s, v, a) in enumerate(told)
     ]  # fmt: skip
     board = scoreboard.scoreboard(pd.DataFrame(rows))
     assert board.splitlines()[2] == (
-        "| Fig. 3 | [x](CLAIMS.md#c0) | open (b); one run: suggests no (a; c) "
+        "| Fig. 3 | [x](CLAIMS.md#c0) | repeated (N = 4) | open (b); one run: suggests no (a; c) "
         "| log quantile 2: 2 [0, 9] | 3 |"
     )
     with pytest.raises(ValueError, match="must hold"):

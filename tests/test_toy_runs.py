@@ -88,14 +88,12 @@ def test_training_follows_the_reward_and_no_noise(world):
 
 
 @pytest.mark.parametrize("name", on_toy.FIGURES)
-def test_every_claim_of_the_figures_is_decided_on_it(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
-    found = on_toy.results(name, "smoke")
+def test_every_claim_of_the_figures_is_decided_on_it(name):
+    found = on_toy.results(name, "shipped")
     table = evidence.of(found)
     for claim in on_toy.FIGURES[name].claims:
         for _, part in table.groupby("row"):
             decision = claim.decide(part)
             assert decision.verdict != NOT_RUN, (claim.id, decision.answers)
-            assert decision.seeds == on_toy.PROFILES["smoke"]
+            assert decision.seeds == on_toy.PROFILES["study"]
     assert found["runs"]["learning_rate"].isin(on_toy.RATES).all()

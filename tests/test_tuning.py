@@ -109,7 +109,7 @@ def test_tuning_keeps_what_every_rate_gave(runs, tmp_path, monkeypatch):
     assert both.groupby("series")["chosen"].sum().to_dict() == {J_BOND: 1, MIDDLE: 1}
     folder = tmp_path / "figures" / "smoke" / "tuning"
     kept = pd.read_parquet(folder / "results_tuning.parquet")
-    assert list(kept.columns) == tuning.COLUMNS and len(kept) == 2 * 3 * 5
+    assert list(kept.columns) == tuning.COLUMNS and len(kept) == 2 * 3 * 3
     assert len(pd.read_parquet(folder / "results_runs.parquet")) == 6
     start = kept[kept["step"] == 0]
     assert start["kl_to_reference"].abs().max() < 1e-5 and start["reward"].nunique() == 1

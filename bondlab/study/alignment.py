@@ -63,7 +63,7 @@ class TwoTaskSettings(AlignmentSettings):
 # -- scales ----------------------------------------------------------------------------------------
 
 SMOKE = Config(
-    steps=4, prompts_per_step=4, evaluate_every=1, warmup=1, learning_rate=1e-2, precision="fp32"
+    steps=4, prompts_per_step=4, evaluate_every=2, warmup=0, learning_rate=1e-2, precision="fp32"
 )
 # So small that all of a laptop's runs take minutes: a step has four or five processor seconds.
 # Learning rate: J-BOND at 1e-3, 2e-3 and 3e-3, judged on 16 training prompts, ended 0.03, 0.87 and
