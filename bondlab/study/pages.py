@@ -22,6 +22,7 @@ body.jp-Notebook main { max-width: 1040px; margin: 0 auto; padding: 0 16px; }
 .jp-RenderedMarkdown table { display: block; max-width: 100%; overflow-x: auto; }
 .jp-RenderedHTML table td, .jp-RenderedHTML table th { white-space: nowrap; }
 .jp-RenderedHTML { overflow-x: auto; }
+.jp-RenderedMarkdown .highlight pre { font-family: monospace; }
 .jp-RenderedMarkdown img, .jp-RenderedImage img { max-width: 100%; height: auto; }
 </style>
 </head>"""
