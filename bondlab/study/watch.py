@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from bondlab import device
 from bondlab.algorithms import Algorithm
 from bondlab.config import Config
+from bondlab.report.colours import looks
 from bondlab.report.plots import Panel
 from bondlab.tasks import Task, TaskSettings, build
 from bondlab.training import trainer
@@ -86,7 +87,6 @@ def measured(evaluation: pd.DataFrame) -> dict[str, float]:
     own = evaluation[evaluation["source"] == "policy"]
     return {
         "reward": own["reward"].mean(),
-        "p_reward": (1 / (1 + np.exp(-own["reward"]))).mean(),
         "log_quantile": np.log(own["quantile"]).mean(),
         "kl_to_reference": own["kl"].mean(),
     }
@@ -99,8 +99,10 @@ def drawn(table: pd.DataFrame, panels: Sequence[Panel], stored: pd.DataFrame) ->
         figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True
     ):
         beside = stored[stored["panel"] == panel.name]
+        found = looks(beside["series"])
         for name, part in beside.groupby("series", sort=False):
-            axes.plot(part["step"], part["mean"], label=f"stored: {name}", **STORED)
+            look = {"color": found[name].color, "linestyle": found[name].line, **STORED}
+            axes.plot(part["step"], part["mean"], label=f"stored: {name}", **look)
         axes.plot(table["step"], table[panel.name], label="here, now", **LIVE)
         axes.set(title=panel.title, ylabel=panel.ylabel, xlabel="training steps")
     axes.legend(fontsize=8, frameon=False)
