@@ -23,7 +23,9 @@ below. Intervals are over seeds and held-out prompts. What is held fixed, as the
 training prompts, stored samples of the reference, rewards and judges. "Intervals" is how many a
 verdict rests on. "Seeds needed" are the further ones that would decide an open claim if its mean
 and scatter stay as they are. A rule that was fixed after these runs (†) was written by who had seen
-them: such a verdict counts for less.
+them: such a verdict counts for less. On the toy each seed has a reference, a reward and prompts of
+its own, which it trains on and is measured on exactly ([notebook
+00b](notebooks/00b_figures_on_a_toy.ipynb)).
 """
 COLUMNS = ["where", "measured", "effect [95 %]", "seeds", "intervals", "verdict", "seeds needed",
            "rule fixed"]  # fmt: skip
