@@ -225,21 +225,27 @@ def calibration(found: Results) -> pd.DataFrame:
 
 
 def headroom(found: Results) -> pd.DataFrame:
-    """Reward and judge of the best of N samples by the reward, in the samples' own spread.
-
-    Of each score the mean of the prompt's samples is subtracted, and the mean standard deviation
-    within a prompt divided out, so that both can be drawn together.
-    """
+    """Reward and judge of the best of N samples by the reward, in the samples' own spread."""
     rows = []
     for task in TASKS:
-        own, both = of(found, task=task, source="policy"), list(SCORERS)
-        spread = own.groupby("prompt")[both].std().mean()
-        own[both] = (own[both] - own.groupby("prompt")[both].transform("mean")) / spread
+        own = in_spreads(found, task)
         rows += [
             audit.best_of(own, name, n).row(panel=task, series=name, n=n)
             for name in SCORERS for n in SIZES
         ]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def in_spreads(found: Results, task: str) -> pd.DataFrame:
+    """The reference policy's samples with both scores on one scale, so that they can be compared.
+
+    Of each score the mean of the prompt's samples is subtracted, and the mean standard deviation
+    within a prompt divided out.
+    """
+    own, both = of(found, task=task, source="policy"), list(SCORERS)
+    spread = own.groupby("prompt")[both].std().mean()
+    own[both] = (own[both] - own.groupby("prompt")[both].transform("mean")) / spread
+    return own
 
 
 def probes(found: Results) -> pd.DataFrame:

@@ -25,9 +25,7 @@ def source(*rules: Callable) -> None:
     from IPython.display import display  # notebooks only
 
     text = "\n\n".join(textwrap.dedent(inspect.getsource(rule)).strip() for rule in rules)
-    # The style is for static pages, which give code in Markdown no font of its own.
-    code = f'<div style="font-family:monospace">\n\n```python\n{text}\n```\n\n</div>'
-    display({"text/markdown": code, "text/plain": text}, raw=True)
+    display({"text/markdown": f"```python\n{text}\n```", "text/plain": text}, raw=True)
 
 
 @dataclass(frozen=True)

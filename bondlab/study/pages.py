@@ -16,7 +16,7 @@ import nbformat
 from bondlab.paths import repository_root, runs_folder
 from bondlab.study.ledger_page import anchor
 
-# A column that reads, and numbers that never break; a table that is wider scrolls.
+# A column that reads, code in a code's font, and numbers that never break; a wider table scrolls.
 STYLE = """<style>
 body.jp-Notebook main { max-width: 1040px; margin: 0 auto; padding: 0 16px; }
 .jp-RenderedMarkdown table { display: block; max-width: 100%; overflow-x: auto; }

@@ -20,8 +20,8 @@ from torch import Tensor
 from bondlab import measures
 from bondlab.report.intervals import mean_interval, paired_difference
 from bondlab.report.kept import Results
-from bondlab.study.audit import SIZES, of
-from bondlab.study.audit_rewards import TASKS
+from bondlab.study.audit import SIZES
+from bondlab.study.audit_rewards import SCORERS, TASKS, in_spreads
 
 HOTTEST = 1e3  # spreads of reward: a choice at random
 
@@ -53,12 +53,8 @@ def table(found: Results) -> pd.DataFrame:
     """
     lines = []
     for task in TASKS:
-        own = of(found, task=task, source="policy")
-        wide = [
-            own.pivot(index="prompt", columns="sample", values=name).to_numpy(float)
-            for name in ("reward", "judge")
-        ]
-        reward, judge = (_in_spreads(torch.tensor(values)) for values in wide)
+        wide = in_spreads(found, task).pivot(index="prompt", columns="sample")
+        reward, judge = (torch.tensor(wide[name].to_numpy(float)) for name in SCORERS)
         measured = {"judge": judge, "wins": _wins(judge)}
         for n in SIZES[1:]:
             best = {k: measures.best_of_n_value(v, reward, n) for k, v in measured.items()}
@@ -75,11 +71,6 @@ def table(found: Results) -> pd.DataFrame:
                     line[f"{name}, soft - best"] = str(paired_difference(softly, best[name]))
             lines.append(line)
     return pd.DataFrame(lines).fillna("-")
-
-
-def _in_spreads(values: Tensor) -> Tensor:
-    """Minus each prompt's mean, over the mean standard deviation within a prompt."""
-    return (values - values.mean(1, keepdim=True)) / values.std(1).mean()
 
 
 def _wins(judge: Tensor) -> Tensor:
