@@ -33,8 +33,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Figures of the study's next runs, which are not shipped yet.
 AWAITED = {
     "j_bond/best_at_n",
-    "anchor_ablations/factors",
-    "anchor_ablations/factors_tradeoff",
+    "other_baselines/factors",
+    "other_baselines/factors_tradeoff",
 }
 UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")
 with_git = pytest.mark.skipif(

@@ -149,7 +149,7 @@ def test_logarithms_have_ticks_and_panels_made_alike_have_the_same_limits():
 
 def test_fixed_things_have_fixed_looks_and_what_is_unknown_the_rest():
     found = looks(["a", "J-BOND", "b"])
-    assert found["J-BOND"] == looks(["J-BOND"])["J-BOND"] == FIXED["moving average, eta = 0.02"]
+    assert found["J-BOND"] == looks(["J-BOND"])["J-BOND"] == FIXED["J-BOND"]
     assert len({look.color for look in found.values()}) == 3
     ramp = [name for name in FIXED if name.startswith("REINFORCE, beta_RL")]
     assert len({look.color for look in looks(ramp).values()}) == 4

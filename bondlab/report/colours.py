@@ -54,10 +54,9 @@ FIXED = {
     "policy, T = 1": Look(GREY, "-", "s"),
     "policy, T = 0.1": Look("#56b4e9", "--", "d"),
     "calibrated": Look(GREY, SHORT, ""),
-    # J-BOND has a name in each of its figures, and parts.
+    # J-BOND, and its parts.
     "J-BOND": Look(BLUE),
     "J-BOND: straight line after the warm-up": Look(BLACK, LONG, ""),
-    "moving average, eta = 0.02": Look(BLUE),
     "copy every 50 steps": Look("#882255", "--", "s"),
     "J-BOND, frozen anchor": Look("#56b4e9", "-.", "v"),
     "J-BOND, noise reward": Look(GREY, SHORT, "x"),

@@ -36,6 +36,7 @@ from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
 from bondlab.study.instructions import INSTRUCTIONS
 from bondlab.study.items import COLUMNS, REFERENCE
+from bondlab.study.j_bond_claims import ALONE
 from bondlab.study.sweep import Spec
 from bondlab.task import Reward, score
 from bondlab.training import train
@@ -214,6 +215,8 @@ def both_tasks(profile: str) -> list[Spec]:
     return [spec for task in tasks for spec in made(task)]
 
 
+# Of Figure 7's claims and those on J-BOND alone, what is asked once more on chat.
+ON_CHAT = (*j_bond.EXPERIMENT.claims, *ALONE)
 # Its tables are beside Figure 7's, whose runs these are.
 EXPERIMENT = Experiment(
     "benchmarks_and_chat",

@@ -10,6 +10,7 @@ from bondlab.results import RunFolder
 from bondlab.study import (
     alignment,
     anchor_ablations,
+    anchor_speeds,
     benchmarks,
     divergences,
     iterative,
@@ -40,6 +41,7 @@ EXPERIMENTS = {
             "05_chat_and_sentiment_rewards",
         ),
         anchor_ablations.EXPERIMENT,
+        anchor_speeds.EXPERIMENT,
         j_bond.EXPERIMENT,
         other_baselines.EXPERIMENT,
         benchmarks.EXPERIMENT,

@@ -48,5 +48,5 @@ EXPERIMENT = Experiment(
     partial(specs, runs, "google/gemma-7b"),
     runs=RUNS,
     claims=CLAIMS,
-    beside="anchor_ablations",
+    beside="anchor_speeds",
 )

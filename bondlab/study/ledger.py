@@ -18,7 +18,7 @@ import torch
 from bondlab import best_of_n, paths
 from bondlab.report.kept import Results
 from bondlab.results import write_atomically
-from bondlab.study import benchmarks, cells, claims, evidence, on_toy, scoreboard
+from bondlab.study import benchmarks, cells, claims, evidence, j_bond, on_toy, scoreboard
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import TABLES, Experiment
 from bondlab.study.experiments import EXPERIMENTS
@@ -65,23 +65,23 @@ def places() -> Iterator[Place]:
         command = "python -m bondlab study --profile {profile} --only 00b"
         yield Place("toy", "toy", tuple(shown.claims), evidence.of(found), command)
     for experiment in EXPERIMENTS.values():
-        for variant in ("", "chat"):
-            found = Results(experiment.name, "shipped", variant)
-            if experiment.claims and (found.folder / "results_evaluations.parquet").exists():
-                yield from _of(experiment, found.load(TABLES, dict))
+        found = Results(experiment.name, "shipped")
+        if experiment.claims and (found.folder / "results_evaluations.parquet").exists():
+            table = evidence.of(found.load(TABLES, dict), experiment.beside)
+            where = "XSum" if experiment.name.startswith("xsum") else "sentiment"
+            claims = tuple(experiment.claims)
+            yield Place(where, "real models", claims, table, _command(experiment))
+    yield from _elsewhere()
 
 
-def _of(experiment: Experiment, found: Results) -> Iterator[Place]:
-    task = "XSum" if experiment.name.startswith("xsum") else found.variant or "sentiment"
-    shared = {"where": task, "kind": "real models"}
-    table = evidence.of(found, experiment.beside)
-    command = _command(experiment if not found.variant else benchmarks.EXPERIMENT)  # shows chat
-    yield Place(claims=tuple(experiment.claims), table=table, command=command, **shared)
-    if (found.folder / "results_benchmarks.parquet").exists():
-        items = found.load(["benchmarks"], dict)["benchmarks"]
-        table = evidence.of_items(items, found["runs"])
-        shared["command"] = _command(benchmarks.EXPERIMENT)
-        yield Place(claims=benchmarks.CLAIMS, table=table, **shared)
+def _elsewhere() -> Iterator[Place]:
+    """Figure 7's runs on benchmarks, and on chat."""
+    name, command = j_bond.EXPERIMENT.name, _command(benchmarks.EXPERIMENT)
+    found = Results(name, "shipped").load(["benchmarks", "runs"], dict)
+    table = evidence.of_items(found["benchmarks"], found["runs"])
+    yield Place("sentiment", "real models", benchmarks.CLAIMS, table, command)
+    chat = evidence.of(Results(name, "shipped", "chat").load(TABLES, dict))
+    yield Place("chat", "real models", benchmarks.ON_CHAT, chat, command)
 
 
 def _command(experiment: Experiment) -> str:

@@ -20,6 +20,7 @@ from bondlab.report.kept import Profile, Results, Tables, once, runs_table
 from bondlab.study import (
     alignment,
     anchor_ablations,
+    anchor_speeds,
     divergences,
     iterative,
     j_bond,
@@ -59,7 +60,7 @@ class Shown:
 
 def _alignment(profile: str) -> list[Spec]:
     def runs(scale: str) -> alignment.Runs:
-        return anchor_ablations.runs(scale) | methods(scale)
+        return anchor_ablations.runs(scale) | anchor_speeds.runs(scale) | methods(scale)
 
     return alignment.specs(runs, "", profile, tuned=False)
 
@@ -77,7 +78,7 @@ FIGURES = {
         _alignment,
         [
             claim
-            for each in (anchor_ablations, j_bond, other_baselines)
+            for each in (anchor_ablations, anchor_speeds, j_bond, other_baselines)
             for claim in each.EXPERIMENT.claims
         ],
     ),

@@ -1,14 +1,16 @@
-"""J-BOND beside other baselines, which the paper does not show: the runs, and our claim on them."""
+"""J-BOND beside other baselines, which the paper does not show, and taken apart: runs, claims."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from bondlab.algorithms import bonbon, online_dpo, raft, reinforce, vbon, warp
+from bondlab.algorithms import bonbon, j_bond, online_dpo, raft, reinforce, vbon, warp
+from bondlab.anchors import FROZEN
 from bondlab.study.alignment import AREA, J_BOND, RUNS, Runs, above, moving, rate, specs
+from bondlab.study.anchor_ablations import raw_moving
 from bondlab.study.claims import Claim
 from bondlab.study.experiment import Experiment
-from bondlab.study.j_bond_claims import RAW, REINFORCE
+from bondlab.study.j_bond_claims import RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE
 
 RLOO = "RLOO, K = 3"  # as many completions as J-BOND samples
 OTHERS = (RLOO, "RAFT", "vBoN", "online DPO", "BoNBoN", "WARP, first stage")
@@ -16,11 +18,17 @@ OTHERS = (RLOO, "RAFT", "vBoN", "online DPO", "BoNBoN", "WARP, first stage")
 # of the methods' own papers (vBoN and BoNBoN at Best-of-8; WARP's rate and strength of the KL), and
 # DPO's usual strength of the KL.
 RAFT_N, BEST_OF, WARP_RATE, WARP_BETA, DPO_BETA = 3, 8, 0.01, 0.1, 0.1
+# J-BOND taken apart: frozen or moving anchor, raw reward or r_J (eq. 17), which goes by ranks, with
+# or without the forward half. beta = 1 leaves its backward half alone, REINFORCE on r_J. A raw
+# reward with a forward half has no run: r_J fixes how the halves weigh, a raw reward would need one
+# setting more.
+FROZEN_J_BOND = "J-BOND, frozen anchor"
+FACTORS = (J_BOND, FROZEN_J_BOND, RANK_MOVING, RANK, RAW_MOVING, RAW)
 
 
 def runs(profile: str) -> Runs:
     """J-BOND as in Figure 7 and, but not at profile laptop, whose runs are to take minutes, the
-    others."""
+    others, and its parts."""
     own, slow = moving(profile, 0.02), rate(profile, WARP_RATE)
     if profile == "laptop":
         return {J_BOND: own}
@@ -32,7 +40,20 @@ def runs(profile: str) -> Runs:
         (bonbon(BEST_OF), {}),
         (warp(WARP_BETA, slow), {"rate": slow}),
     )
-    return {J_BOND: own} | dict(zip(OTHERS, others, strict=True))
+    return {J_BOND: own} | dict(zip(OTHERS, others, strict=True)) | _parts(profile)
+
+
+def _parts(profile: str) -> Runs:
+    """What `FACTORS` has besides J-BOND. All draw the anchor's completions anew, as it must."""
+    anchor = moving(profile, 0.02)[0].anchor
+    ours = {"gamma": 0.0, "tuned": J_BOND, "fresh": True}
+    return {
+        FROZEN_J_BOND: (j_bond(anchor=FROZEN), ours),
+        RANK_MOVING: (j_bond(beta=1, anchor=anchor), ours | {"eta": 0.02, "rate": anchor.rate}),
+        RANK: (j_bond(beta=1, anchor=FROZEN), ours),
+        RAW_MOVING: raw_moving(profile),
+        RAW: (reinforce(REINFORCE[RAW]), {"beta_rl": REINFORCE[RAW], "tuned": RAW}),
+    }
 
 
 EXPERIMENT = Experiment(
@@ -49,6 +70,18 @@ EXPERIMENT = Experiment(
             above(J_BOND, [RLOO]),
             AREA,
             short="J-BOND beats RLOO with equal samples",
+        ),
+        Claim(
+            "C15",
+            "A reward that is only a rank is exploited less: at equal KL the second judge is "
+            "higher.",
+            "section 4.4",
+            [
+                *above(RANK, [RAW], "judge"),
+                *above(RANK_MOVING, [RAW_MOVING], "judge"),
+            ],
+            f"The pairs differ in the reward alone. {AREA.replace('reward', 'the judge')}",
+            short="a rank reward is exploited less",
         ),
     ),
 )
