@@ -30,7 +30,10 @@ def test_every_policy_is_drawn_from_once(monkeypatch, tmp_path):
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     settings = AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
     found = results(EXPERIMENT, settings, [J_BOND])
-    table = best_at.results(EXPERIMENT, found, settings, [J_BOND])["best_at"]
+    drawn = best_at.results(EXPERIMENT, found, settings, [J_BOND])
+    best_at.draw(drawn, [J_BOND])
+    assert (drawn.folder / "best_at_n.png").stat().st_size
+    table = drawn["best_at"]
     assert set(table.groupby("series")["n"].max()) == {best_at.SAMPLES}
     curve = best_at.curve_table(table, [J_BOND]).query("panel == 'reward'")
     assert set(curve["series"]) == {REFERENCE, J_BOND}
@@ -42,8 +45,10 @@ def test_every_policy_is_drawn_from_once(monkeypatch, tmp_path):
     assert list(best_at.ends(table)) == ["policy", *(f"best@{n}" for n in (1, 2, 4, 8, 16))]
 
 
-def test_what_is_not_shipped_is_empty():
-    """A variant that no study has."""
+def test_what_is_not_shipped_is_empty(capsys):
+    """A variant that no study has; nothing is drawn of it."""
     settings = AlignmentSettings(profile="shipped", task="chat", policy="x", workers=0)
     found = best_at.results(EXPERIMENT, Results("j_bond", "shipped", "none"), settings, [J_BOND])
     assert found["best_at"].empty
+    best_at.draw(found, [J_BOND])
+    assert capsys.readouterr().out.startswith("No run of the study")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from bondlab import rules
 from bondlab.bank import seeded
 from bondlab.quantiles import empirical
-from bondlab.study import alignment, by_hand, j_bond, prompts
+from bondlab.report.notebook import ParameterError
+from bondlab.study import alignment, by_hand, j_bond, prompts, tuning
 from bondlab.study.cooling import cooled
+from bondlab.study.sweep import Spec
 from bondlab.tasks import TaskSettings, build, tiny
 from bondlab.training import train
 
@@ -43,6 +47,18 @@ def test_a_finished_run_writes_as_it_is_and_cooled(monkeypatch, runs):
         seed = seeded(prompts.SEED, name)
         again = cooled(policy, temperature).sample(encoded, prompts.DRAWS, seed)
         assert table.query("drawn_by == @name")["text"].tolist() == sum(policy.decode(again), [])
+
+
+def test_a_method_without_a_learning_rate_hides_no_finished_run(monkeypatch):
+    def tuned(spec):
+        if spec.labels["series"] != j_bond.J_BOND:
+            raise ParameterError("no learning rate")
+        return spec
+
+    monkeypatch.setattr(tuning, "tuned", tuned)
+    monkeypatch.setattr(Spec, "folder", lambda spec, parent: SimpleNamespace(finished=True))
+    (own,) = prompts.finished()
+    assert (own.labels["series"], own.labels["seed"]) == (j_bond.J_BOND, prompts.SEED)
 
 
 def test_log_probabilities_are_those_of_the_two_temperatures(drawn):

@@ -18,12 +18,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bondlab import device, measures, paths
-from bondlab.bank import PROMPTS_A_PART, draw, seeded
+from bondlab.bank import PROMPTS_A_PART, seeded
+from bondlab.bank import draw as sample
 from bondlab.lm.language_model import LanguageModel
+from bondlab.report import plots
 from bondlab.report.intervals import cell, curves
 from bondlab.report.kept import Results, Tables, once
+from bondlab.report.notebook import show
 from bondlab.report.plots import Panel
-from bondlab.study import judge
+from bondlab.study import judge, report
 from bondlab.study.alignment import RUNS, AlignmentSettings, chosen
 from bondlab.study.experiment import Experiment
 from bondlab.study.items import REFERENCE
@@ -89,7 +92,7 @@ def _part(spec: Spec, policy: LanguageModel, start: int) -> pd.DataFrame:
     texts = task.eval_prompts[start : start + PROMPTS_A_PART]
     generator = seeded(spec.config.seed, "best_at", start)
     with torch.no_grad():
-        completions, rewards = draw(policy, task.reward, texts, SAMPLES, generator)
+        completions, rewards = sample(policy, task.reward, texts, SAMPLES, generator)
     return pd.DataFrame(
         {"prompt": start + b, "sample": k, "reward": rewards[b, k].item(), "text": text}
         for b, own in enumerate(policy.decode(completions))
@@ -114,6 +117,19 @@ def per_prompt(rewards: Tensor, scores: Tensor) -> pd.DataFrame:
         ],
         ignore_index=True,
     )  # fmt: skip
+
+
+def draw(found: Results, series: Sequence[str]) -> None:
+    """Publish the curves of `results` and show their tables; say so where there are none yet."""
+    if (table := found["best_at"]).empty:
+        print("No run of the study has left its best@n yet: any other profile computes it.")
+        return
+    drawn, note = curve_table(table, series), report.note(found, "prompt")
+    title, xlabel = "Best@n of every policy", "n, completions per answer"
+    figure = plots.lines(drawn, PANELS, "n", xlabel, title=title, note=note)
+    found.where(series=series).publish("best_at_n", figure, drawn, PANELS)
+    for panel in PANELS:
+        show(ends(table, panel.name))
 
 
 def curve_table(table: pd.DataFrame, series: Sequence[str]) -> pd.DataFrame:

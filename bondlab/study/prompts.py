@@ -12,6 +12,7 @@ the policies of `WRITERS` draw too, where their runs are finished.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import pandas as pd
 import torch
@@ -92,11 +93,12 @@ def finished() -> list[Spec]:
     """The study's runs whose policies write beside the reference, as far as they are finished."""
     found = alignment.specs(j_bond.runs, "", "study", tuned=False)
     own = [s for s in found if s.labels["series"] in WRITERS and s.labels["seed"] == SEED]
-    try:
-        own = [tuning.tuned(spec) for spec in own]
-    except ParameterError:  # a learning rate that was not chosen yet
-        return []
-    return [spec for spec in own if spec.folder(paths.runs_folder() / RUNS).finished]
+    done = []
+    for spec in own:
+        with suppress(ParameterError):  # a learning rate that was not chosen yet
+            spec = tuning.tuned(spec)
+            done += [spec] * spec.folder(paths.runs_folder() / RUNS).finished
+    return done
 
 
 def trained(spec: Spec) -> pd.DataFrame:
