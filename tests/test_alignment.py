@@ -9,6 +9,7 @@ import pytest
 from bondlab import paths, rules
 from bondlab.anchors import Frozen, MovingAverage, Periodic
 from bondlab.report.intervals import cell_interval
+from bondlab.report.notebook import ParameterError
 from bondlab.rules import J_BOND_PENALTY
 from bondlab.study import (
     alignment,
@@ -181,6 +182,24 @@ def test_j_bond_is_taken_apart_one_part_at_a_time():
     five = {s.labels["series"]: s for s in ANCHORS.specs("study") if not s.labels["seed"]}
     assert (found[RAW], found[RAW_MOVING]) == (seven[RAW], five[RAW_MOVING])  # computed once
     assert five[NOISE[0]] == seven[NOISE[0]]
+
+
+def test_a_series_needs_no_learning_rate_of_another(monkeypatch):
+    """Figure 5 without the REINFORCE that has not been tuned yet."""
+
+    def chosen_rate(task, series):
+        if series != J_BOND:
+            raise ParameterError("no learning rate was chosen")
+        return 1e-3
+
+    monkeypatch.setattr(tuning, "chosen_rate", chosen_rate)
+    asked = AlignmentSettings(profile="study", task="sentiment", policy="", workers=1)
+    found = alignment.chosen(ANCHORS, asked, [J_BOND, COPY])
+    assert [(s.labels["series"], s.labels["seed"]) for s in found] == [
+        (series, seed) for series in (J_BOND, COPY) for seed in range(3)
+    ]
+    with pytest.raises(ParameterError, match="learning rate"):
+        alignment.chosen(ANCHORS, asked)
 
 
 # -- the rules -------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Figures of the study's next runs, which are not shipped yet.
 AWAITED = {
-    "anchor_ablations/best_at_n",
     "j_bond/best_at_n",
     "other_baselines/factors",
     "other_baselines/factors_tradeoff",

@@ -124,6 +124,7 @@ def specs(
     profile: str,
     task: str = "sentiment",
     policy: str = "",
+    only: Collection[str] = (),
     tuned: bool = True,
 ) -> list[Spec]:
     """The runs of an experiment at a profile; the smoke profile's one task stands in for all.
@@ -134,6 +135,7 @@ def specs(
     Args:
         gemma: the paper's policy. Its references are private fine-tuned checkpoints; the public
             base models stand in, since the public instruction models have been aligned already.
+        only: series, where not all are wanted.
         tuned: whether each run has its method's learning rate at study, not the profile's.
 
     Raises:
@@ -150,6 +152,8 @@ def specs(
     known |= {"reward_name": "", "fresh": config.fresh}
     found = []
     for series, (algorithm, own) in runs(profile).items():
+        if only and series not in only:
+            continue
         beta = algorithm.settings.get("beta", nan)
         labels = {**known, "series": series, "beta": beta, "tuned": series, **own}
         own_task = named.model_copy(update={"reward": labels["reward_name"] or None})
@@ -167,8 +171,7 @@ def chosen(
     experiment: Experiment, settings: AlignmentSettings, series: Collection[str] = ()
 ) -> list[Spec]:
     """The runs of some series (of all, by default) with the notebook's task and policy."""
-    found = experiment.specs(settings.profile, settings.task, settings.policy)
-    return [spec for spec in found if not series or spec.labels["series"] in series]
+    return experiment.specs(settings.profile, settings.task, settings.policy, series)
 
 
 def results(
