@@ -104,14 +104,14 @@ EXPERIMENT = Experiment(
             AREA,
             short="moving average: better trade-off",
         ),
-    Claim(
-        "ours-5",
-        "It is more than its moving anchor: it lies above REINFORCE with the same anchor.",
-        "ours",
-        above(J_BOND, [RAW_MOVING]),
-        AREA,
-        short="J-BOND is more than its anchor",
-    ),
+        Claim(
+            "ours-5",
+            "It is more than its moving anchor: it lies above REINFORCE with the same anchor.",
+            "ours",
+            above(J_BOND, [RAW_MOVING]),
+            AREA,
+            short="J-BOND is more than its anchor",
+        ),
         *ALONE,
     ),
 )  # fmt: skip

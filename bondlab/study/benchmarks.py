@@ -215,7 +215,7 @@ def both_tasks(profile: str) -> list[Spec]:
     return [spec for task in tasks for spec in made(task)]
 
 
-# Of Figure 7's claims and those on J-BOND alone, what is asked once more on chat.
+# Asked once more on chat: Figure 7's claims, and those on J-BOND alone.
 ON_CHAT = (*j_bond.EXPERIMENT.claims, *ALONE)
 # Its tables are beside Figure 7's, whose runs these are.
 EXPERIMENT = Experiment(
