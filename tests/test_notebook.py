@@ -162,7 +162,7 @@ def test_a_table_is_shown_with_words_and_three_digits(capsys):
 
 def test_a_table_of_html_groups_lines_escapes_text_and_colours_verdicts():
     """A label that repeats the line above is left out, unless one before it changed; what reads
-    like HTML is text; numbers never wrap."""
+    like HTML is text."""
     table = pd.DataFrame({
         "row": ["N = 4", "N = 4", "N = 8"], "verdict": ["open", "repeated", "repeated"],
         "measure": ["backward_kl", "<b>", "x"],
@@ -172,7 +172,22 @@ def test_a_table_of_html_groups_lines_escapes_text_and_colours_verdicts():
     assert shown.cells["verdict"].tolist() == ["open", "repeated", "repeated"]
     html = shown._repr_html_()
     assert html.count("background:") == 2 and "&lt;b&gt;" in html
-    assert "backward KL (nats)" in html and "nowrap" in html
+    assert "backward KL (nats)" in html
+
+
+def test_intervals_never_wrap_and_columns_of_words_begin_on_the_left():
+    """A column with one word in it is one of words, and so is its head; a long text wraps."""
+    table = pd.DataFrame({
+        "what": ["long " * 20, "ours-1"],
+        "value": ["0.1 [-0.2, 0.3]", "-"],
+        "n": ["0", "at least 3"],
+    })  # fmt: skip
+    html = Shown(table)._repr_html_()
+    left, fixed = "text-align:left", "white-space:nowrap"
+    assert re.findall('<th(?: style="(.*?)")?>', html) == [left, "", left]
+    looks = re.findall('<td(?: style="(.*?)")?>', html)
+    assert looks[0].startswith(f"{left}; white-space:normal")
+    assert looks[1:] == [fixed, left, f"{left}; {fixed}", "", f"{left}; {fixed}"]
 
 
 def test_a_notebook_that_asks_and_shows_loads_no_papermill():

@@ -6,8 +6,10 @@ verdicts are coloured. Both are the same on every machine, so that they can be c
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -82,8 +84,8 @@ class Shown:
 
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):  # a text in full
-            html = re.sub("<td>(.*?)</td>", _cell, self.cells.to_html(index=self.index, border=0))
-        return f'<div style="white-space:nowrap; overflow-x:auto">\n{html}\n</div>'
+            html = self.cells.to_html(index=self.index, border=0)
+        return f'<div style="overflow-x:auto">\n{_styled(html, self.cells.shape[1])}\n</div>'
 
 
 def _is(x: object) -> bool:
@@ -102,15 +104,31 @@ def _padded(column: pd.Series) -> pd.Series:
     return column.str.ljust(width).rename(str(column.name).ljust(width))
 
 
-def _cell(found: re.Match) -> str:
-    """Numbers on the right, words on the left, verdicts in their colour."""
-    cell = found[1]
-    looks = "" if _is_number(cell) else "text-align:left"
+def _styled(html: str, columns: int) -> str:
+    """A plain table's HTML, numbers on the right, columns with words on the left, as their heads.
+
+    Looks are each cell's own: JupyterLab has its own for cells, which would wrap an interval.
+    """
+    head, body = html.split("</thead>")
+    cells = re.findall("<td>(.*?)</td>", body)
+    words = [not all(map(_is_number, cells[i::columns])) for i in range(columns)]
+    body = re.sub("<td>(.*?)</td>", partial(_cell, left=itertools.cycle(words)), body)
+    if head.count("<th>") == columns:
+        tags = iter(['<th style="text-align:left">' if left else "<th>" for left in words])
+        head = re.sub("<th>", lambda _: next(tags), head)
+    return f"{head}</thead>{body}"
+
+
+def _cell(found: re.Match, left: Iterator[bool]) -> str:
+    """A long text in several lines, anything else in one; a verdict in its colour."""
+    cell, looks = found[1], ["text-align:left"] * next(left)
     if len(cell) > WRAPPED:
-        looks = f"{looks}; white-space:normal; min-width:{WRAPPED // 3}em; vertical-align:top"
+        looks += ["white-space:normal", f"min-width:{WRAPPED // 3}em", "vertical-align:top"]
+    elif re.search(r"\S[ -]", cell):  # where a line could break
+        looks.append("white-space:nowrap")
     if cell in TINTS:
-        looks = f"{looks}; background:{TINTS[cell]}"
-    return f'<td style="{looks}">{cell}</td>' if looks else found[0]
+        looks.append(f"background:{TINTS[cell]}")
+    return f'<td style="{"; ".join(looks)}">{cell}</td>' if looks else found[0]
 
 
 def _most(column: pd.Series) -> int:

@@ -104,6 +104,7 @@ EXPERIMENT = Experiment(
             AREA,
             short="moving average: better trade-off",
         ),
+        *ALONE,
         Claim(
             "ours-5",
             "It is more than its moving anchor: it lies above REINFORCE with the same anchor.",
@@ -112,6 +113,5 @@ EXPERIMENT = Experiment(
             AREA,
             short="J-BOND is more than its anchor",
         ),
-        *ALONE,
     ),
 )  # fmt: skip

@@ -20,7 +20,6 @@ from bondlab.study.ledger_page import anchor
 STYLE = """<style>
 body.jp-Notebook main { max-width: 1040px; margin: 0 auto; padding: 0 16px; }
 .jp-RenderedMarkdown table { display: block; max-width: 100%; overflow-x: auto; }
-.jp-RenderedHTML table td, .jp-RenderedHTML table th { white-space: nowrap; }
 .jp-RenderedHTML { overflow-x: auto; }
 .jp-RenderedMarkdown .highlight pre { font-family: monospace; }
 .jp-RenderedMarkdown img, .jp-RenderedImage img { max-width: 100%; height: auto; }
