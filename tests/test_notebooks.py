@@ -64,8 +64,11 @@ def smoke(request, tmp_path_factory) -> Path:
     """The folder, named after its notebook, that one smoke run left, as the study executes it."""
     folder = tmp_path_factory.mktemp(request.param.stem, numbered=False)
     (trains,) = (e.trains for e in EXPERIMENTS.values() if e.notebook == request.param.stem)
-    live = {"live": True} if "live" in declared(request.param).model_fields else {}
-    run(request.param, folder, profile="smoke", **(trains or {}), **live)
+    # One worker: to start another takes longer than the tiny runs, and what it computes is the same
+    # (test_sweep.py).
+    wanted, fields = {"live": True, "workers": 1}, declared(request.param).model_fields
+    given = {name: value for name, value in wanted.items() if name in fields}
+    run(request.param, folder, profile="smoke", **given, **(trains or {}))
     return folder
 
 
