@@ -31,7 +31,7 @@ def test_every_policy_is_drawn_from_once(monkeypatch, tmp_path):
     settings = AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
     found = results(EXPERIMENT, settings, [J_BOND])
     drawn = best_at.results(EXPERIMENT, found, settings, [J_BOND])
-    best_at.draw(drawn, [J_BOND])
+    best_at.draw(EXPERIMENT, found, settings, [J_BOND])
     assert (drawn.folder / "best_at_n.png").stat().st_size
     table = drawn["best_at"]
     assert set(table.groupby("series")["n"].max()) == {best_at.SAMPLES}
@@ -50,5 +50,5 @@ def test_what_is_not_shipped_is_empty(capsys):
     settings = AlignmentSettings(profile="shipped", task="chat", policy="x", workers=0)
     found = best_at.results(EXPERIMENT, Results("j_bond", "shipped", "none"), settings, [J_BOND])
     assert found["best_at"].empty
-    best_at.draw(found, [J_BOND])
+    best_at.draw(EXPERIMENT, found, settings, [J_BOND])
     assert capsys.readouterr().out.startswith("No run of the study")

@@ -33,6 +33,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Figures of the study's next runs, which are not shipped yet.
 AWAITED = {
     "j_bond/best_at_n",
+    "other_baselines/best_at_n",
     "other_baselines/factors",
     "other_baselines/factors_tradeoff",
 }

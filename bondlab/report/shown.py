@@ -48,6 +48,7 @@ TINTS = {
     **dict.fromkeys(("one run: suggests yes", "2 runs: suggest yes"), "#eaf5ec"),
     **dict.fromkeys(("one run: suggests no", "2 runs: suggest no"), "#faeae7"),
 }
+CELL = re.compile("<td>(.*?)</td>", re.DOTALL)
 WRAPPED = 60  # characters beyond which a cell is a text, in several lines
 DIGITS = 3  # of a number, and at most as many decimals, unless a column's are all small
 
@@ -110,9 +111,9 @@ def _styled(html: str, columns: int) -> str:
     Looks are each cell's own: JupyterLab has its own for cells, which would wrap an interval.
     """
     head, body = html.split("</thead>")
-    cells = re.findall("<td>(.*?)</td>", body)
+    cells = CELL.findall(body)
     words = [not all(map(_is_number, cells[i::columns])) for i in range(columns)]
-    body = re.sub("<td>(.*?)</td>", partial(_cell, left=itertools.cycle(words)), body)
+    body = CELL.sub(partial(_cell, left=itertools.cycle(words)), body)
     if head.count("<th>") == columns:
         tags = iter(['<th style="text-align:left">' if left else "<th>" for left in words])
         head = re.sub("<th>", lambda _: next(tags), head)

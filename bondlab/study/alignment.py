@@ -33,13 +33,14 @@ from bondlab.study.judge import judged
 from bondlab.study.sweep import Spec
 from bondlab.tasks import TaskSettings, noise
 
-RUNS = "alignment"  # all tasks and both experiments share what they have in common
+RUNS = "alignment"  # all tasks and experiments share what they have in common
 J_BOND = "J-BOND"
 J_BOND_ON_NOISE = "J-BOND, noise reward"
 REWARD = Panel("reward", "Reward", "mean reward (log-odds)")
 JUDGE = Panel("judge", "Second judge, not trained on", "mean judge score (log-odds)")
 TRAINING = (REWARD, replace(report.DISTANCE, root=True))
 AREA = "Mean height between curves of reward against the root of the KL, over the KL both reach."
+ETA = 0.02  # section 6, Figs. 5 and 7
 ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
 SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
 SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N, as far as the evaluation bank goes
@@ -106,7 +107,7 @@ def rate(profile: str, eta: float) -> float:
     return round(1 - (1 - eta) ** STRIDES[profile], 6)
 
 
-def moving(profile: str, eta: float, gamma: float = 0.0) -> tuple[Algorithm, Labels]:
+def moving(profile: str, eta: float = ETA, gamma: float = 0.0) -> tuple[Algorithm, Labels]:
     """J-BOND with a moving average, and its labels."""
     anchor = MovingAverage(rate(profile, eta))
     labels = {"eta": eta, "gamma": gamma, "rate": anchor.rate, "tuned": J_BOND}

@@ -16,6 +16,7 @@ from bondlab.anchors import Periodic
 from bondlab.report.intervals import grid
 from bondlab.study.alignment import (
     AREA,
+    ETA,
     J_BOND,
     J_BOND_ON_NOISE,
     RUNS,
@@ -42,7 +43,7 @@ def runs(profile: str) -> Runs:
     """J-BOND with either anchor and, but not at profile laptop, whose runs are to take minutes, on
     noise, and REINFORCE whose KL is to the same moving average."""
     period = max(1, round(50 / STRIDES[profile]))
-    own = moving(profile, 0.02)  # section 6, Fig. 5
+    own = moving(profile)
     copied = {"gamma": 0.0, "every": period, "tuned": J_BOND}
     found = {J_BOND: own, COPY: (j_bond(anchor=Periodic(period)), copied)}
     if profile == "laptop":
@@ -52,8 +53,8 @@ def runs(profile: str) -> Runs:
 
 def raw_moving(profile: str) -> tuple[Algorithm, Labels]:
     """REINFORCE on the reward itself, with J-BOND's anchor, and its labels."""
-    anchor, beta_rl = moving(profile, 0.02)[0].anchor, REINFORCE[RAW]
-    labels = {"beta_rl": beta_rl, "tuned": RAW, "eta": 0.02, "rate": anchor.rate}
+    anchor, beta_rl = moving(profile)[0].anchor, REINFORCE[RAW]
+    labels = {"beta_rl": beta_rl, "tuned": RAW, "eta": ETA, "rate": anchor.rate}
     return reinforce(beta_rl, anchor=anchor), labels
 
 

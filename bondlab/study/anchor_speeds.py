@@ -38,7 +38,7 @@ def runs(profile: str) -> Runs:
     }
     if profile == "laptop":
         return found
-    return found | {J_BOND_ON_NOISE: on_noise(moving(profile, 0.02))}
+    return found | {J_BOND_ON_NOISE: on_noise(moving(profile))}
 
 
 def _per_doubling(table: pd.DataFrame) -> np.ndarray:

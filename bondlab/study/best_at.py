@@ -119,8 +119,11 @@ def per_prompt(rewards: Tensor, scores: Tensor) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def draw(found: Results, series: Sequence[str]) -> None:
+def draw(
+    experiment: Experiment, found: Results, settings: AlignmentSettings, series: Sequence[str]
+) -> None:
     """Publish the curves of `results` and show their tables; say so where there are none yet."""
+    found = results(experiment, found, settings, series)
     if (table := found["best_at"]).empty:
         print("No run of the study has left its best@n yet: any other profile computes it.")
         return

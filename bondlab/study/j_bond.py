@@ -25,7 +25,7 @@ NOISE = (J_BOND_ON_NOISE, "REINFORCE, noise reward")
 
 def figure_7(profile: str) -> Runs:
     """J-BOND with eta 0.02 (gamma is not stated: 0), and REINFORCE for each beta_RL."""
-    found = {J_BOND: moving(profile, 0.02)}
+    found = {J_BOND: moving(profile)}
     for name, beta in REINFORCE.items():
         tuned = SMALL if beta <= REINFORCE[SMALL] else RAW
         found[name] = reinforce(beta), {"beta_rl": beta, "tuned": tuned}

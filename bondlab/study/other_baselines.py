@@ -6,10 +6,11 @@ from functools import partial
 
 from bondlab.algorithms import bonbon, j_bond, online_dpo, raft, reinforce, vbon, warp
 from bondlab.anchors import FROZEN
-from bondlab.study.alignment import AREA, J_BOND, RUNS, Runs, above, moving, rate, specs
+from bondlab.study.alignment import AREA, ETA, J_BOND, RUNS, Runs, above, moving, rate, specs
 from bondlab.study.anchor_ablations import raw_moving
 from bondlab.study.claims import Claim
 from bondlab.study.experiment import Experiment
+from bondlab.study.j_bond import figure_7
 from bondlab.study.j_bond_claims import RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE
 
 RLOO = "RLOO, K = 3"  # as many completions as J-BOND samples
@@ -29,7 +30,7 @@ FACTORS = (J_BOND, FROZEN_J_BOND, RANK_MOVING, RANK, RAW_MOVING, RAW)
 def runs(profile: str) -> Runs:
     """J-BOND as in Figure 7 and, but not at profile laptop, whose runs are to take minutes, the
     others, and its parts."""
-    own, slow = moving(profile, 0.02), rate(profile, WARP_RATE)
+    own, slow = moving(profile), rate(profile, WARP_RATE)
     if profile == "laptop":
         return {J_BOND: own}
     others = (
@@ -45,14 +46,14 @@ def runs(profile: str) -> Runs:
 
 def _parts(profile: str) -> Runs:
     """What `FACTORS` has besides J-BOND. All draw the anchor's completions anew, as it must."""
-    anchor = moving(profile, 0.02)[0].anchor
+    anchor = moving(profile)[0].anchor
     ours = {"gamma": 0.0, "tuned": J_BOND, "fresh": True}
     return {
         FROZEN_J_BOND: (j_bond(anchor=FROZEN), ours),
-        RANK_MOVING: (j_bond(beta=1, anchor=anchor), ours | {"eta": 0.02, "rate": anchor.rate}),
+        RANK_MOVING: (j_bond(beta=1, anchor=anchor), ours | {"eta": ETA, "rate": anchor.rate}),
         RANK: (j_bond(beta=1, anchor=FROZEN), ours),
         RAW_MOVING: raw_moving(profile),
-        RAW: (reinforce(REINFORCE[RAW]), {"beta_rl": REINFORCE[RAW], "tuned": RAW}),
+        RAW: figure_7(profile)[RAW],
     }
 
 

@@ -96,8 +96,9 @@ def finished() -> list[Spec]:
     done = []
     for spec in own:
         with suppress(ParameterError):  # a learning rate that was not chosen yet
-            spec = tuning.tuned(spec)
-            done += [spec] * spec.folder(paths.runs_folder() / RUNS).finished
+            run = tuning.tuned(spec)
+            if run.folder(paths.runs_folder() / RUNS).finished:
+                done.append(run)
     return done
 
 
