@@ -202,7 +202,8 @@ class RunFolder:
         """Run id, config, commit, versions, machine, seconds and status; {} before a start.
 
         The status is "finished", or else "running": begun, also where its process was killed; that
-        one is at work now, `lock` says. `seconds` are those of the processes that finished.
+        one is at work now, `lock` says. `seconds` are those of work up to the last mark: what a
+        process did after its last checkpoint before it was killed is not in them.
         """
         path = self.path / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
@@ -211,7 +212,7 @@ class RunFolder:
     def finished(self) -> bool:
         return self.manifest.get("status") == "finished"
 
-    def mark(self, status: str, seconds: float, banks: Iterable[str] = ()) -> None:
+    def mark(self, status: str, seconds: float | None = None, banks: Iterable[str] = ()) -> None:
         """Write the manifest.
 
         Its `kinds` are those of machine that the run was computed on (`device.kind`), one a change,
@@ -219,8 +220,9 @@ class RunFolder:
         the run's name does not tell them apart.
 
         Args:
-            status: "running" when a process starts on the run, "finished" when all is there.
-            seconds: of this process's work since its last mark; added to the earlier ones.
+            status: "finished" when all is there, "running" before.
+            seconds: of this process's work since its last mark, added to the earlier ones; None
+                where it starts on the run.
             banks: kinds of machine that the samples it read were drawn on.
         """
         earlier, kind = self.manifest, device.kind()
@@ -234,8 +236,8 @@ class RunFolder:
             "config": self.config,
             "started": earlier.get("started", now),
             "written": now,
-            "seconds": round(earlier.get("seconds", 0.0) + seconds, 2),
-            "starts": earlier.get("starts", 0) + (status == "running"),
+            "seconds": round(earlier.get("seconds", 0.0) + (seconds or 0.0), 2),
+            "starts": earlier.get("starts", 0) + (seconds is None),
             "process": os.getpid(),
             "machine": device.describe(),
             "kinds": kinds,

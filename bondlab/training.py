@@ -161,9 +161,9 @@ def _agree(name: Mapping[str, Any], config: Config) -> None:
 
 
 def _loop(trainer: Trainer) -> None:
-    started = saved = time.perf_counter()
+    saved = time.perf_counter()
     config, run = trainer.config, trainer.run
-    run.mark("running", 0.0)
+    run.mark("running")
     run.rewind(trainer.step)
     shown = {"desc": "steps", "unit": "step", "leave": False, "disable": not processes.is_main()}
     bar = tqdm(total=config.steps, initial=trainer.step, **shown)
@@ -175,15 +175,16 @@ def _loop(trainer: Trainer) -> None:
         if last:
             break
         run.append(trainer.update())
-        waited = time.perf_counter() - saved
-        wanted = trainer.step == config.steps or waited >= config.checkpoint_seconds
+        now = time.perf_counter()
+        wanted = trainer.step == config.steps or now - saved >= config.checkpoint_seconds
         if wanted and processes.is_main():  # by its own clock
+            run.mark("running", now - saved)  # before what it may be killed after
             trainer.save()
-            saved = time.perf_counter()
+            saved = now
         bar.update()
     bar.close()
     kinds = [kind for folder in trainer.folders for kind in folder.kinds]
-    run.mark("finished", time.perf_counter() - started, kinds)
+    run.mark("finished", time.perf_counter() - saved, kinds)
 
 
 def _start(trainer: Trainer) -> pd.DataFrame:

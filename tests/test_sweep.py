@@ -95,6 +95,20 @@ def test_a_sweep_goes_on_after_a_failure(runs, monkeypatch):
     assert len(updates) == 3
 
 
+def test_the_bar_goes_back_with_a_run(tmp_path, capfd):
+    """A run that goes on forgets what it had past its checkpoint: the bar's rate stays positive."""
+    run = RunFolder(tmp_path)
+    record = run.path / "record.jsonl"
+    record.write_text(5 * "\n")
+    with sweep._bar_over_steps([run], 8):
+        time.sleep(1.2)
+        record.write_text(3 * "\n")
+        time.sleep(1.2)
+        record.write_text(6 * "\n")
+    shown = capfd.readouterr().err
+    assert "5/8" in shown and "3/8" in shown and "6/8" in shown and "-" not in shown
+
+
 def test_two_workers_give_the_numbers_of_one(runs, capfd):
     """Processes with their share of threads compute what this one does, to the last bit, banks too.
     They draw no bars, and end with the sweep: idle ones would hold gigabytes."""

@@ -88,6 +88,8 @@ def test_resuming_equals_not_stopping(name, folder, monkeypatch):
             train(task_of(family), algorithm, config, folder)
     again = train(task_of(family), algorithm, config, folder)
     assert_same_results(again, uninterrupted(algorithm, config, family))
+    # Its manifest counts the seconds of every step it has, whichever process made it.
+    assert again.folder.manifest["seconds"] >= again.folder.record()["seconds"].sum()
 
 
 def test_a_finished_run_is_not_computed_again(monkeypatch):

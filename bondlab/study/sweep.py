@@ -173,9 +173,12 @@ def _bar_over_steps(runs: Sequence[RunFolder], total: int) -> Iterator[None]:
 
     def follow() -> None:
         with tqdm(total=total, initial=count(), desc="training", unit="step") as bar:
-            while not ended.wait(1.0):
-                bar.update(count() - bar.n)
-            bar.update(count() - bar.n)
+            going = True
+            while going:
+                going = not ended.wait(1.0)
+                more = count() - bar.n
+                bar.initial += min(more, 0)  # what a run that goes on had past its checkpoint
+                bar.update(more)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
