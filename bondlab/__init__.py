@@ -4,7 +4,8 @@ The library's face: `LanguageModel`, `Task`, an algorithm (`j_bond`, `bond` and 
 an anchor where the algorithm takes one, `Config`, `train`. Each is imported when first asked for,
 so that the command line starts without waiting for torch.
 
-What is where, in reading order; a folder imports from those above it alone (`study` from all):
+What is where, in reading order. The modules import from each other, from lm/ and from naming/; a
+folder after these only from what stands above it, but `study` from neither `plan` nor `bench`:
 
     best_of_n   the exact distribution of Best-of-N, its quantiles and divergences
     rules       each algorithm as a function from scores to one weight per completion
@@ -46,6 +47,10 @@ _FACE = {
 _HOMES = {name: home for home, names in _FACE.items() for name in names.split()}
 _CHAPTERS = {"templates": "lm.templates", "tiny": "tasks.tiny"}  # modules on the face
 __all__ = [*_HOMES, *_CHAPTERS]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> object:

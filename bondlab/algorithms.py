@@ -21,8 +21,9 @@ class Algorithm:
 
     Args:
         rule: one of `rules` or your own, called as rule(scores, **settings).
-        anchor_draws: N, completions of the anchor the rule sees a prompt.
-        policy_draws: K, completions of the policy a prompt.
+        settings: its keyword arguments, part of a run's name.
+        anchor_draws: N, completions of the anchor per prompt that the rule sees.
+        policy_draws: K, completions of the policy per prompt.
         quantile_draws: M, further completions of the anchor that quantiles rest on.
         anchor: how the anchor, whose samples these are, follows the policy; see `anchors`.
         quantile_model: a model that learns quantiles from the M completions; None counts them.
@@ -100,13 +101,13 @@ def bond(
     Args:
         n: the Best-of-N size.
         beta: share of the backward KL; at 0 the policy is not sampled, at 1 no Best-of-n drawn.
-        policy_draws: completions of the policy a prompt; not stated, chosen because two are the
+        policy_draws: completions of the policy per prompt; not stated, chosen because two are the
             fewest that give each prompt's return a neighbour.
         quantile_draws: Monte Carlo samples behind p_hat (section 4.2: 16).
         anchor: `anchors.Periodic(every)` makes it iterative BOND (Algorithm 1), with Best-of-n,
             quantiles and log-ratio all of the anchor.
         quantile_model: learn the quantiles instead of counting (appendix B.1), from one completion
-            of the anchor a prompt; `quantile_draws` then has no meaning.
+            of the anchor per prompt; `quantile_draws` then has no meaning.
 
     Raises:
         ValueError: n is below 2, beta outside [0, 1], or there is nothing to draw.
@@ -135,7 +136,7 @@ def j_bond(
         beta: share of the backward KL; 0.5 in the paper (section 6).
         gamma: weight of the further KL to the anchor (eq. 19); Figure 6 tries 0, 0.5, 1 and 2.
         anchor: `MovingAverage(0.02)` as in Figure 7 (eq. 18), or `Periodic(50)` as in Figure 5.
-        policy_draws: completions of the policy a prompt (Algorithm 2: 1).
+        policy_draws: completions of the policy per prompt (Algorithm 2: 1).
 
     Raises:
         ValueError: beta outside [0, 1], gamma below 0, or no policy draw.
@@ -172,6 +173,9 @@ def warp(beta_rl: float, rate: float, policy_draws: int = 2) -> Algorithm:
 
     Its later stages merge the weights of several such runs, and are left out. WARP reports a rate
     of 0.01 and a beta of 0.1.
+
+    Args:
+        rate: the moving average's per step; the others and Raises as `reinforce` has them.
     """
     return reinforce(beta_rl, policy_draws, MovingAverage(rate))
 
@@ -180,7 +184,8 @@ def raft(n: int, anchor: Anchor) -> Algorithm:
     """Fine-tuning on the best of n: RAFT (arXiv:2304.06767), the beta = 0 end of BOND.
 
     RAFT samples anew from the model of the last iteration: an anchor that is copied now and then.
-    With a fixed one it is Best-of-n distilled by maximum likelihood (section 4.1).
+    With a fixed one it is Best-of-n distilled by maximum likelihood (section 4.1). Arguments and
+    Raises are those of `bond`.
     """
     return bond(n, 0.0, anchor=anchor)
 
@@ -189,7 +194,7 @@ def vbon(n: int, policy_draws: int = 2, quantile_draws: int = 16) -> Algorithm:
     """Variational Best-of-n (arXiv:2407.06057): the beta = 1 end of BOND, its anchor fixed.
 
     It maximises (n-1) E[log p_<=] - KL(pi || pi_ref), the same objective with the same factor; the
-    authors use PPO where this is REINFORCE.
+    authors use PPO where this is REINFORCE. Arguments and Raises are those of `bond`.
     """
     return bond(n, 1.0, policy_draws, quantile_draws)
 
@@ -213,7 +218,7 @@ def bonbon(n: int, alpha: float = 0.005) -> Algorithm:
     """BoNBoN (arXiv:2406.00832): likelihood of the best, and its gap to the worst, of n draws.
 
     Args:
-        n: draws of the reference a prompt; the paper distils Best-of-8.
+        n: draws of the reference per prompt; the paper distils Best-of-8.
         alpha: share of the likelihood; 0.005 there.
 
     Raises:
@@ -245,7 +250,7 @@ def qrpo(beta: float, n: int = 8) -> Algorithm:
 
     Args:
         beta: strength of the KL to the reference, for quantiles as rewards.
-        n: draws of the reference a prompt and step, each ranked by the others.
+        n: draws of the reference per prompt and step, each ranked by the others.
 
     Raises:
         ValueError: beta not above 0, or n below 2.

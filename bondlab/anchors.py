@@ -43,7 +43,7 @@ FROZEN = Frozen()
 
 @dataclass(frozen=True)
 class Periodic:
-    """The anchor becomes the policy every `every` steps: iterative BOND (Algorithm 1).
+    """The anchor becomes the policy after each `every` steps: iterative BOND (Algorithm 1).
 
     Raises:
         ValueError: `every` is not a positive integer.
@@ -76,7 +76,7 @@ class MovingAverage:
     Under LoRA the tensors are the factors B and A of a change BA, and mean(B) mean(A) stands for
     the mean of BA, which is what averaging the weights would give. They differ by the covariance
     of B and A over the average's memory: by nothing while the policy stands still or only B moves,
-    and in second order of how far both move meanwhile. `adapter_average` measures it.
+    and in second order of how far both move meanwhile. Notebook 06 shows by how much.
 
     Raises:
         ValueError: `rate` is outside [0, 1].
@@ -93,7 +93,7 @@ class MovingAverage:
         torch._foreach_lerp_(list(anchor), list(policy), self.rate)
 
     def share(self, step: int) -> float:
-        """The mean over the policy's way so far, each step's weight `rate` less than the next's."""
+        """The mean over the policy's way so far, each step's weight 1 - `rate` times the next's."""
         if not self.rate:
             return 0.0
         return 1 - (1 - self.rate) / self.rate * (1 - (1 - self.rate) ** step) / step

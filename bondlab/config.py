@@ -19,7 +19,10 @@ class Config(BaseModel):
     cost, and at the end. `bank_samples`, `evaluation_samples` and `evaluation_bank` are
     completions per prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient
     norm (a run's record says which steps it bound). `fresh` draws the reference's samples anew at
-    each step, as the paper does, and not from a bank.
+    each step, as the paper does, and not from a bank. `lora_rank` None trains every weight;
+    `micro_batch` prompts pass through the policy together, which changes no result; without
+    `forward_kl` evaluations do not score their bank. `seed` sets all draws; `precision` is "auto"
+    (bf16 where the hardware multiplies it), "bf16" or "fp32".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -27,20 +30,20 @@ class Config(BaseModel):
     steps: Count
     prompts_per_step: Count = 8  # not stated for XSum; chosen because two cores do it in seconds
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    warmup: Annotated[int, Field(ge=0)] = 10  # the Gemma runs use 100 (section 6), of longer runs
+    warmup: Annotated[int, Field(ge=0)] = 10  # section 6: 100, of Gemma's longer runs
     # Not stated; chosen because it binds rarely. Unclipped, 4 to 10 steps each at study size (seed
     # 11, samples drawn anew), norms were 0.4 to 13 (J-BOND, REINFORCE, online DPO), 2 to 35 (BOND
     # on XSum), 70 to 140 (J-BOND, all weights) and 295 to 565 (BoNBoN): a smaller one would weigh
     # the methods' batches differently.
     clip: Annotated[float, Field(gt=0)] = 1000.0
-    lora_rank: Count | None = 8  # not stated; None trains every weight
-    micro_batch: Count = 8  # prompts passed through the policy together; does not change results
+    lora_rank: Count | None = 8  # not stated
+    micro_batch: Count = 8
     bank_samples: Count = 32  # 16 for quantiles (section 4.2) beside Best-of-16
     fresh: bool = False
     evaluate_every: Count = 500  # section 6
-    evaluation_samples: Count = 4  # policy completions a held-out prompt; not stated
+    evaluation_samples: Count = 4  # not stated
     evaluation_bank: Count = 32  # k of section 6
-    forward_kl: bool = True  # False: evaluations do without it, which saves scoring that bank
+    forward_kl: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # 0: after each step
     seed: int = 0
     precision: device.Precision = "auto"

@@ -42,7 +42,7 @@ def evaluate(
     Args:
         policy, reference: the models; the distribution of both is the sampler's.
         bank: k reference samples of each of the task's held-out prompts (section 6: k = 32).
-        samples: completions of the policy a prompt.
+        samples: completions of the policy per prompt.
         generators: called with a batch's first prompt, gives the generator that the batch shares.
         predict: the learned quantile model, where there is one.
         forward_kl: whether the bank's completions are scored, too, which the forward KL needs.

@@ -54,7 +54,7 @@ class Batch:
 
 
 class Trainer:
-    """Policy, anchor, optimiser and banks of one run, at some step.
+    """Policy, anchor, optimiser and banks of one run, at its last checkpoint.
 
     Attributes:
         reference: where the policy started; measured against, never changed.
@@ -203,7 +203,7 @@ class Trainer:
         """Add the gradient of the loss -(1/B) sum w log pi, weights [B, N+K]; returns the loss.
 
         Of a process's share of the prompts it is their part of the sum; B counts all prompts.
-        Of the anchor's completions only as many are passed through as have a weight, a prompt.
+        Of a prompt's completions of the anchor only as many are passed through as have a weight.
         """
         n, parts = self.algorithm.anchor_draws, []
         if n:

@@ -47,12 +47,13 @@ class Run:
 
     @property
     def table(self) -> pd.DataFrame:
-        """The record: one row a training step."""
+        """The record: one row per step, with step, loss, gradient_norm (before clipping), clipped
+        (0 or 1), seconds and what `evaluation.step_measures` measures."""
         return self.folder.record()
 
     @property
     def evaluation(self) -> pd.DataFrame:
-        """One row per completion and evaluation; see `trainer.Trainer.evaluate`."""
+        """One row per completion and evaluation; see `evaluation.evaluate`."""
         return self.folder.evaluation()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -80,8 +81,8 @@ def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
 def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     """The reference's stored samples that a run reads: of training prompts, of held-out prompts.
 
-    The held-out ones stand alone where the others are drawn anew at each step or not wanted. Of the
-    training prompts those alone have samples that pass by: a reward may cost money.
+    The held-out ones stand alone where the others are drawn anew at each step or not wanted. Only
+    training prompts that the run will read are sampled and scored: a reward may cost money.
 
     Raises:
         ValueError: the training bank is too small for the algorithm.

@@ -109,7 +109,7 @@ def test_seeds_that_a_verdict_still_needs():
 def test_a_claim_says_its_rule_and_decides_each_row():
     claim = Claim("C9", "A claim.", "Fig. 1", [x_of("a", above=0), x_of("b", below=9)], "In nats.")
     words = claims.described([claim]).splitlines()
-    assert words[0].startswith("A claim is repeated if every 95 % interval lies wholly")
+    assert words[0].startswith("A claim is repeated if each of its 95 % intervals lies inside")
     assert words[-2] == "C9. A claim. (Fig. 1)"
     assert words[-1].startswith("   x of a above 0; x of b below 9. In nats. Fixed 2026-")
     runs = {"run": "r1", "started": "2026-11-01T00:00:00+00:00"}
@@ -121,7 +121,8 @@ def test_a_claim_says_its_rule_and_decides_each_row():
     found = claims.decided([claim], pd.concat(parts))
     whole, terms = found[found["claim"] == "C9"], found[found["claim"] == ""]
     assert whole["says"].tolist() == ["one run: open", "one run: suggests yes"]
-    assert whole["fixed"].tolist() == ["after", "before"] and set(whole["what"]) == {claim.text}
+    assert whole["fixed"].tolist() == ["after these runs", "before these runs"]
+    assert set(whole["what"]) == {claim.text}
     assert set(whole["needed"]) == {"at least 2"} and whole.index.tolist() == [0, 3]
     assert terms["value"].tolist()[2] == str(mean_interval(2 + NOISE))
     assert terms["says"].tolist() == ["open", "yes", "yes", "yes"]

@@ -61,7 +61,7 @@ def test_series_are_named_by_what_was_run_with_the_papers_value_beside():
     names = ["moving average, eta = 0.02", "copy every 50 steps", "eta = 0.05", "J-BOND"]
     table = pd.DataFrame({"series": names, "rate": [0.146, 0, 0.05, 0.146], "every": [0, 6, 0, 0]})
     found = report.as_run(Results("some", "laptop", tables={"evaluations": table}))
-    shown = ["moving average, eta = 0.15 (paper: 0.02)", "copy every 6 steps (paper: 50)"]
+    shown = ["moving average, eta = 0.02 (here 0.15)", "copy every 50 steps (here 6)"]
     assert [found[name] for name in names] == [*shown, "eta = 0.05", "J-BOND"]
     assert report.as_run(results()) == {"a": "a", "b": "b"}
 

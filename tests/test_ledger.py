@@ -43,7 +43,7 @@ def test_the_scoreboard_says_what_a_verdict_hangs_on(committed):
             ("b", "3", "open", "open"), ("c", "1", "one run: suggests no", "no"),
             ("toy, N = 4", "100", "repeated", "yes")]  # fmt: skip
     rows = [
-        {"where": w, "seeds": s, "verdict": v, "says": a, "measured": f"log_quantile {place}",
+        {"where": w, "seeds": s, "verdict": v, "says": a, "measured": f"log quantile {place}",
          "effect": str(place), "low": "0", "high": "9", "kind": w.split(",")[0], **own}
         for place, (w, s, v, a) in enumerate(told)
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def test_the_scoreboard_says_what_a_verdict_hangs_on(committed):
 
 
 def test_every_claim_of_the_paper_is_in_it(committed):
-    known = {identity.split(",")[0].rstrip("abc") for identity in committed["id"]}
+    known = {identity.split()[0].rstrip("abc") for identity in committed["id"]}
     assert {f"C{i}" for i in range(1, 17)} <= known
     lines = committed[["id", "where", "measured"]]
     assert not lines.duplicated().any()

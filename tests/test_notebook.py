@@ -186,8 +186,11 @@ def test_intervals_never_wrap_and_columns_of_words_begin_on_the_left():
     left, fixed = "text-align:left", "white-space:nowrap"
     assert re.findall('<th(?: style="(.*?)")?>', html) == [left, "", left]
     looks = re.findall('<td(?: style="(.*?)")?>', html)
-    assert looks[0].startswith(f"{left}; white-space:normal")
-    assert looks[1:] == [fixed, left, f"{left}; {fixed}", "", f"{left}; {fixed}"]
+    top = "vertical-align:top"
+    assert looks[0].startswith(f"{left}; {top}; white-space:normal")
+    words = f"{left}; {top}"
+    assert looks[1:] == [f"{top}; {fixed}", words, f"{words}; {fixed}", top, f"{words}; {fixed}"]
+    assert top not in Shown(table.assign(what="short"))._repr_html_()
 
 
 def test_a_notebook_that_asks_and_shows_loads_no_papermill():

@@ -16,10 +16,10 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "elsewhere" / "runs"))
     monkeypatch.setattr(pages, "repository_root", lambda: tmp_path)
     readme = (
-        "[one](notebooks/00_a.ipynb#top) [all](CLAIMS.md#c4-c2a) [law](LICENSE) [x](https://x.y)"
+        "[one](notebooks/00_a.ipynb#top) [all](CLAIMS.md#c4-by-c2a) [law](LICENSE) [x](https://x.y)"
     )
     (tmp_path / "README.md").write_text(readme)
-    claims = "[C4, C2a](#c4-c2a)\n\n## C4, C2a\n\n| a |\n| --- |\n| -0.2 [-0.5, 0.1] |\n"
+    claims = "[C4 by C2a](#c4-by-c2a)\n\n## C4 by C2a\n\n| a |\n| --- |\n| -0.2 [-0.5, 0.1] |\n"
     (tmp_path / "CLAIMS.md").write_text(claims)
     executed = tmp_path / "elsewhere" / "runs" / "notebooks" / "laptop"
     for folder, words in ((tmp_path / "notebooks", "committed"), (executed, "executed")):
@@ -33,9 +33,9 @@ def test_pages_show_what_there_is_and_link_to_each_other(made, tmp_path):
     index, claims, notebook = made["shipped"]
     assert "committed:" in notebook and "executed:" in made["laptop"][2]
     links = lambda text: re.findall(r'<a href="([^"]*)">', text)  # noqa: E731
-    own = ["00_a.html#top", "claims.html#c4-c2a", "../../../LICENSE", "https://x.y"]
+    own = ["00_a.html#top", "claims.html#c4-by-c2a", "../../../LICENSE", "https://x.y"]
     assert links(index) == own
     assert links(notebook) == ["index.html", "01_b.html"]
-    assert links(claims) == ["#c4-c2a"] and '<h2 id="c4-c2a"' in claims
+    assert links(claims) == ["#c4-by-c2a"] and '<h2 id="c4-by-c2a"' in claims
     assert "-0.2&nbsp;[-0.5,&nbsp;0.1]" in claims
     assert all(text.count(pages.STYLE) == 1 for text in made["shipped"])

@@ -140,7 +140,7 @@ def test_levels_are_theory_or_sampled_best_of_n_and_marks_where_the_anchor_moves
     assert report.levels(results(), GAINS) == []  # of several N in one row, none
     chosen = report.levels(results(), (*GAINS[:1], report.DISTANCE), sizes=[2])
     assert chosen == [Level("p_reward", pytest.approx(2.1), "sampled Best-of-2")]
-    assert report.anchor_marks(results()) == [Mark(20, "the anchor moves")]
+    assert report.anchor_marks(results()) == [Mark(20, "policy copied into the anchor")]
     assert report.anchor_marks(found) == []
 
 
@@ -164,7 +164,7 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
     found = results()
     line = report.budget(found, "document", ["profile"]).iloc[0].to_dict()
     labels, counts = {"series": "N = 8", "profile": "laptop"}, {"seeds": 1, "steps": 40}
-    costs = {"documents per step": 3, "completions": 26, "minutes per run": 1.5}
+    costs = {"documents per step": 3, "completions per document": 26, "minutes per run": 1.5}
     assert line == labels | counts | costs | {"anchor's samples": "stored"}
     plain = "Profile laptop, 1 seed, 3 held-out prompts, 95 % intervals (t over prompts)."
     assert report.note(found, "prompt") == plain
@@ -256,7 +256,7 @@ def test_the_trade_off_pairs_each_measure_with_the_distance():
     its KL, with the rewards n + (0, 0.1, 0.2). The bound is -1/N at the KL of Best-of-N, from the
     reference past every run's KL of 1.5."""
     table = report.tradeoff(results(), GAINS)
-    others = [report.SAMPLED, report.BOUND]
+    others = [report.OWN_BEST, report.BOUND]
     assert table["series"].unique().tolist() == [*(run[0] for run in RUNS), *others]
     own = table[table["series"] == "iterative, n = 2"]
     for panel, shift in (("p_reward", 0), ("log_quantile", -3)):

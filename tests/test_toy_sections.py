@@ -58,10 +58,10 @@ def test_the_bound_holds_and_ties_count_as_one_outcome():
     table = limits.bound(SETTINGS)
     assert table["mean"].max() <= 1 + 1e-9
     tied, even = (table[table["series"] == s].set_index("x")["mean"]
-                  for s in (limits.TIED, limits.LIKELY))  # fmt: skip
+                  for s in (limits.TIED, f"n = {limits.TIED_N}"))  # fmt: skip
     assert len(tied) > 3 and tied.to_numpy() == pytest.approx(even[tied.index].to_numpy())
     assert table[table["x"] == 10_000]["mean"].min() > 0.99
-    assert limits.fair(table).set_index("series").loc["n = 8", "outcomes until 0.95"] == "8"
+    assert limits.fair(table).set_index("series").loc["n = 8", "fewest with 0.95"] == "8"
 
 
 def test_how_often_the_penalty_fires():
@@ -91,9 +91,9 @@ def test_an_average_in_bfloat16_loses_small_changes():
     """After 200 averages 1 - 0.98^200 of the way in float32; of a change of 1 % hardly any in
     bfloat16, whose unit in the last place is 0.4 to 0.8 %; of 100 % most."""
     table = autopsy.lost().set_index("change of a weight")
-    assert table["gone in float32"].to_numpy() == pytest.approx(1 - 0.98**200, abs=2e-3)
-    assert table.loc["1.0%", "gone in bfloat16"] < 0.05
-    assert table.loc["100.0%", "gone in bfloat16"] > 0.7
+    coarse, fine = (table[f"share of it followed in {name}"] for name in ("bfloat16", "float32"))
+    assert fine.to_numpy() == pytest.approx(1 - 0.98**200, abs=2e-3)
+    assert coarse["1.0%"] < 0.05 and coarse["100.0%"] > 0.7
 
 
 def test_the_first_mending_is_the_one_that_tells():

@@ -93,7 +93,7 @@ def test_j_bond_reward_follows_its_parabola():
 
 def test_every_rule_has_the_exact_gradient():
     table = descents.identities(settings())
-    assert table["equal"].all() and len(table) == 5
+    assert (table["update equals gradient"] == "yes").all() and len(table) == 5
 
 
 def test_the_toy_starts_near_the_formulas():

@@ -1,6 +1,6 @@
 """What is asked of every side of a comparison, as data: the same work of ours and of a peer.
 
-On a processor everything is meant to end within a quarter of an hour on two cores; on a GPU, where
+On a processor everything is meant to end within half an hour on two cores; on a GPU, where
 a step is short, sizes are larger. None is the paper's; a step's shape (8 prompts of 142 tokens, 48
 new ones) was chosen because the task chat has prompts of up to 144 tokens.
 """

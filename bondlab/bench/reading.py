@@ -20,8 +20,8 @@ from bondlab.report.intervals import Interval
 GIGA = 1e9
 KEY = ["machine", "case"]
 VARIED = {
-    "k": "completions a prompt",
-    "prompts": "prompts a step",
+    "k": "completions per prompt",
+    "prompts": "prompts per step",
     "prompt_tokens": "tokens of a prompt",
     "new_tokens": "tokens of a completion",
 }
@@ -59,15 +59,16 @@ def compared(table: pd.DataFrame, section: str, column: str = "seconds") -> pd.D
 
 def sampling(table: pd.DataFrame) -> pd.DataFrame:
     """Median seconds of both sides, their ratio, and the mean length that each drew in tokens."""
-    drawn = lengths(table, "sampling").set_index(KEY).add_suffix(", tokens")
-    found = compared(table, "sampling").join(drawn, KEY)
-    return found.rename(columns={OURS: f"{OURS}, s", "theirs": "theirs, s"})
+    found = compared(table, "sampling").join(lengths(table, "sampling").set_index(KEY), KEY)
+    words = {OURS: f"{OURS}, s", "theirs": f"{found['peer'].iloc[0]}, s"}
+    return found.drop(columns="peer").rename(columns=words)
 
 
 def lengths(table: pd.DataFrame, section: str) -> pd.DataFrame:
     """Mean tokens of the completions that each side drew: that both were asked for the same."""
     own = table[table["section"] == section]
-    return own.pivot_table("length", KEY, "side", sort=False).reset_index()
+    found = own.pivot_table("length", KEY, "side", sort=False).add_suffix(", tokens")
+    return found.rename_axis(columns=None).reset_index()
 
 
 def steps(table: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +80,7 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
         return found.loc[found["peer"] == PEER, "ratio"].rename(name)
 
     seconds = own.pivot_table("seconds", KEY, "side", "median", sort=False)
-    peaks = own.pivot_table("memory", KEY, "side", "max", sort=False) / GIGA
+    peaks = own.pivot_table("memory", KEY, "side", "median", sort=False) / GIGA
     found = [
         seconds.reindex(columns=[OURS, PEER]).add_suffix(", s"),
         times("seconds", "times as long"),
@@ -113,7 +114,7 @@ def parts(table: pd.DataFrame) -> pd.DataFrame:
     """Each part of a J-BOND step, the longest first: where its time goes, and what is in the way.
 
     Columns machine, part, seconds (median), share of the step, floor in seconds, what sets it
-    (operations or bytes), the share of the floor that is reached, and the range of the seconds.
+    (operations or bytes), the floor as a share of the seconds, and the range of the seconds.
     """
     rows = []
     for machine, part in table[table["section"] == "floor"].groupby("machine", sort=False):
@@ -126,7 +127,7 @@ def parts(table: pd.DataFrame) -> pd.DataFrame:
             rows.append({
                 "machine": machine, "part": name, "seconds": seconds, "share": seconds / whole,
                 "floor": least or math.nan, "set by": kind if least else "-",
-                "reached": (least or math.nan) / seconds, "low": low, "high": high,
+                "floor / measured": (least or math.nan) / seconds, "low": low, "high": high,
             })  # fmt: skip
     order = {"by": ["machine", "seconds"], "ascending": [True, False]}
     return pd.DataFrame(rows).sort_values(**order, ignore_index=True)
@@ -193,7 +194,7 @@ def targets(table: pd.DataFrame) -> pd.DataFrame:
         times = f"{own.factor:g} times " if own.factor > 1 else ""
         aim = f"{own.case}: {times}as fast as {own.peer}"
         if own.column == "memory":
-            aim = f"{own.case}: 1/{own.factor:g} of {own.peer}'s peak memory"
+            aim = f"{own.case}: {own.peer}, not recomputing, takes {times}the memory"
         enough = own.ratio and own.ratio.value >= own.factor
         rows.append((own.machine, aim, own.ratio, enough))
     for machine, part in table.groupby("machine", sort=False):
@@ -201,9 +202,9 @@ def targets(table: pd.DataFrame) -> pd.DataFrame:
         aim = f"a J-BOND step's time within {LINEAR} % of a line in the prompts"
         rows.append((machine, aim, None if math.isnan(off) else f"{off:.1f} %", off <= LINEAR))
     return pd.DataFrame([
-        {"machine": machine, "target": aim, "reached": str(found or "-"),
-         "verdict": ("reached" if enough else "missed") if found else "-"}
-        for machine, aim, found, enough in rows
+        {"machine": machine, "target": aim, "times [range]": str(found or "-"),
+         "verdict": ("reached" if enough else "missed") if found else "not measured"}
+        for machine, aim, found, enough in sorted(rows, key=lambda row: row[2] is None)
     ])  # fmt: skip
 
 

@@ -38,7 +38,6 @@ FIXED = {
     "interval": Look(BLACK),  # of what has rows and no series
     "the whole step": Look(GREY),
     "reference": Look(GREY, "-", "s"),
-    "Best-of-N, sampled": BEST,
     "sampled Best-of-N": BEST,
     "sampled Best-of-2": Look(BLACK, "--", "d"),
     "sampled Best-of-8": BEST,

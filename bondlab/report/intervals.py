@@ -56,15 +56,16 @@ def known(value: float) -> Interval:
 def text(mean: float, low: float = math.nan, high: float = math.nan) -> str:
     """ "0.123 [0.100, 0.150]": three digits of the largest, two where that is below 0.1.
 
-    Without the ends where there are none; "-" without a number.
+    Without the ends where there are none, or none that differ; "-" without a number.
     """
     if math.isnan(mean):
         return "-"
     largest = max(abs(x) for x in (mean, low, high) if math.isfinite(x))
     digits = 3 if largest >= 0.1 else 2
     decimals = max(0, digits - 1 - math.floor(math.log10(largest))) if largest else 3
-    ends = "" if math.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
-    return f"{mean:.{decimals}f}{ends}"
+    told = [f"{x:.{decimals}f}" for x in (mean, low, high)]
+    exact = math.isnan(low) or len({*told}) == 1
+    return told[0] if exact else f"{told[0]} [{told[1]}, {told[2]}]"
 
 
 # -- means, shares, differences --------------------------------------------------------------------
@@ -294,6 +295,4 @@ def cell(table: pd.DataFrame, column: str) -> str:
     if present.empty:
         return "-"
     found = cell_interval(grid(present, column))
-    if present[column].nunique() == 1:  # a closed form, or a measure that is the same everywhere
-        return text(found.mean)
     return str(found)

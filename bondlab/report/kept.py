@@ -197,7 +197,8 @@ def _described(figure: Figure) -> str:
     """A figure in words: its title, panels and x axis; what nbval compares in its place."""
     title = figure.get_suptitle() or next((x.get_title().get_text() for x in figure.legends), "")
     panels = ", ".join(dict.fromkeys(axes.get_title() for axes in figure.axes))
-    x = figure.axes[-1].get_xlabel()
-    against = f" against {x}" if x and "against KL" not in panels else ""
+    below = {axes.get_xlabel() for axes in figure.axes} - {""}
+    x = below.pop() if len(below) == 1 else ""  # of all panels, or of none
+    against = f" against {x}" if x else ""
     words = f"{title + ': ' if title else ''}{panels}{against}"
     return " ".join(re.sub(r"[${}]|\\(?=[a-z])", "", words.replace(r"\pi", "π")).split())

@@ -1,4 +1,4 @@
-"""What came out, in three lines at the top of a notebook: made of the ledger, so that new results
+"""What came out, in a few lines at the top of a notebook: made of the ledger, so that new results
 change it."""
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import pandas as pd
 
 from bondlab import paths
 
-# A line of the box, and the verdicts of the ledger that stand in it.
+# A line of the box, the verdicts of the ledger that stand in it, and what it says without any; the
+# last two are there only where they say something.
 LINES = {
-    "Held": ("repeated",),
-    "Did not hold": ("not repeated",),
-    "Open": ("open", "one run", "2 runs", "not run"),
+    "Held": ("repeated", "nothing so far."),
+    "Did not hold": ("not repeated", "nothing so far."),
+    "Open": ("open", "nothing."),
+    "Too few seeds for a verdict": (("one run", "2 runs"), ""),
+    "Not run": ("not run", ""),
 }
-NONE = {
-    "Held": "nothing yet: a verdict takes three seeds.",
-    "Did not hold": "nothing so far.",
-    "Open": "nothing.",
-}
+ANSWERS = {"repeated": "yes", "not repeated": "no"}  # of one number, by the claim's verdict
+TOY = "00b"  # the notebook that decides the same claims on the toy
 
 
 class Box:
-    """Three lines and what the runs took, which Jupyter displays as HTML, all else as text."""
+    """Lines and what the runs took, which Jupyter displays as HTML, all else as text."""
 
     def __init__(self, lines: dict[str, str]) -> None:
         self.lines = lines
@@ -39,73 +39,93 @@ class Box:
         return f'<div style="{looks}">{"<br>".join(lines)}</div>'
 
 
-def box(number: str, experiment: str = "") -> None:
+def box(number: str, experiment: str = "", what: str = "run") -> None:
     """Show what the ledger says of a notebook's claims, and what its runs took.
 
     Args:
         number: the notebook's, "02" or "07b".
         experiment: whose runs are shown, a folder of the committed results; "" for none.
+        what: one of them in a word.
     """
     from IPython.display import display  # notebooks only
 
     ledger = pd.read_csv(
         paths.committed_folder("report") / "claims.csv", dtype=str, keep_default_na=False
     )
-    display(Box({**lines(ledger, number), "Takes": cost(experiment)}))
+    display(Box({**lines(ledger, number), "Takes": cost(experiment, what)}))
 
 
 def lines(ledger: pd.DataFrame, number: str) -> dict[str, str]:
-    """The three lines from the ledger's; none for a notebook that decides no claim."""
+    """The lines from the ledger's; none for a notebook that decides no claim.
+
+    One that decides them on language models says what the toy says of the same claims.
+    """
     told = ledger["command"].str.extract(r"--only (\w+)")[0].fillna("00")
-    own = ledger[told == number]
-    found = {}
-    for name, verdicts in LINES.items() if len(own) else ():
+    own, found = ledger[told == number], {}
+    if (place := own["where"].str.split(", ").str[0]).nunique() == 1:  # which goes without saying
+        place = place.iloc[0]
+        own = own.assign(where=own["where"].str.removeprefix(place).str.removeprefix(", "))
+    for name, (verdicts, without) in LINES.items() if len(own) else ():
         part = own[own["verdict"].str.startswith(verdicts)]
-        found[name] = " ".join(_told(part)) if len(part) else NONE[name]
+        if len(part) or without:
+            found[name] = " ".join(_told(part)) if len(part) else without
+    toy = ledger[(told == TOY) & ledger["id"].isin(own["id"])]
+    if len(toy) and number != TOY:
+        found[f"On the exact toy ({TOY})"] = " ".join(
+            f"{verdict}: {', '.join(part['id'].unique())}."
+            for verdict, part in toy.groupby("verdict", sort=False)
+        )
     return found
 
 
 def _told(part: pd.DataFrame) -> Iterator[str]:
-    """The claim with most seeds in words and with a number, then the other ones' names."""
+    """The claim with most seeds and its number, then the others in words: a sentence each."""
     part = part.sort_values("seeds", key=lambda seeds: -seeds.astype(int), kind="stable")
     first = _deciding(part[part["effect"] != ""] if (part["effect"] != "").any() else part)
-    yield f"{first['claim'].rstrip('.')} ({first['id']}, {first['where']})"
-    if first["effect"]:
-        number = f"{first['effect']} [{first['low']}, {first['high']}]"
-        what = first["measured"].replace("_kl", " KL")
-        yield f"- {what}: {number}, {_seeds(first['seeds'])}."
-    others = part[(part["id"] != first["id"]) | (part["where"] != first["where"])]
-    for verdict, same in others.groupby("verdict", sort=False):
-        names = [
-            f"{identity} ({'; '.join(own['where'].unique())})"
-            for identity, own in same.groupby("id", sort=False)
-        ]
-        yield f"{verdict[0].upper()}{verdict[1:]}: {', '.join(names)}."
+    if first["effect"] and first["verdict"] != "not run":
+        number = f"{first['effect']} [{first['low']}, {first['high']}], {_seeds(first['seeds'])}"
+        yield _sentence(f"{_named(first.to_frame().T)}: {first['measured']} = {number}")
+        part = part[(part["id"] != first["id"]) | (part["where"] != first["where"])]
+    for verdict, same in part.groupby("verdict", sort=False):
+        names = "; ".join(_named(own) for _, own in same.groupby("id", sort=False))
+        _, suggests, what = verdict.partition(": ")
+        yield _sentence(f"{what}: {names}" if suggests else names)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _named(own: pd.DataFrame) -> str:
+    """A claim, by its lines: "J-BOND beats cooling the reference (ours-4, sentiment; chat)"."""
+    named = ", ".join(filter(None, [own["id"].iloc[0], "; ".join(own["where"].unique())]))
+    return f"{own['short'].iloc[0]} ({named})"
 
 
 def _deciding(part: pd.DataFrame) -> pd.Series:
     """Of the first claim and place the number that its verdict hangs on."""
     first = part.iloc[0]
     own = part[(part["id"] == first["id"]) & (part["where"] == first["where"])]
-    crossing = own[own["low"].str.startswith("-") != own["high"].str.startswith("-")]
-    return (crossing if len(crossing) else own).iloc[0]
+    answer = ANSWERS.get(first["verdict"], first["verdict"].split()[-1])
+    return own.sort_values("says", key=lambda says: says != answer, kind="stable").iloc[0]
 
 
 def _seeds(count: str) -> str:
     return "one seed" if count == "1" else f"{count} seeds"
 
 
-def cost(experiment: str) -> str:
+def cost(experiment: str, what: str = "run") -> str:
     """Minutes and devices of the runs shown, by their manifests."""
     told = "seconds as it opens, on any computer"
     if not experiment:
         return f"{told}."
-    files = sorted(paths.committed_folder(experiment).rglob("results_runs.parquet"))  # of variants
+    folder, name = paths.committed_folder(experiment), "results_runs.parquet"
+    files = [folder / name] if (folder / name).exists() else sorted(folder.glob(f"*/{name}"))
     table = pd.concat(map(pd.read_parquet, files))
     found = [json.loads(text) for text in table.drop_duplicates("run")["manifest"]]
     minutes = sum(manifest.get("seconds", 0.0) for manifest in found) / 60
     devices = sorted({_device(manifest) for manifest in found})
-    many = f"{len(found)} run{'s' * (len(found) > 1)}"
+    many = f"{len(found)} {what}s" if len(found) > 1 else what
     took = f"{minutes:.0f} minute{'s' * (round(minutes) != 1)}"
     return f"{told}; the {many} shown took {took} on {', '.join(devices)}."
 

@@ -37,10 +37,14 @@ WORDS = {
     "rougeL": "ROUGE-L",
     "bits_per_byte": "bits per byte",
     "penalised": "penalised (share)",
+    "constraints": "constraints met (share)",
+    "preferences": "better reply likelier (share)",
+    "margin": "margin (nats)",
     "needed": "further seeds needed",
-    "fixed": "rule fixed before or after the runs",
-    "log_bias": "log bias",
-    "log_variance": "log variance",
+    "fixed": "rule fixed",
+    "says": "verdict",
+    "log_bias": "bias of log p (nats)",
+    "log_variance": "variance of log p (nats²)",
 }
 TINTS = {
     **dict.fromkeys(("repeated", "reached", "yes", "excluded"), "#d3ebd8"),
@@ -113,18 +117,20 @@ def _styled(html: str, columns: int) -> str:
     head, body = html.split("</thead>")
     cells = CELL.findall(body)
     words = [not all(map(_is_number, cells[i::columns])) for i in range(columns)]
-    body = CELL.sub(partial(_cell, left=itertools.cycle(words)), body)
+    top = any(len(cell) > WRAPPED for cell in cells)  # beside a text of several lines
+    body = CELL.sub(partial(_cell, left=itertools.cycle(words), top=top), body)
     if head.count("<th>") == columns:
         tags = iter(['<th style="text-align:left">' if left else "<th>" for left in words])
         head = re.sub("<th>", lambda _: next(tags), head)
     return f"{head}</thead>{body}"
 
 
-def _cell(found: re.Match, left: Iterator[bool]) -> str:
+def _cell(found: re.Match, left: Iterator[bool], top: bool) -> str:
     """A long text in several lines, anything else in one; a verdict in its colour."""
-    cell, looks = found[1], ["text-align:left"] * next(left)
+    cell = found[1]
+    looks = ["text-align:left"] * next(left) + ["vertical-align:top"] * top
     if len(cell) > WRAPPED:
-        looks += ["white-space:normal", f"min-width:{WRAPPED // 3}em", "vertical-align:top"]
+        looks += ["white-space:normal", f"min-width:{WRAPPED // 3}em"]
     elif re.search(r"\S[ -]", cell):  # where a line could break
         looks.append("white-space:nowrap")
     if cell in TINTS:

@@ -22,8 +22,8 @@ from bondlab.report.plots import Panel, handle, laid_out, legend, sheet
 ARROW = 0.075  # of an axis, at least, has a step with an arrow
 WIDE = 0.75  # of the whole axis: a closer look would show the same
 HOW = (
-    "On the x axis the KL by its root. Arrows: steps. Crosses: intervals after the last. "
-    "Black: the best of N sampled completions."
+    "x axis: square root of the KL. Arrows: the course of training. Crosses: 95 % intervals after "
+    "the last step. Black: Best-of-N of the reference."
 )
 ROOM = 1.06  # beyond the last point
 

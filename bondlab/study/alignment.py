@@ -226,7 +226,7 @@ def draw_tradeoff(
         base: the series as far as whose KL the closer look goes; whole: as in `tradeoffs.draw`;
             the others as `report.draw`'s.
     """
-    panels = REWARD, JUDGE
+    panels = report.in_units(found, (REWARD, JUDGE))
     table, words = report.tradeoff(found, panels), report.as_run(found) | (words or {})
     note = f"{report.note(found, 'prompt')} {tradeoffs.HOW}"
     figure = tradeoffs.draw(table, panels, base, report.DISTANCE.ylabel, title, note, words, whole)

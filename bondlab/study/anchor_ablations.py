@@ -72,7 +72,7 @@ def _nearer(table: pd.DataFrame) -> np.ndarray:
     return MARKED * at(table, COPY, KL) - at(table, J_BOND, KL)
 
 
-EQUAL = Term("reward, moving average - copies (spreads)", (J_BOND, COPY), _apart, -SAME, SAME)
+EQUAL = Term("reward, moving average minus copies (spreads)", (J_BOND, COPY), _apart, -SAME, SAME)
 EXPERIMENT = Experiment(
     "anchor_ablations",
     "A moving average as anchor, or copies of the policy",
@@ -90,16 +90,16 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             "C9b",
-            "At that reward its KL to the reference is markedly lower.",
+            "At the same reward a moving average's KL to the reference is markedly lower.",
             "section 6, Fig. 5 middle",
-            [EQUAL, Term(f"KL, {MARKED} of the copies' - moving average's (nats)", (J_BOND, COPY),
-                         _nearer, above=0)],
+            [EQUAL, Term(f"KL, {MARKED} of the copies' minus moving average's (nats)",
+                         (J_BOND, COPY), _nearer, above=0)],
             "Reward as in C9a, KL after the last step: a slower anchor alone would do for the KL.",
             short="moving average stays nearer the reference",
         ),
         Claim(
             "C9c",
-            "So its trade-off is better.",
+            "So a moving average's trade-off is better than that of copies.",
             "section 6, Fig. 5 right",
             above(J_BOND, [COPY]),
             AREA,
@@ -108,7 +108,7 @@ EXPERIMENT = Experiment(
         *ALONE,
         Claim(
             "ours-5",
-            "It is more than its moving anchor: it lies above REINFORCE with the same anchor.",
+            "J-BOND is more than its anchor: its curve lies above REINFORCE's with the same one.",
             "ours",
             above(J_BOND, [RAW_MOVING]),
             AREA,

@@ -28,6 +28,23 @@ CHANGES = {"number": swap_numbers, "name": swap_entities}  # of claims and of le
 FALSE_COPIES = {**CHANGES, "garbled": garble}  # of claims
 CLAIMS = {"vitaminc": "as it came", **{kind: kind for kind in FALSE_COPIES}, "foreign": "evidence"}
 SAMPLED = ("policy", "cold", "untrained")  # written by our models
+NAMES = {  # of sources, in words
+    "policy": "policy, T = 1",
+    "cold": "policy, T = 0.1",
+    "untrained": "before fine-tuning",
+    "reference": "human reference",
+    "shuffled": "another article's reference",
+    "lead": "lead sentence",
+    "lead_number": "lead, number changed",
+    "lead_name": "lead, name changed",
+    "empty": "no text",
+    "repeated": "one word ten times",
+    "vitaminc": "claim, as it came",
+    "number": "claim, number changed",
+    "name": "claim, name changed",
+    "garbled": "claim, garbled",
+    "foreign": "claim, other evidence",
+}
 COLD = 0.1  # temperature near greedy decoding, the usual way to judge a summariser
 DOCUMENTS_AT_ONCE = 8  # sampled together
 TASK = TaskSettings(name="xsum", train=1, evaluate=100)

@@ -125,7 +125,7 @@ def draw(
     """Publish the curves of `results` and show their tables; say so where there are none yet."""
     found = results(experiment, found, settings, series)
     if (table := found["best_at"]).empty:
-        print("No run of the study has left its best@n yet: any other profile computes it.")
+        print("Best@n was not drawn from the runs shown; any other profile draws it.")
         return
     drawn, note = curve_table(table, series), report.note(found, "prompt")
     title, xlabel = "Best@n of every policy", "n, completions per answer"

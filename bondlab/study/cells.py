@@ -12,6 +12,8 @@ import pandas as pd
 
 from bondlab.report.intervals import grid
 
+NAMES = {"backward_kl": "backward KL", "forward_kl": "forward KL", "log_quantile": "log quantile"}
+
 
 class NotRun(LookupError):
     """The evidence lacks a series or a measure."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import inf, isnan, nan
 
@@ -23,11 +23,13 @@ from bondlab.study.cells import NotRun, gap, shared
 
 LEAST, MOST = 3, 100  # seeds that a verdict takes; further ones beyond which nobody will go
 RULE = (
-    "A claim is repeated if every 95 % interval lies wholly where it is said to; not repeated if "
-    "one lies wholly elsewhere, each so wide then that all of the claim's hold at once at 95 % "
-    f"(Bonferroni); else it is open. Below {LEAST} seeds there is no verdict: runs suggest one. "
-    "Not run: a series or a measure that the rule needs is not there."
+    "A claim is repeated if each of its 95 % intervals lies inside the range that its rule names; "
+    "not repeated if one, widened so that all of the claim's hold at once (Bonferroni), lies "
+    f"wholly outside; else it is open. With fewer than {LEAST} seeds there is no verdict: runs "
+    "suggest one. Not run: a series or a measure that the rule needs is not there. Further seeds "
+    "needed: how many more would settle it, either way, if mean and scatter stay as they are."
 )
+FIGURE_10 = ("C2a", "C2b", "C3")  # which C4 is about, at N = 4 and 16
 YES, NO, OPEN, NOT_RUN = "repeated", "not repeated", "open", "not run"
 MARKS = {YES: "yes", NO: "no"}  # of one interval
 # When the rules as they stand were committed. Runs that started earlier were seen by whoever made
@@ -147,6 +149,12 @@ class Claim:
         """The rule in words."""
         return f"{'; '.join(map(str, self.terms))}. {self.note}".strip()
 
+    def at(self, row: str) -> Claim:
+        """The claim under its number for a figure's row: Figure 2's are C4 at another N than 8."""
+        if self.id not in FIGURE_10 or row.startswith("N = 8"):
+            return self
+        return replace(self, id=f"C4 by {self.id}", source="appendix B.2, Fig. 10")
+
     def decide(self, table: pd.DataFrame) -> Decision:
         """What the evidence, of one row of a figure, says."""
         looks = sum(term.decides for term in self.terms)
@@ -205,9 +213,9 @@ def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
         for row, part in parts:
             found = claim.decide(part)
             lines.append(
-                {"claim": claim.id, "row": row, "what": claim.text, "value": "",
+                {"claim": claim.at(str(row)).id, "row": row, "what": claim.text, "value": "",
                  "says": found.verdict, "seeds": str(found.seeds), "needed": in_words(found),
-                 "fixed": when_fixed(claim, part)}
+                 "fixed": when_fixed(claim, part) if found.seeds else "-"}
             )  # fmt: skip
             lines += [
                 {"what": f"\u00b7 {what}", "value": "-" if interval is None else str(interval),
@@ -240,11 +248,12 @@ def used(claim: Claim, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def when_fixed(claim: Claim, table: pd.DataFrame) -> str:
-    """Whether a claim's rule was fixed "before" or "after" its first run started; "-" for none."""
+    """Whether a claim's rule was fixed "before these runs" started or "after"; "-" for none."""
     starts = used(claim, table)["started"]
     if starts.empty:
         return "-"
-    return "after" if datetime.fromisoformat(min(starts)) < claim.fixed else "before"
+    when = "after" if datetime.fromisoformat(min(starts)) < claim.fixed else "before"
+    return f"{when} these runs"
 
 
 # -- a term of which there are many ---------------------------------------------------------------

@@ -110,7 +110,7 @@ def draw_heights(
     """Publish how far one curve of a trade-off lies above others, over the KL both reach."""
     table = heights(found["evaluations"], base, others)
     words = report.as_run(found) | (words or {})
-    panels = [panel for panel in HEIGHTS if panel.name in set(table["panel"])]
+    panels = report.in_units(found, [p for p in HEIGHTS if p.name in set(table["panel"])])
     if table.empty:
         print(f"{title}: the profile {found.profile} has no such runs.")
         return

@@ -25,7 +25,7 @@ from bondlab.lm.language_model import LanguageModel
 from bondlab.report.intervals import Interval, cell_interval, grouped, mean_interval
 from bondlab.report.kept import Results, once
 from bondlab.results import RunFolder
-from bondlab.study.cells import at, rise
+from bondlab.study.cells import NAMES, at, rise
 from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, collect, seeds
 from bondlab.study.report import OWN_BEST, best_name
@@ -82,7 +82,7 @@ def specs(profile: str, tuned: bool = True) -> list[Spec]:
 
 
 def _fall(column: str) -> Term:
-    what = f"{column} before - after, beta 0.5"
+    what = f"{NAMES[column]} before minus after, beta 0.5"
     return Term(what, [JEFFREYS], lambda t: -rise(t, JEFFREYS, column), above=0)
 
 
@@ -113,8 +113,8 @@ EXPERIMENT = Experiment(
             "Each pure objective is worse than beta 0.5 on the other divergence.",
             "section 6, Fig. 2 left and middle",
             [
-                lead("backward_kl, beta 0 - beta 0.5", FORWARD, JEFFREYS, "backward_kl", 0),
-                lead("forward_kl, beta 1 - beta 0.5", BACKWARD, JEFFREYS, "forward_kl", 0),
+                lead("backward KL, beta 0 minus beta 0.5", FORWARD, JEFFREYS, "backward_kl", 0),
+                lead("forward KL, beta 1 minus beta 0.5", BACKWARD, JEFFREYS, "forward_kl", 0),
             ],
             "After the last step.",
             short="each pure objective neglects the other",
@@ -124,8 +124,8 @@ EXPERIMENT = Experiment(
             "On log quantiles beta 0.5 is about as good as 1, and 0 clearly lags.",
             "section 6, Fig. 2 right",
             [
-                lead("log quantile, beta 0.5 - beta 0", JEFFREYS, FORWARD, "log_quantile", 0),
-                lead("log quantile, beta 0.5 - beta 1", JEFFREYS, BACKWARD, "log_quantile",
+                lead("log quantile, beta 0.5 minus beta 0", JEFFREYS, FORWARD, "log_quantile", 0),
+                lead("log quantile, beta 0.5 minus beta 1", JEFFREYS, BACKWARD, "log_quantile",
                      -AS_GOOD),
             ],
             "After the last step, in nats.",
@@ -135,7 +135,7 @@ EXPERIMENT = Experiment(
             "C16",
             "One sample of the trained policy is as good as the best of N of the reference.",
             "abstract and section 1",
-            [Term(f"p(entailment), gain - {REACHED} of Best-of-N's", [JEFFREYS, OWN_BEST,
+            [Term(f"p by the reward, gain minus {REACHED} of Best-of-N's", [JEFFREYS, OWN_BEST,
                   best_name(1)], _of_best, above=0)],
             "After the last step, beta 0.5; gains over the reference, on the same articles. The "
             "margin is a tenth of Best-of-N's own gain.",

@@ -80,7 +80,7 @@ def time_to_gain(times: np.ndarray, means: np.ndarray) -> float:
 
 def _later(series: str, other: str) -> Term:
     return Term(
-        f"share of the steps to {GAINED} of the own gain, {series} - {other}",
+        f"share of the steps to {GAINED} of the own gain, {series} minus {other}",
         (series, other),
         lambda t: _time(series, t) - _time(other, t),
         above=0,
@@ -165,7 +165,7 @@ EXPERIMENT = Experiment(
             [
                 _late("iterative n = 2 - N = 4", SMALL, "N = 4"),
                 _late("iterative n = 4 - N = 4", LARGE, "N = 4"),
-                lead("log quantile, n = 4 - n = 2", LARGE, SMALL, "log_quantile", above=0),
+                lead("log quantile, n = 4 minus n = 2", LARGE, SMALL, "log_quantile", above=0),
             ],
             "A late gain is the rise over the second half of the evaluations, log quantiles are "
             "after the last step. Of runs that all draw new samples at every step.",

@@ -104,7 +104,7 @@ CLAIMS = (
     ),
     Claim(
         "C14b",
-        "J-BOND improves continuously, without such a choice: time sets its KL.",
+        "J-BOND improves continuously, without a choice like beta_RL: time sets its KL.",
         "section 6, Fig. 7 left",
         [
             Term("reward, rise in the first half (spreads)", (J_BOND,), partial(_half, 0, REWARD),
@@ -112,9 +112,9 @@ CLAIMS = (
             Term("reward, rise in the second half (spreads)", (J_BOND,), partial(_half, 1, REWARD),
                  above=0),
             Term("KL, rise in the second half (nats)", (J_BOND,), partial(_half, 1, KL), above=0),
-            Term("reward, fall per tenfold beta_RL - rise per tenfold eta (spreads)", SETTINGS,
+            Term("reward, fall per tenfold beta_RL minus rise per tenfold eta (spreads)", SETTINGS,
                  partial(_beta_less_eta, REWARD), above=0),
-            Term("KL, fall per tenfold beta_RL - rise per tenfold eta (nats)", SETTINGS,
+            Term("KL, fall per tenfold beta_RL minus rise per tenfold eta (nats)", SETTINGS,
                  partial(_beta_less_eta, KL), above=0),
         ],
         "Eta is the choice that J-BOND has in beta_RL's place: it is to matter less.",
@@ -154,7 +154,7 @@ ALONE = (
         "What J-BOND gains a second judge sees too.",
         "ours; the paper's abstract claims better results beyond the trained reward",
         [
-            Term("win rate over the reference - 1/2", (J_BOND,), _wins, above=0),
+            Term("win rate over the reference minus 1/2", (J_BOND,), _wins, above=0),
             Term("the judge's gain, as a share of the reward's", (J_BOND, *BEST),
                  partial(seen, J_BOND), above=SEEN),
         ],

@@ -24,6 +24,7 @@ from bondlab.report.kept import Results, Tables
 from bondlab.results import RunFolder
 from bondlab.study import calibration
 from bondlab.study.calibration import RESAMPLES
+from bondlab.study.cells import NAMES
 from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.sweep import Spec
@@ -32,7 +33,7 @@ from bondlab.task import score
 
 N = 8  # appendix B.1, Fig. 9
 CLOSE = 0.1  # share of what a divergence is before training by its formula
-STORED, FRESH = "Monte Carlo, stored samples", "Monte Carlo, fresh samples"
+STORED, FRESH = "counted, stored samples", "counted, fresh samples"
 LEARNED = "learned"
 PARTS = ("the policy's", "the reference's, drawn anew", "the store's, spread over the run")
 # After 12 steps of 16 summaries the model knew nothing yet (profile laptop). Here it sees 4096.
@@ -54,7 +55,8 @@ def specs(profile: str) -> list[Spec]:
 
 
 def _beside(column: str, reach: float) -> Term:
-    return lead(f"{column}, learned - counted", LEARNED, STORED, column, -reach, reach)
+    what = f"{NAMES[column]}, learned minus counted (stored)"
+    return lead(what, LEARNED, STORED, column, -reach, reach)
 
 
 EXPERIMENT = Experiment(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -26,7 +26,6 @@ from bondlab.study.ledger_page import page
 from bondlab.study.report import TOY
 
 PROBLEMS, EXACT = 100, "Theorem 1"
-FIGURE_10 = {"C2a", "C2b", "C3"}  # claims of Figure 2 that are C4 at other N
 THEOREM = Claim(
     "C1",
     "The distribution of Best-of-N is pi(y) p_<=(y)^(N-1) times a correction for ties.",
@@ -112,15 +111,8 @@ def table() -> pd.DataFrame:
             parts = list(place.table.groupby("row", sort=False))
         for claim in place.claims:
             for row, part in parts:
-                lines += _lines(place, _named(claim, str(row)), str(row), part)
+                lines += _lines(place, claim.at(str(row)), str(row), part)
     return pd.DataFrame(lines).sort_values("id", key=lambda ids: ids.map(_order), kind="stable")
-
-
-def _named(claim: Claim, row: str) -> Claim:
-    """The claim under its number: those of Figure 2 are C4 at another N than 8."""
-    if claim.id not in FIGURE_10 or row.startswith("N = 8"):
-        return claim
-    return replace(claim, id=f"C4, {claim.id}", source="appendix B.2, Fig. 10")
 
 
 def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator[dict]:
@@ -132,7 +124,7 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
         "source": claim.source, "rule": claim.rule,
         "rule fixed (UTC)": f"{claim.fixed:%Y-%m-%d %H:%M}", "kind": place.kind,
         "where": ", ".join(filter(None, (place.where, row))), "profile": profile,
-        "verdict": found.verdict, "rule fixed": "" if when == "-" else f"{when} these runs",
+        "verdict": found.verdict, "rule fixed": when.strip("-"),
         "seeds": found.seeds, "seeds needed": claims.in_words(found), "intervals": found.looks,
         "runs": " ".join(sorted(set(runs))), "command": place.command.format(profile=profile),
     }  # fmt: skip
@@ -145,12 +137,15 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
 
 
 def _number(value: float | str) -> str:
-    return value if value == "" else f"{value:.3f}"
+    """Three decimals, or the digits of one that is smaller."""
+    if value == "":
+        return value
+    return f"{value:.0e}" if 0 < abs(value) < 5e-4 else f"{value + 0.0:.3f}"
 
 
 def _order(identity: str) -> tuple:
     """C2a before C10, the paper's before ours."""
-    ours, digits = identity.startswith("ours"), "".join(filter(str.isdigit, identity.split(",")[0]))
+    ours, digits = identity.startswith("ours"), "".join(filter(str.isdigit, identity.split()[0]))
     return ours, int(digits), identity
 
 

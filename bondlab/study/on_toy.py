@@ -21,7 +21,9 @@ from bondlab.study import (
     alignment,
     anchor_ablations,
     anchor_speeds,
+    claims,
     divergences,
+    evidence,
     iterative,
     j_bond,
     other_baselines,
@@ -88,6 +90,12 @@ FIGURES = {
 def results(name: str, profile: Profile) -> Results:
     """The tables of one of `FIGURES`: computed (seconds to minutes), or those that are shipped."""
     return Results(TOY, profile, name).load(TABLES, lambda: _tables(name, profile))
+
+
+def decided(name: str, found: Results) -> pd.DataFrame:
+    """`claims.decided` of one of `FIGURES`, without what all have alike: seeds and dates."""
+    table = claims.decided(FIGURES[name].claims, evidence.of(found))
+    return table.drop(columns=["seeds", "needed", "fixed"])
 
 
 def _tables(name: str, profile: Profile) -> Tables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from bondlab.report.kept import Results
 from bondlab.report.plots import Level, Mark, Panel
 
 BY = ["row", "series", "step"]
-SAMPLED, BOUND = "Best-of-N, sampled", "Best-of-N, formula"
+BOUND = "Best-of-N, formula"
 TOY = "toy"  # results of the exact toy, measured on the prompts that it is trained on
 OWN_BEST = "sampled Best-of-N"  # with the N of a row's own runs
 COOLED = "cooled reference"  # sampled at lower temperatures, not trained
@@ -29,6 +30,12 @@ DIVERGENCES = (
     Panel("log_quantile", "Reward log quantile", "mean log quantile (nats)"),
 )
 DISTANCE = Panel("kl_to_reference", "Distance from the reference", "KL to reference (nats)")
+
+
+def in_units(found: Results, panels: Sequence[Panel]) -> list[Panel]:
+    """The panels; rewards of the toy have a unit of their own and are no log-odds."""
+    unit = "toy units" if found.experiment == TOY else "log-odds"
+    return [replace(panel, ylabel=panel.ylabel.replace("log-odds", unit)) for panel in panels]
 
 
 def curve_table(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
@@ -82,7 +89,7 @@ def anchor_marks(found: Results) -> list[Mark]:
     table = found["evaluations"]
     periods = set(table.get("every", pd.Series(dtype=int))) - {0}
     steps = {step for every in periods for step in range(every, table["step"].max(), every)}
-    return [Mark(step, "the anchor moves") for step in sorted(steps)]
+    return [Mark(step, "policy copied into the anchor") for step in sorted(steps)]
 
 
 def note(found: Results, unit: str = "document") -> str:
@@ -104,7 +111,7 @@ def note(found: Results, unit: str = "document") -> str:
 
 
 def as_run(found: Results) -> dict[str, str]:
-    """Series that are named by the paper's steps or rates, in those that were run."""
+    """Series that are named by the paper's steps or rates, with those that were run."""
     words, table = {}, found["evaluations"]
     columns = [name for name in ("series", "every", "rate") if name in table]
     for row in table[columns].drop_duplicates("series").itertuples():
@@ -113,7 +120,7 @@ def as_run(found: Results) -> dict[str, str]:
         for what, value in own.items():
             told = re.search(rf"\b{what}([\d.]+)( steps)?", row.series)
             if told and value and float(told[1]) != round(value, 6):
-                run = f"{what}{value:.2g}{told[2] or ''} (paper: {told[1]})"
+                run = f"{told[0]} (here {value:.2g})"
                 words[row.series] = words[row.series].replace(told[0], run)
     return words
 
@@ -140,11 +147,12 @@ def draw(
     if found["evaluations"].empty:
         print(f"{title}: the profile {found.profile} has no such runs.")
         return
-    table, small = curve_table(found, panels), note(found, unit)
+    panels, table, small = in_units(found, panels), curve_table(found, panels), note(found, unit)
     lines = {"levels": levels(found, panels, sizes), "marks": anchor_marks(found)}
     lines |= {"words": as_run(found) | (words or {})}
     if bought:
-        against, small = tradeoff(found, [bought]), f"{small} {tradeoffs.HOW}"
+        (bought,), small = in_units(found, [bought]), f"{small} {tradeoffs.HOW}"
+        against = tradeoff(found, [bought])
         own = {"table": against, "own": bought, "xlabel": DISTANCE.ylabel}
         lines["last"] = partial(tradeoffs.panel, words=lines["words"], **own)
     figure = plots.lines(table, panels, rows=rows_of(found), title=title, note=small, **lines)
@@ -189,7 +197,7 @@ def _sampled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
     distance = table["n"].map(base.groupby("n")[DISTANCE.name].first())
     table = table.assign(x=distance, x_low=distance, x_high=distance)
     table["point"] = [f"N = {n}" for n in table["n"]]
-    return table.drop(columns=["n", "count"]).assign(series=SAMPLED, kind="named")
+    return table.drop(columns=["n", "count"]).assign(series=OWN_BEST, kind="named")
 
 
 def _cooled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
@@ -248,29 +256,31 @@ def budget(found: Results, prompt: str, labels: Sequence[str] = ()) -> pd.DataFr
     """What each series' runs were given, a line each, with some of their labels.
 
     Completions are those that one prompt costs in one step: Best-of-N draws, the policy's own
-    samples and quantile draws; the anchor's are drawn anew at every step, or stored.
+    samples and quantile draws. The anchor's are drawn anew at every step, or stored.
     """
     lines = []
     for _, _, part in by_series(found["runs"]):
         manifests = [json.loads(text) for text in part["manifest"]]
         config = manifests[0]["config"]
+        draws = config["algorithm"]["draws"]  # of the anchor, the policy, for quantiles
+        source = "-" if sum(draws) == draws[1] else "drawn anew" if drawn_anew(config) else "stored"
         lines.append({
             **part[["row", "series", *labels]].iloc[0], "seeds": part["seed"].nunique(),
             "steps": config["config"]["steps"],
             f"{prompt}s per step": config["config"]["prompts_per_step"],
-            "completions": sum(config["algorithm"]["draws"]),
-            "anchor's samples": "drawn anew" if drawn_anew(config) else "stored",
+            f"completions per {prompt}": sum(draws), "anchor's samples": source,
             "minutes per run": sum(m["seconds"] for m in manifests) / len(manifests) / 60,
         })  # fmt: skip
-    return tidy(lines)
+    words = {"rate": "anchor's rate per step", "every": "steps between copies"}
+    return tidy(lines).rename(columns=words)
 
 
 def last(found: Results, columns: Sequence[str], sizes: Collection[int] = ()) -> pd.DataFrame:
     """Reference, sampled Best-of-N and every policy after its last step, mean [95 % interval].
 
-    N are the runs' own n and `sizes`.
+    N are the runs' own n and `sizes`. A reward and a judge's score are log-odds.
     """
-    lines = []
+    lines, words = [], {name: f"{name} (log-odds)" for name in ("reward", "judge")}
     for row, part in found["evaluations"].groupby("row", sort=False):
         base = found["baselines"]
         base = base[base["profile"] == part["profile"].iloc[0]]
@@ -278,7 +288,8 @@ def last(found: Results, columns: Sequence[str], sizes: Collection[int] = ()) ->
             lines.append((row, best_name(size), base[base["n"] == size]))
         lines += by_series(ends(part))
     return tidy([
-        {"row": row, "policy": label} | {column: cell(table, column) for column in columns}
+        {"row": row, "policy": label}
+        | {words.get(column, column): cell(table, column) for column in columns}
         for row, label, table in lines
     ])  # fmt: skip
 

@@ -11,7 +11,6 @@ from bondlab.study.ledger_page import anchor, effect, markdown, marked
 
 BEGIN, END = "<!-- scoreboard: python -m bondlab claims -->", "<!-- end of the scoreboard -->"
 WORST = (NOT_RUN, MARKS[NO], OPEN, MARKS[YES], "")  # the order in which answers decide a claim
-NAMES = {"backward_kl": "backward KL", "forward_kl": "forward KL", "log_quantile": "log quantile"}
 
 
 def placed(text: str, table: pd.DataFrame) -> str:
@@ -43,13 +42,13 @@ def _line(part: pd.DataFrame) -> dict[str, str]:
     real = part if toy.all() else part[~toy]
     most = real.sort_values("seeds", key=lambda seeds: -seeds.astype(int), kind="stable")
     first = _deciding(most[most["where"] == most["where"].iloc[0]])
-    what = re.sub("|".join(NAMES), lambda found: NAMES[found[0]], first["measured"])
+    number = effect(first)
     return {
         "figure": _figure(first["source"]),
         "claim": f"[{first['short']}](CLAIMS.md#{anchor(first['id'])})",
         "on the toy": _verdicts(part[toy]),
         "on language models": _verdicts(most[most["kind"] != "toy"]),
-        "number [95 %]": f"{what}: {effect(first)}" if first["effect"] else "-",
+        "number [95 %]": number if number == "-" else f"{first['measured']}: {number}",
         "seeds": first["seeds"],
     }
 

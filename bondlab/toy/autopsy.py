@@ -178,7 +178,8 @@ def lost(steps: int = 200) -> pd.DataFrame:
             anchor = start.to(dtype, copy=True)
             for _ in range(steps):
                 anchor.mul_(1 - ETA).add_(policy.to(dtype), alpha=ETA)
-            row[f"gone in {name}"] = share(anchor.float(), policy, start.float()).item()
+            followed = share(anchor.float(), policy, start.float())
+            row[f"share of it followed in {name}"] = followed.item()
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -117,11 +117,11 @@ def identities(settings: Settings) -> pd.DataFrame:
     problem = toy.Problem(anchor, toy.draw_rewards(policy, NOISE, settings.seed), 2)
     complete = best_of_n.bond_reward(anchor.exp(), problem.rewards, 2)
     pairs = {
-        "forward_kl": (rules.forward_kl, toy.forward_kl),
-        "backward_kl": (partial(rules.backward_kl, n=2), toy.backward_kl),
-        "jeffreys": (partial(rules.jeffreys, n=2, beta=0.5), partial(toy.jeffreys, beta=0.5)),
-        "j_bond": [partial(f, beta=0.5, gamma=0.5) for f in (rules.j_bond, toy.j_bond)],
-        "reinforce": [partial(f, beta_rl=0.1) for f in (rules.reinforce, toy.reinforce)],
+        "forward KL": (rules.forward_kl, toy.forward_kl),
+        "backward KL": (partial(rules.backward_kl, n=2), toy.backward_kl),
+        "Jeffreys": (partial(rules.jeffreys, n=2, beta=0.5), partial(toy.jeffreys, beta=0.5)),
+        "J-BOND": [partial(f, beta=0.5, gamma=0.5) for f in (rules.j_bond, toy.j_bond)],
+        "REINFORCE": [partial(f, beta_rl=0.1) for f in (rules.reinforce, toy.reinforce)],
     }
     rows = []
     for name, (rule, objective) in pairs.items():
@@ -130,5 +130,8 @@ def identities(settings: Settings) -> pd.DataFrame:
         update = torch.autograd.grad(loss, policy.logits)[0]
         exact = torch.autograd.grad(objective(policy.log_probs(), problem), policy.logits)[0]
         close = (update - exact).abs().max().item() < 1e-10
-        rows.append({"rule": name, "largest gradient": exact.abs().max().item(), "equal": close})
+        rows.append({
+            "rule": name, "largest entry of the gradient": exact.abs().max().item(),
+            "update equals gradient": "yes" if close else "no",
+        })  # fmt: skip
     return pd.DataFrame(rows)

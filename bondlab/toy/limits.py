@@ -19,7 +19,7 @@ from bondlab.toy.exact import Settings
 
 OUTCOMES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 10_000)
 SIZES = (2, 8, 64)
-LIKELY, ZIPF, TIED = "equally likely", "mass 1/rank", "10,000 outcomes in groups that tie"
+ZIPF, TIED = "mass 1/rank", "10,000 outcomes in groups that tie"
 TIED_N = 8  # of the panel on masses and ties
 ORDERS = 10  # random orders of the uneven masses' rewards
 FAIR = 0.95  # share of the bound from which on we call it fair
@@ -37,9 +37,9 @@ def true_kl(probs: Tensor, rewards: Tensor, n: int) -> Tensor:
 def bound(settings: Settings) -> pd.DataFrame:
     """The true KL as a share of log n - (n-1)/n, against the number of outcomes.
 
-    Panel sizes: equally likely outcomes, none tied, for each n. Panel masses, for n = 8: these;
-    masses as 1/rank with rewards in random order (mean and interval over orders); and 10,000
-    outcomes tied in so many equal groups, as far as those divide.
+    Panel sizes: equally likely outcomes, none tied, for each n. Panel masses, for n = 8: masses as
+    1/rank with rewards in random order (mean and interval over orders); and 10,000 outcomes tied in
+    so many equal groups, as far as those divide.
     """
     rows: list[dict[str, Any]] = []
     for count in OUTCOMES:
@@ -48,8 +48,6 @@ def bound(settings: Settings) -> pd.DataFrame:
             share = true_kl(even, ranks, n).item() / best_of_n.kl_bound(n)
             rows.append(known(share).row(panel="sizes", series=f"n = {n}", x=count))
         full = best_of_n.kl_bound(TIED_N)
-        share = true_kl(even, ranks, TIED_N).item() / full
-        rows.append(known(share).row(panel="masses", series=LIKELY, x=count))
         zipf = 1 / torch.arange(1, count + 1, dtype=torch.float64)
         orders = torch.rand(ORDERS, count, generator=settings.generator(), dtype=torch.float64)
         shares = true_kl((zipf / zipf.sum()).expand(ORDERS, -1), orders, TIED_N) / full
@@ -67,14 +65,15 @@ def _even(count: int) -> Tensor:
 
 def fair(table: pd.DataFrame) -> pd.DataFrame:
     """Of each series: some shares, and the first number of outcomes from which on it is `FAIR`."""
-    lines = []
+    lines, words = [], {"sizes": "equally likely", "masses": f"n = {TIED_N}"}
     for (panel, name), part in table.groupby(["panel", "series"], sort=False):
         reached = part.loc[part["mean"] >= FAIR, "x"]
         first = str(reached.iloc[0]) if len(reached) else f"more than {part['x'].iloc[-1]}"
         shares = part.set_index("x")["mean"]
         lines.append({
-            "panel": panel, "series": name, "share at 2": shares[2], "at 16": shares[16],
-            f"outcomes until {FAIR:g}": first,
+            "outcomes": words[panel], "series": name,
+            "true KL / bound of 2": shares[2], "of 16": shares[16],
+            f"fewest with {FAIR:g}": first,
         })  # fmt: skip
     return pd.DataFrame(lines)
 
