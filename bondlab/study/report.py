@@ -32,10 +32,10 @@ DIVERGENCES = (
 DISTANCE = Panel("kl_to_reference", "Distance from the reference", "KL to reference (nats)")
 
 
-def in_units(found: Results, panels: Sequence[Panel]) -> list[Panel]:
+def in_units(found: Results, panels: Sequence[Panel]) -> tuple[Panel, ...]:
     """The panels; rewards of the toy have a unit of their own and are no log-odds."""
     unit = "toy units" if found.experiment == TOY else "log-odds"
-    return [replace(panel, ylabel=panel.ylabel.replace("log-odds", unit)) for panel in panels]
+    return tuple(replace(p, ylabel=p.ylabel.replace("log-odds", unit)) for p in panels)
 
 
 def curve_table(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
