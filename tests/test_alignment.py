@@ -369,7 +369,7 @@ def test_the_start_and_the_budget_are_set_beside_their_theory(found):
     assert start["theory"].tolist() == pytest.approx([1 / 3, -0.924], abs=1e-3)
     ratio = start.loc["mean r_J", "mean"] / start.loc["penalised share", "mean"]
     assert ratio == pytest.approx(J_BOND_PENALTY)
-    drawn = report.budget(found, "prompt").set_index("series")["completions"]
+    drawn = report.budget(found, "prompt").set_index("series")["completions per prompt"]
     assert drawn.to_dict() == {J_BOND: 3, OTHER: 2, NOISE[0]: 3}
 
 

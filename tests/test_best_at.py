@@ -51,4 +51,4 @@ def test_what_is_not_shipped_is_empty(capsys):
     found = best_at.results(EXPERIMENT, Results("j_bond", "shipped", "none"), settings, [J_BOND])
     assert found["best_at"].empty
     best_at.draw(EXPERIMENT, found, settings, [J_BOND])
-    assert capsys.readouterr().out.startswith("No run of the study")
+    assert capsys.readouterr().out.startswith("Best@n was not drawn")
