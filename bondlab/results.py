@@ -202,8 +202,8 @@ class RunFolder:
         """Run id, config, commit, versions, machine, seconds and status; {} before a start.
 
         The status is "finished", or else "running": begun, also where its process was killed; that
-        one is at work now, `lock` says. `seconds` are those of work up to the last mark: what a
-        process did after its last checkpoint before it was killed is not in them.
+        one is at work now, `lock` says. In `seconds` is all work but what a process that was
+        killed did after its last checkpoint.
         """
         path = self.path / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
@@ -212,7 +212,7 @@ class RunFolder:
     def finished(self) -> bool:
         return self.manifest.get("status") == "finished"
 
-    def mark(self, status: str, seconds: float | None = None, banks: Iterable[str] = ()) -> None:
+    def mark(self, status: str, seconds: float, banks: Iterable[str] = ()) -> None:
         """Write the manifest.
 
         Its `kinds` are those of machine that the run was computed on (`device.kind`), one a change,
@@ -220,9 +220,8 @@ class RunFolder:
         the run's name does not tell them apart.
 
         Args:
-            status: "finished" when all is there, "running" before.
-            seconds: of this process's work since its last mark, added to the earlier ones; None
-                where it starts on the run.
+            status: "running" when a process starts on the run, "finished" when all is there.
+            seconds: of this process's work that is not counted yet; added to the earlier ones.
             banks: kinds of machine that the samples it read were drawn on.
         """
         earlier, kind = self.manifest, device.kind()
@@ -236,8 +235,8 @@ class RunFolder:
             "config": self.config,
             "started": earlier.get("started", now),
             "written": now,
-            "seconds": round(earlier.get("seconds", 0.0) + (seconds or 0.0), 2),
-            "starts": earlier.get("starts", 0) + (seconds is None),
+            "seconds": round(earlier.get("seconds", 0.0) + seconds, 2),
+            "starts": earlier.get("starts", 0) + (status == "running"),
             "process": os.getpid(),
             "machine": device.describe(),
             "kinds": kinds,
@@ -246,6 +245,12 @@ class RunFolder:
             **commit(),
         }
         self._write("manifest.json", manifest)
+
+    def spent(self, seconds: float) -> None:
+        """Count seconds of work on a run that goes on."""
+        manifest = self.manifest
+        total = round(manifest["seconds"] + seconds, 2)
+        self._write("manifest.json", manifest | {"seconds": total})
 
     def _write(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -261,7 +266,7 @@ class Onlooker(RunFolder):
     def _leave(self, *_: object) -> None:
         """The main process does it."""
 
-    save = append = add_evaluation = rewind = mark = _leave
+    save = append = add_evaluation = rewind = mark = spent = _leave
 
 
 def _versions() -> dict[str, str]:

@@ -164,7 +164,7 @@ def _agree(name: Mapping[str, Any], config: Config) -> None:
 def _loop(trainer: Trainer) -> None:
     saved = time.perf_counter()
     config, run = trainer.config, trainer.run
-    run.mark("running")
+    run.mark("running", 0.0)
     run.rewind(trainer.step)
     shown = {"desc": "steps", "unit": "step", "leave": False, "disable": not processes.is_main()}
     bar = tqdm(total=config.steps, initial=trainer.step, **shown)
@@ -179,7 +179,7 @@ def _loop(trainer: Trainer) -> None:
         now = time.perf_counter()
         wanted = trainer.step == config.steps or now - saved >= config.checkpoint_seconds
         if wanted and processes.is_main():  # by its own clock
-            run.mark("running", now - saved)  # before what it may be killed after
+            run.spent(now - saved)  # before what it may be killed after
             trainer.save()
             saved = now
         bar.update()

@@ -180,5 +180,5 @@ def test_a_plan_that_cannot_work_is_refused(make, wrong, named):
 @pytest.mark.parametrize("name", [*ALL, "MovingAverage", "Periodic", "Frozen"])
 def test_algorithms_and_anchors_are_at_the_library_s_face(name):
     """`from bondlab import j_bond` is all that a notebook needs."""
-    assert name in bondlab.__all__
+    assert name in bondlab.__all__ and name in dir(bondlab)
     assert getattr(bondlab, name).__name__ == name

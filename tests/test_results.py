@@ -172,11 +172,11 @@ def test_a_lock_keeps_another_process_out(run):
 
 def test_the_manifest_says_how_a_run_came_about(run):
     """Status, identity, seconds of all starts, source, versions and machine."""
-    run.mark("running")
+    run.mark("running", 0.0)
     assert run.manifest["status"] == "running" and not run.finished
     started = run.manifest["started"]
-    run.mark("running", 1.5)
-    run.mark("running")
+    run.spent(1.5)
+    run.mark("running", 0.0)
     run.mark("finished", 2.25)
     manifest = run.manifest
     assert run.finished and manifest["seconds"] == 3.75 and manifest["starts"] == 2
@@ -191,7 +191,7 @@ def test_a_run_says_on_what_it_was_computed(run, monkeypatch):
     its samples' kinds those that are not its own. Its name stays."""
     for kind in ("one", "one", "other", "one"):
         monkeypatch.setattr(device, "kind", lambda kind=kind: kind)
-        run.mark("running")
+        run.mark("running", 0.0)
     run.mark("finished", 1.0, ["third", "other", "third"])
     manifest = run.manifest
     assert manifest["kinds"] == ["one", "other", "one"] and manifest["bank_kinds"] == ["third"]

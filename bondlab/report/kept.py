@@ -46,7 +46,7 @@ def once(
     with run.lock():
         if not run.finished:
             started = time.perf_counter()
-            run.mark("running")
+            run.mark("running", 0.0)
             _write(path, measure())
             run.mark("finished", time.perf_counter() - started)
     return pd.read_parquet(path), run.manifest
