@@ -163,8 +163,8 @@ EXPERIMENT = Experiment(
             "Iterative BOND goes on improving, faster for larger n.",
             "section 6, Fig. 4 left and middle",
             [
-                _late("iterative n = 2 - N = 4", SMALL, "N = 4"),
-                _late("iterative n = 4 - N = 4", LARGE, "N = 4"),
+                _late("iterative n = 2 minus N = 4", SMALL, "N = 4"),
+                _late("iterative n = 4 minus N = 4", LARGE, "N = 4"),
                 lead("log quantile, n = 4 minus n = 2", LARGE, SMALL, "log_quantile", above=0),
             ],
             "A late gain is the rise over the second half of the evaluations, log quantiles are "
