@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ LINES = {
     "Too few seeds for a verdict": (("one run", "2 runs"), ""),
     "Not run": ("not run", ""),
 }
-ANSWERS = {"repeated": "yes", "not repeated": "no"}  # of one number, by the claim's verdict
+WORST = ("not run", "no", "open", "yes", "")  # the order in which answers decide a claim
 TOY = "00b"  # the notebook that decides the same claims on the toy
 
 
@@ -62,9 +62,9 @@ def lines(ledger: pd.DataFrame, number: str) -> dict[str, str]:
     """
     told = ledger["command"].str.extract(r"--only (\w+)")[0].fillna("00")
     own, found = ledger[told == number], {}
-    if (place := own["where"].str.split(", ").str[0]).nunique() == 1:  # which goes without saying
-        place = place.iloc[0]
-        own = own.assign(where=own["where"].str.removeprefix(place).str.removeprefix(", "))
+    places = own["where"].str.split(", ").str[0].unique()
+    if len(places) == 1:  # it goes without saying
+        own = own.assign(where=own["where"].str.removeprefix(places[0]).str.removeprefix(", "))
     for name, (verdicts, without) in LINES.items() if len(own) else ():
         part = own[own["verdict"].str.startswith(verdicts)]
         if len(part) or without:
@@ -80,14 +80,16 @@ def lines(ledger: pd.DataFrame, number: str) -> dict[str, str]:
 
 def _told(part: pd.DataFrame) -> Iterator[str]:
     """The claim with most seeds and its number, then the others in words: a sentence each."""
-    part = part.sort_values("seeds", key=lambda seeds: -seeds.astype(int), kind="stable")
-    first = _deciding(part[part["effect"] != ""] if (part["effect"] != "").any() else part)
-    if first["effect"] and first["verdict"] != "not run":
-        number = f"{first['effect']} [{first['low']}, {first['high']}], {_seeds(first['seeds'])}"
-        yield _sentence(f"{_named(first.to_frame().T)}: {first['measured']} = {number}")
-        part = part[(part["id"] != first["id"]) | (part["where"] != first["where"])]
+    part = by_seeds(part)
+    first = (part[part["effect"] != ""] if (part["effect"] != "").any() else part).iloc[0]
+    own = (part["id"] == first["id"]) & (part["where"] == first["where"])
+    number = effect(line := deciding(part[own]))
+    if number != "-":
+        seeds = "one seed" if line["seeds"] == "1" else f"{line['seeds']} seeds"
+        yield _sentence(f"{_named(part[own])}: {line['measured']} = {number}, {seeds}")
+        part = part[~own]
     for verdict, same in part.groupby("verdict", sort=False):
-        names = "; ".join(_named(own) for _, own in same.groupby("id", sort=False))
+        names = "; ".join(_named(one) for _, one in same.groupby("id", sort=False))
         _, suggests, what = verdict.partition(": ")
         yield _sentence(f"{what}: {names}" if suggests else names)
 
@@ -102,16 +104,21 @@ def _named(own: pd.DataFrame) -> str:
     return f"{own['short'].iloc[0]} ({named})"
 
 
-def _deciding(part: pd.DataFrame) -> pd.Series:
-    """Of the first claim and place the number that its verdict hangs on."""
-    first = part.iloc[0]
-    own = part[(part["id"] == first["id"]) & (part["where"] == first["where"])]
-    answer = ANSWERS.get(first["verdict"], first["verdict"].split()[-1])
-    return own.sort_values("says", key=lambda says: says != answer, kind="stable").iloc[0]
+def by_seeds(part: pd.DataFrame) -> pd.DataFrame:
+    """The ledger's lines, those with most seeds first."""
+    return part.sort_values("seeds", key=lambda seeds: -seeds.astype(int), kind="stable")
 
 
-def _seeds(count: str) -> str:
-    return "one seed" if count == "1" else f"{count} seeds"
+def deciding(own: pd.DataFrame) -> pd.Series:
+    """Of a claim in one place the first line with the claim's answer: the worst that any has."""
+    return own.sort_values("says", key=lambda says: says.map(WORST.index), kind="stable").iloc[0]
+
+
+def effect(row: Mapping[str, str]) -> str:
+    """A line's number with its interval; "-" where it, or another one of its claim, was not run."""
+    if not row["effect"] or row["verdict"] == "not run":
+        return "-"
+    return f"{row['effect']} [{row['low']}, {row['high']}]"
 
 
 def cost(experiment: str, what: str = "run") -> str:

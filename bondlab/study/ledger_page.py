@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 
 import pandas as pd
 
+from bondlab.report.outcome import effect
 from bondlab.study.claims import NO, NOT_RUN, OPEN, RULE, YES
 
 HEAD = f"""# Claims and verdicts
@@ -88,13 +88,6 @@ def _claim(part: pd.DataFrame) -> str:
         markdown(shown[COLUMNS]),
         *lines, "",
     ])  # fmt: skip
-
-
-def effect(row: Mapping[str, str]) -> str:
-    """A line's number with its interval; "-" where it, or another one of its claim, was not run."""
-    if not row["effect"] or row["verdict"] == NOT_RUN:
-        return "-"
-    return f"{row['effect']} [{row['low']}, {row['high']}]"
 
 
 def _runs(names: str) -> str:

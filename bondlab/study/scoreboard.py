@@ -6,11 +6,10 @@ import re
 
 import pandas as pd
 
-from bondlab.study.claims import MARKS, NO, NOT_RUN, OPEN, YES
-from bondlab.study.ledger_page import anchor, effect, markdown, marked
+from bondlab.report.outcome import by_seeds, deciding, effect
+from bondlab.study.ledger_page import anchor, markdown, marked
 
 BEGIN, END = "<!-- scoreboard: python -m bondlab claims -->", "<!-- end of the scoreboard -->"
-WORST = (NOT_RUN, MARKS[NO], OPEN, MARKS[YES], "")  # the order in which answers decide a claim
 
 
 def placed(text: str, table: pd.DataFrame) -> str:
@@ -40,8 +39,8 @@ def scoreboard(table: pd.DataFrame) -> str:
 def _line(part: pd.DataFrame) -> dict[str, str]:
     toy = part["kind"] == "toy"
     real = part if toy.all() else part[~toy]
-    most = real.sort_values("seeds", key=lambda seeds: -seeds.astype(int), kind="stable")
-    first = _deciding(most[most["where"] == most["where"].iloc[0]])
+    most = by_seeds(real)
+    first = deciding(most[most["where"] == most["where"].iloc[0]])
     number = effect(first)
     return {
         "figure": _figure(first["source"]),
@@ -60,11 +59,6 @@ def _verdicts(part: pd.DataFrame) -> str:
         names = "; ".join(filter(None, (w.removeprefix("toy").lstrip(", ") for w in own["where"])))
         told.append(f"{verdict} ({names})" if names else verdict)
     return "; ".join(told) or "-"
-
-
-def _deciding(own: pd.DataFrame) -> pd.Series:
-    """The first line with the answer that is the claim's: the worst that any has."""
-    return own.sort_values("says", key=lambda says: says.map(WORST.index), kind="stable").iloc[0]
 
 
 def _figure(source: str) -> str:
