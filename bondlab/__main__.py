@@ -29,7 +29,7 @@ def _run(options: argparse.Namespace) -> int | None:
     if options.command == "fetch":
         print(*assets.fetch(options.names or None), sep="\n")
     elif options.command == "assets":
-        print(assets.listing().drop(columns="sha256").to_string(index=False))
+        print(assets.listing().to_string(index=False))
     elif options.command == "prepare":
         from bondlab.making.prepare import prepare
 
@@ -66,8 +66,8 @@ def _run(options: argparse.Namespace) -> int | None:
         from bondlab.study import experiments
         from bondlab.study.run import select
 
-        for name, chosen in select(experiments.EXPERIMENTS, [options.experiment]).items():
-            folders = experiments.run(name, options.profile, options.workers)
+        for chosen in select(experiments.EXPERIMENTS, [options.experiment]).values():
+            folders = chosen.run(options.profile, options.workers)
             for folder in folders:
                 print(folder.path)
             if not folders:
@@ -129,7 +129,7 @@ def _add_plan(sub: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    """A number of workers; argparse turns the error into one line."""
+    """A whole number from 1; argparse turns the error into one line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)

@@ -72,16 +72,15 @@ class BankFolder:
     @classmethod
     def of(
         cls,
-        parent: Path,
         task: Task,
         prompts: Sequence[str],
         samples: int,
         seed: int,
-        precision: str,
+        precision: device.Precision,
     ) -> BankFolder:
         """The folder for `samples` completions per prompt of the task's reference.
 
-        `precision`, "bf16" or "fp32", is that of the computation: log-probabilities depend on it.
+        `precision` is that of the computation: log-probabilities depend on it.
         """
         model = task.model
         try:
@@ -100,9 +99,10 @@ class BankFolder:
             "ends": model.end_tokens.tolist(),
             "temperature": model.temperature,
             "weights": str(next(model.parameters()).dtype),
-            "precision": precision,
+            "precision": device.resolve(precision),
         }
-        return cls(parent / results.digest(identity), list(prompts), samples, seed)
+        path = paths.runs_folder() / "banks" / results.digest(identity)
+        return cls(path, list(prompts), samples, seed)
 
     def _files(self) -> list[Path]:
         """The file of each part."""
@@ -176,14 +176,12 @@ def draw(
     k: int,
     generator: torch.Generator,
     encoded: Prompts | None = None,
-    share: Share | None = None,
 ) -> tuple[Completions, Tensor]:
     """Sample k completions per prompt and score them: completions and rewards [B, k].
 
-    `encoded` are the prompts as tokens, where they are there already; `share` says of which batch
-    they are a part.
+    `encoded` are the prompts as tokens, where they are there already.
     """
-    drawn = model.sample(encoded or model.encode(prompts), k, generator, share)
+    drawn = model.sample(encoded or model.encode(prompts), k, generator)
     return drawn, score(reward, prompts, model.decode(drawn))
 
 
@@ -215,14 +213,13 @@ def prompts_at(places: range, total: int, seed: int) -> list[int]:
     return [passes[place // total][place % total] for place in places]
 
 
-def measured_spread(task: Task, precision: str, accelerator: Accelerator) -> float:
+def measured_spread(task: Task, precision: device.Precision, accelerator: Accelerator) -> float:
     """The unit of rewards for rules that do not go by ranks, such as REINFORCE.
 
     `spread` of stored completions of the first training prompts, which runs of a task share.
     """
     prompts = task.train_prompts[:SPREAD_PROMPTS]
-    parent = paths.runs_folder() / "banks"
-    folder = BankFolder.of(parent, task, prompts, SPREAD_SAMPLES, SPREAD_STREAM, precision)
+    folder = BankFolder.of(task, prompts, SPREAD_SAMPLES, SPREAD_STREAM, precision)
     return spread(folder.filled(task, accelerator).rewards)
 
 

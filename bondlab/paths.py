@@ -28,20 +28,6 @@ def committed_folder(experiment: str) -> Path:
     return repository_root() / "figures" / "study" / experiment
 
 
-def committed(path: Path) -> Path:
-    """The path of a file that the profile "shipped" reads.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    if not path.exists():
-        what = path.stem.removeprefix("results_")
-        raise FileNotFoundError(
-            f"{path.parent} holds no {what}: run the notebook at profile laptop, which computes it"
-        )
-    return path
-
-
 def runs_folder() -> Path:
     """Folder of all runs (checkpoints, tables, executed notebooks); not created here."""
     return _folder("BONDLAB_RUNS", "runs")

@@ -3,7 +3,7 @@
 A launcher (`torchrun`, `accelerate launch`) starts the same program several times, and accelerate
 connects the processes. Each samples, scores and passes through its share of a step's prompts. What
 is exchanged is little: scores, so that each process weighs the whole step; gradients, added up in
-one message, so that all take the same step. No wrapper (DDP) stands around the policy: it would
+few messages, so that all take the same step. No wrapper (DDP) stands around the policy: it would
 exchange gradients after each of a step's passes, and sampling and scoring call what is inside it.
 The main process alone writes; all read one disk.
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, distributed, nn
 
 from bondlab import device
@@ -56,20 +57,13 @@ def mine(items: Sequence[T]) -> Sequence[T]:
 
 def gathered(value: T) -> list[T]:
     """Every process's value, in order; all wait for the last."""
-    if count() == 1:
-        return [value]
-    found: list[Any] = [None] * count()
-    distributed.all_gather_object(found, value)
-    return found
+    device.state()  # which connects them
+    return gather_object([value])
 
 
 def told(ask: Callable[[], T]) -> T:
     """The main process's answer, which it tells the others: what is on the disk, say."""
-    if count() == 1:
-        return ask()
-    answer = [ask() if is_main() else None]
-    distributed.broadcast_object_list(answer)
-    return answer[0]
+    return broadcast_object_list([ask() if is_main() else None])[0]
 
 
 def alike(values: Mapping[str, Any], demand: str) -> None:

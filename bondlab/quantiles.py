@@ -32,7 +32,7 @@ def empirical(rewards: Tensor, reference_rewards: Tensor) -> Tensor:
     A completion below every reference sample would get 0, and log 0 in the return. The paper
     names no smoothing; floored at 1/(2M), chosen because it biases the mean log quantile of
     reference samples least (-1.009 at M = 16, where add-one gives -0.862 and the truth is -1).
-    Rewards are compared, not checked: a NaN counts as below everything. No gradient.
+    Rewards are compared, not checked: a NaN is no higher than anything. No gradient.
 
     Args:
         rewards: [B, K].
@@ -131,7 +131,7 @@ class QuantileModel(nn.Module):
 class LearnedQuantiles:
     """p_theta, and its training by binary cross-entropy on the anchor's samples (eq. 25).
 
-    `clip` is of its gradient's norm, `micro_batch` the prompts passed through together.
+    `clip` is of its gradient's norm, `micro_batch` as in `Config`.
     """
 
     def __init__(

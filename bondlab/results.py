@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,9 +96,7 @@ class RunFolder:
     @classmethod
     def of(cls, parent: Path, identity: Mapping[str, Any]) -> RunFolder:
         """The folder of the run with this identity, made and described if new."""
-        if not processes.is_main():
-            return Onlooker(cls.place(parent, identity))
-        folder = cls(cls.place(parent, identity))
+        folder = (cls if processes.is_main() else Onlooker)(cls.place(parent, identity))
         if not (folder.path / "config.json").exists():
             folder._write("config.json", {"results_version": RESULTS_VERSION, **identity})
         return folder
@@ -266,11 +265,12 @@ class Onlooker(RunFolder):
     def _leave(self, *_: object) -> None:
         """The main process does it."""
 
-    save = append = add_evaluation = rewind = mark = spent = _leave
+    save = append = add_evaluation = rewind = mark = spent = _write = _leave
 
 
+@cache
 def _versions() -> dict[str, str]:
-    """Of the packages that are there: the library does without the study's."""
+    """Of the packages that are there (the library does without the study's); asked once."""
     found = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -35,7 +35,7 @@ class Batch:
     """What one step samples; rewards are float64 on the processor.
 
     Args:
-        texts, prompts: the B prompts, as they are and as tokens.
+        prompts: the B prompts as tokens.
         anchors, anchor_rewards: the N Best-of-N draws, their rewards [B, N]; None and [B, 0]
             where the algorithm wants none.
         quantile_rewards: of the M draws that quantiles rest on [B, M].
@@ -43,7 +43,6 @@ class Batch:
         share: which of the step's prompts these are; all of them where there is one process.
     """
 
-    texts: list[str]
     prompts: Prompts
     anchors: Completions | None
     anchor_rewards: Tensor
@@ -108,7 +107,7 @@ class Trainer:
 
     @cached_property
     def bank(self) -> Bank | None:
-        """Those of the training prompts; None where the anchor's are drawn anew at each step."""
+        """Those of the training prompts; None where they are drawn anew or not wanted."""
         stored = len(self.folders) > 1
         return self.folders[0].filled(self.task, self.accelerator) if stored else None
 
@@ -123,8 +122,7 @@ class Trainer:
         """The unit of rewards that the rule is given; 1 where it goes by ranks."""
         if not self.algorithm.scales_rewards:
             return 1.0
-        precision = device.resolve(self.config.precision)
-        return measured_spread(self.task, precision, self.accelerator)
+        return measured_spread(self.task, self.config.precision, self.accelerator)
 
     # -- one step ----------------------------------------------------------------------------------
 
@@ -173,7 +171,7 @@ class Trainer:
             parts = source.subset(torch.tensor(rows), sizes, generator("subset"), share)
         own = scored(own) if plan.policy_draws else nothing
         (anchors, anchor_rewards), (_, others) = parts
-        return Batch(texts, prompts, anchors, anchor_rewards, others, *own, share)
+        return Batch(prompts, anchors, anchor_rewards, others, *own, share)
 
     def score(self, batch: Batch) -> Scores:
         """What the rule sees of the whole step, of which this batch may be one process's share.

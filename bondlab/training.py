@@ -3,7 +3,7 @@
 It never knows which algorithm runs. What differs from the paper, or fills what it leaves open:
 1. The reference's samples come from a bank drawn once (`fresh=True` draws anew, as the paper does).
 2. Policies are LoRA adapters over shared frozen weights, unless `lora_rank` is None.
-3. Prompts go by in shuffled passes; two policy samples per prompt; Adam without weight decay.
+3. Prompts go by in shuffled passes; two policy samples per prompt (J-BOND: one); no weight decay.
 4. Under bf16 the log ratio compares the sampler's log-probabilities with a scoring pass of the
    reference, both rounded alike; the trained pass is never run twice.
 5. A moving anchor cannot have a bank: its Best-of-n and quantile draws are made at each step.
@@ -48,7 +48,8 @@ class Run:
     @property
     def table(self) -> pd.DataFrame:
         """The record: one row per step, with step, loss, gradient_norm (before clipping), clipped
-        (0 or 1), seconds and what `evaluation.step_measures` measures."""
+        (0 or 1), seconds, what `evaluation.step_measures` measures and, where there are any,
+        quantile_loss, reward_scale and anchor_share."""
         return self.folder.record()
 
     @property
@@ -87,15 +88,15 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     Raises:
         ValueError: the training bank is too small for the algorithm.
     """
-    parent, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
-    held_out = BankFolder.of(parent, task, task.eval_prompts, config.evaluation_bank, 1, precision)
+    precision = config.precision
+    held_out = BankFolder.of(task, task.eval_prompts, config.evaluation_bank, 1, precision)
     wanted, stored = algorithm.anchor_draws + algorithm.quantile_draws, config.bank_samples
     if config.fresh or algorithm.anchor_moves or not wanted:
         return [held_out]
     demand = f"the algorithm needs bank_samples of {wanted} or more, or fresh=True"
     check(demand, wanted <= stored, stored)
     read = [task.train_prompts[i] for i in passing(len(task.train_prompts), config)]
-    return [BankFolder.of(parent, task, read, stored, 0, precision), held_out]
+    return [BankFolder.of(task, read, stored, 0, precision), held_out]
 
 
 def trainer(task: Task, algorithm: Algorithm, config: Config, parent: Path) -> Trainer:

@@ -117,7 +117,7 @@ def test_whatever_device_the_model_came_on(family, moved, where, tmp_path):
 @pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {*dict(README)}))
 def test_every_algorithm_takes_its_step(name, where, tmp_path):
     """Moving anchors, learned quantiles, rescored anchor draws, rewards over their spread."""
-    as_on_processor("causal", ALGORITHMS[name], tmp_path, steps=2)
+    as_on_processor("causal", ALGORITHMS[name], tmp_path, steps=2, evaluate_every=2)
 
 
 def test_samples_drawn_anew(where, tmp_path):
@@ -128,11 +128,12 @@ def test_samples_drawn_anew(where, tmp_path):
 def test_a_stopped_run_goes_on(family, where, tmp_path, monkeypatch):
     """Killed after the checkpoint of step 1, whose tensors lie on the processor: step 2 is that of
     a run that was not stopped."""
-    whole = trained(language_model(family), j_bond(), tmp_path / "whole", steps=2)
+    config = {"steps": 2, "evaluate_every": 2}
+    whole = trained(language_model(family), j_bond(), tmp_path / "whole", **config)
     with monkeypatch.context() as inner, pytest.raises(Killed):
         kill(inner, training.RunFolder, "append", 2, before=True)
-        trained(language_model(family), j_bond(), tmp_path / "stopped", steps=2)
-    assert_equal(trained(language_model(family), j_bond(), tmp_path / "stopped", steps=2), whole)
+        trained(language_model(family), j_bond(), tmp_path / "stopped", **config)
+    assert_equal(trained(language_model(family), j_bond(), tmp_path / "stopped", **config), whole)
 
 
 def test_a_reward_on_the_device(where, tmp_path):

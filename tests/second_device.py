@@ -23,7 +23,6 @@ from unittest.mock import patch
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "pretend"
 _aten = torch.ops.aten
@@ -67,9 +66,17 @@ class Pretend(torch.Tensor):
 
 def _run(func, args, kwargs):
     """Compute on the processor what is asked of the device, once its inputs are looked at."""
-    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
-    here = [x for x in tensors if isinstance(x, Pretend)]
-    away = [x for x in tensors if not isinstance(x, Pretend) and x.dim() > 0]
+    here, away = [], []
+
+    def raw(x):
+        if isinstance(x, Pretend):
+            here.append(x)
+            return x.raw
+        if x.dim() > 0:
+            away.append(x)
+        return x
+
+    given, named = _mapped(raw, args), {name: _mapped(raw, x) for name, x in kwargs.items()}
     allowed = func in _COPIES or (func in _INDEXES and isinstance(args[0], Pretend))
     if here and away and not allowed:
         raise RuntimeError(
@@ -79,24 +86,27 @@ def _run(func, args, kwargs):
         return func(args[0].raw)
     target = kwargs.get("device")
     wanted = bool(here) if target is None else torch.device(target).type == NAME
-    kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
+    named.pop("pin_memory", None)
     if target is not None:
-        kwargs["device"] = torch.device("cpu")
-
-    def raw(x):
-        return x.raw if isinstance(x, Pretend) else x
-
-    out = func(*tree_map(raw, args), **tree_map(raw, kwargs))
+        named["device"] = torch.device("cpu")
+    out = func(*given, **named)
     if func is _aten.copy_.default:
         return args[0]
     known = {id(x.raw): x for x in here}  # in-place operations return the tensor they were given
 
     def wrapped(x):
-        if not isinstance(x, torch.Tensor) or isinstance(x, Pretend) or not wanted:
+        if isinstance(x, Pretend) or not wanted:
             return x
         return known[id(x)] if id(x) in known else Pretend(x)
 
-    return tree_map(wrapped, out)
+    return _mapped(wrapped, out)
+
+
+def _mapped(change, x):
+    """`x` with its tensors changed, also those in lists and tuples, as an operator takes them."""
+    if isinstance(x, torch.Tensor):
+        return change(x)
+    return type(x)([_mapped(change, y) for y in x]) if type(x) in (list, tuple) else x
 
 
 # What torch asks of `torch.<device>`.

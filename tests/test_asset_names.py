@@ -58,13 +58,12 @@ def test_a_hub_name_out_of_reach_says_so(use):
         use("nobody/nothing")
 
 
-def test_the_list_shows_origin_licence_digest_and_state():
+def test_the_list_shows_origin_licence_and_state():
     table = assets.listing().set_index("asset")
     assert set(table["state"]) == {"absent"}
     assert table.loc["xsum", "download_mb"] == 358.2
     assert "dequantised from int8" in table.loc["traceforge-title-model", "origin"]
     assert "Gemma Terms" in table.loc[GEMMA, "licence"]
-    assert table["sha256"].str.len().min() == 64
 
 
 def test_the_table_is_whole():

@@ -25,8 +25,8 @@ def task() -> Task:
 
 
 @pytest.fixture
-def folder(task, tmp_path) -> BankFolder:
-    return BankFolder.of(tmp_path, task, task.train_prompts, SAMPLES, 0, "fp32")
+def folder(task, runs) -> BankFolder:
+    return BankFolder.of(task, task.train_prompts, SAMPLES, 0, "fp32")
 
 
 def fill(folder: BankFolder, task: Task, parts) -> BankFolder:
@@ -59,9 +59,10 @@ def test_bank_holds_scored_samples_of_the_reference(task, folder):
     torch.testing.assert_close(loaded.completions.log_probs, scored, atol=1e-4, rtol=0)
 
 
-def test_parts_may_be_filled_in_any_order(task, folder, tmp_path):
+def test_parts_may_be_filled_in_any_order(task, folder, tmp_path, monkeypatch):
     """Each part has random numbers of its own, so backwards gives the same bytes as forwards."""
-    other = BankFolder.of(tmp_path / "other", task, task.train_prompts, SAMPLES, 0, "fp32")
+    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "other"))
+    other = BankFolder.of(task, task.train_prompts, SAMPLES, 0, "fp32")
     assert files(fill(folder, task, [0, 1, 2])) == files(fill(other, task, [2, 0, 1]))
     assert len(files(folder)) == 4  # of each part, and the kinds of machine
 
@@ -98,7 +99,7 @@ def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
     precision, also where the policy's name was given and does not change with them."""
 
     def name(task=task, prompts=task.train_prompts, count=SAMPLES, seed=0, precision="fp32"):
-        return BankFolder.of(tmp_path, task, prompts, count, seed, precision).path.name
+        return BankFolder.of(task, prompts, count, seed, precision).path.name
 
     def changed(change=None, **settings) -> str:
         """The name with another model under the same given name."""
@@ -137,7 +138,7 @@ def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
 def test_names_that_a_user_gives_stay_apart_from_the_bank_s(key, task, tmp_path):
     """A name such as {"seed": 3} tells two tasks apart, whatever the bank calls its own parts."""
     given = [dataclasses.replace(task, identity={**task.identity, key: value}) for value in (3, 4)]
-    paths = {BankFolder.of(tmp_path, t, t.train_prompts, SAMPLES, 0, "fp32").path for t in given}
+    paths = {BankFolder.of(t, t.train_prompts, SAMPLES, 0, "fp32").path for t in given}
     assert len(paths) == 2
 
 
@@ -154,7 +155,7 @@ def test_seeds_and_parts_give_other_samples(task, tmp_path):
     """Training and held-out banks use seeds 0 and 1. The same 8 prompts as parts 0 and 1 of both:
     with one stream two of the four would hold the same samples."""
     prompts = list(task.train_prompts[:8]) * 2
-    folders = (BankFolder.of(tmp_path, task, prompts, SAMPLES, seed, "fp32") for seed in (0, 1))
+    folders = (BankFolder.of(task, prompts, SAMPLES, seed, "fp32") for seed in (0, 1))
     loaded = [fill(folder, task, [0, 1]).load().completions.tokens for folder in folders]
     parts = [part for tokens in loaded for part in tokens.split(8)]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(parts, 2))

@@ -19,6 +19,7 @@ from bondlab.report.kept import Profile
 from bondlab.report.notebook import ParameterError
 from bondlab.study import experiments, pages
 from bondlab.study import run as study
+from bondlab.study.divergences import EXPERIMENT as FIGURE_2
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,8 @@ from bondlab.study import run as study
         ("fetch xsum bbc", assets, "fetch", (["xsum", "bbc"],)),
         ("prepare", prepare, "prepare", (False, None)),
         ("prepare --retrain --only chat_judge", prepare, "prepare", (True, "chat_judge")),
-        ("run xsum_divergences", experiments, "run", ("xsum_divergences", "laptop", None)),
-        ("run 02 --workers 2", experiments, "run", ("xsum_divergences", "laptop", 2)),
+        ("run xsum_divergences", experiments.Experiment, "run", (FIGURE_2, "laptop", None)),
+        ("run 02 --workers 2", experiments.Experiment, "run", (FIGURE_2, "laptop", 2)),
         ("tune sentiment", experiments, "tune", ("sentiment", "study", [], None)),
         ("tune chat --only A B", experiments, "tune", ("chat", "study", ["A", "B"], None)),
         ("bench", command, "bench", ("laptop", [])),
@@ -89,17 +90,17 @@ def test_a_failed_study_is_a_failed_command(monkeypatch):
     assert cli.main(["study"]) == 1
 
 
-def test_assets_are_listed_without_their_digests(monkeypatch, capsys):
-    table = pd.DataFrame({"asset": ["xsum"], "sha256": ["ab"]})
-    monkeypatch.setattr(assets, "listing", lambda: table)
+def test_assets_are_listed(monkeypatch, capsys):
+    monkeypatch.setattr(assets, "listing", lambda: pd.DataFrame({"asset": ["xsum"]}))
     assert cli.main(["assets"]) == 0
     assert capsys.readouterr().out.split() == ["asset", "xsum"]
 
 
 def test_run_says_where_its_runs_are_or_that_there_are_none(monkeypatch, capsys):
-    monkeypatch.setattr(experiments, "run", lambda *_: [SimpleNamespace(path="runs/one")])
+    one = [SimpleNamespace(path="runs/one")]
+    monkeypatch.setattr(experiments.Experiment, "run", lambda *_: one)
     cli.main(["run", "02"])
-    monkeypatch.setattr(experiments, "run", lambda *_: [])
+    monkeypatch.setattr(experiments.Experiment, "run", lambda *_: [])
     cli.main(["run", "exact"])
     one, none = capsys.readouterr().out.splitlines()
     assert one == "runs/one"

@@ -7,9 +7,10 @@ import pytest
 
 from bondlab.report.plots import Panel
 from bondlab.study import alignment, cooling, j_bond, report
-from bondlab.study.cooling import SAMPLES, TEMPERATURES
+from bondlab.study.cooling import PROFILES, SAMPLES
 from bondlab.study.j_bond import J_BOND, NOISE
 
+TEMPERATURES = PROFILES["smoke"]
 PANELS = (Panel("reward", "Reward", "r"), Panel("judge", "Judge", "j"))
 
 

@@ -113,7 +113,10 @@ def test_a_run_draws_the_figures_that_are_shipped(smoke):
 
 def test_every_run_is_finished_and_its_tables_read(smoke):
     """Training leaves a record and evaluations, a measurement its table, exact numbers no run."""
-    for folder in (path.parent for path in (smoke / "runs").glob("*/*/config.json")):
+    folders = [path.parent for path in (smoke / "runs").glob("*/*/config.json")]
+    own = [e for e in EXPERIMENTS.values() if e.notebook == smoke.name]
+    assert folders or not any(e.specs("smoke") for e in own)
+    for folder in folders:
         assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
         if (folder / "table.parquet").exists():
             assert len(pd.read_parquet(folder / "table.parquet")) > 0
@@ -144,7 +147,7 @@ def test_a_study_leaves_the_clone_clean(tmp_path):
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, clone / name)
     git(clone, "init", "--quiet")
-    git(clone, "add", "--all")
+    git(clone, "-c", "core.compression=0", "add", "--all")
     moved = ("BONDLAB_FIGURES", "BONDLAB_RUNS")
     own = {name: value for name, value in os.environ.items() if name not in moved}
     command = [sys.executable, "-m", "bondlab", "study", "--only", "05"]

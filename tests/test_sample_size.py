@@ -15,7 +15,7 @@ from bondlab.toy.sample_size import (
     estimate_moments,
     floored,
     gradients_of,
-    quantile_error,
+    of_policy,
     update_error,
 )
 
@@ -117,9 +117,8 @@ def test_update_error_matches_the_rule_with_sampled_quantiles(smoothing):
     flat = gradients.flatten(0, 1)
     prompts = torch.arange(2).repeat_interleave(gradients.shape[1])
     outcomes = enumerated(flat @ flat.T, prompts, log_policy.exp().flatten())
-    log_ratio, log_quantiles = (log_policy - reference).flatten(), problem.log_quantiles.flatten()
     moments = mean.flatten(), torch.block_diag(*covariance)
-    found = quantile_error(outcomes, log_ratio, log_quantiles, moments, N, K)
+    found = of_policy(policy, problem, moments, N)
     generator, copies = torch.Generator().manual_seed(4), 64
     which = torch.arange(2).repeat(copies)
 

@@ -32,7 +32,11 @@ class Lab:
         self.ran: list[tuple] = []
         self.EXPERIMENTS = {
             name: types.SimpleNamespace(
-                notebook=f"{number}_{name}", number=number, title=f"the {name}", trains=None
+                notebook=f"{number}_{name}",
+                number=number,
+                title=f"the {name}",
+                trains=None,
+                run=partial(self.run, name),
             )
             for name, number in (("two", "02"), ("four", "04"))
         }
@@ -55,7 +59,7 @@ class Lab:
         return [types.SimpleNamespace(path=folder)]
 
     def study(self, profile: str = "smoke", **settings) -> int:
-        return study.study(profile, experiments=self, **settings)
+        return study.study(profile, experiments=self.EXPERIMENTS, **settings)
 
 
 @pytest.fixture
@@ -141,7 +145,7 @@ def test_failing_runs_fail_the_study(lab, executed, capsys):
     def run(*_):
         raise RuntimeError("out of memory")
 
-    lab.run = run
+    lab.EXPERIMENTS["two"].run = run
     assert lab.study(only=["two"]) == 1
     assert "RuntimeError: out of memory" in capsys.readouterr().err and executed == []
 

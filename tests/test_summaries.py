@@ -64,7 +64,7 @@ def test_words_repeat_too():
 def test_descriptions_have_a_row_per_completion():
     """Without references no ROUGE; a list too short is an error."""
     table = summaries.describe([DOCUMENT, "Rain fell."], [["A cat.", ""], ["Rain."]])
-    assert table[["prompt", "completion"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert table[["prompt", "sample"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0]]
     assert table["words"].tolist() == [2, 0, 1]
     assert table[list(summaries.ROUGES)].isna().all(axis=None)
     with pytest.raises(ValueError, match="shorter"):

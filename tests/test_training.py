@@ -47,6 +47,12 @@ def folder(runs):
     return runs / "parts"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> training.Run:
+    """The run that was not stopped, for all who only compare with it."""
+    return train(task_of(), BOND, CONFIG, tmp_path_factory.mktemp("whole"))
+
+
 def uninterrupted(algorithm=BOND, config=CONFIG, family="t5") -> training.Run:
     return train(task_of(family), algorithm, config, training.paths.runs_folder() / "whole")
 
@@ -77,7 +83,7 @@ CASES = {name: (stops, "t5", BOND, {}) for name, stops in STOPS.items()} | {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_resuming_equals_not_stopping(name, folder, monkeypatch):
+def test_resuming_equals_not_stopping(name, folder, whole, monkeypatch):
     """Wherever it is killed, a continued run leaves record, evaluations and weights to the bit as
     one that was never stopped: draws depend on seed and step alone, the rest is in a checkpoint."""
     stops, family, algorithm, changed = CASES[name]
@@ -87,7 +93,8 @@ def test_resuming_equals_not_stopping(name, folder, monkeypatch):
             kill(patch, *stop)
             train(task_of(family), algorithm, config, folder)
     again = train(task_of(family), algorithm, config, folder)
-    assert_same_results(again, uninterrupted(algorithm, config, family))
+    plain = (family, algorithm) == ("t5", BOND) and changed.keys() <= {"checkpoint_seconds"}
+    assert_same_results(again, whole if plain else uninterrupted(algorithm, config, family))
     # Its manifest counts the seconds of every step it has, whichever process made it.
     assert again.folder.manifest["seconds"] >= again.folder.record()["seconds"].sum()
 
@@ -261,7 +268,7 @@ def test_only_prompts_that_will_pass_by_are_scored():
         read += trainer.next_prompts()
     assert set(stored) == {many.train_prompts[i] for i in read} and len(stored) == 6
     batch = trainer.sample(read[3:])
-    for prompt, found in zip(batch.texts, many.model.decode(batch.anchors), strict=True):
+    for prompt, found in zip(read[3:], many.model.decode(batch.anchors), strict=True):
         assert set(found) <= set(stored[prompt])
 
 

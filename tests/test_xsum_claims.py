@@ -11,7 +11,6 @@ import pytest
 from bondlab.anchors import Periodic
 from bondlab.study import (
     divergences,
-    experiments,
     iterative,
     learned_quantiles,
     report,
@@ -234,10 +233,3 @@ def test_the_study_draws_anew_with_three_seeds_of_all():
         assert all("stored" in f"{row}{series}" or series == LEARNED for row, series in stored)
     rows = [s.labels["row"] for s in FIGURE_2.specs("study")]
     assert list(dict.fromkeys(rows)) == ["N = 8", "N = 8, stored samples", "N = 4", "N = 16"]
-
-
-def test_experiments_are_found_by_name_alone():
-    assert experiments.named(FIGURE_2.name) is FIGURE_2
-    with pytest.raises(ValueError, match="xsum_divergences"):
-        experiments.named("xsum_divergence")
-    assert experiments.named("exact").specs("laptop") == ()

@@ -2,7 +2,7 @@
 
 `model_path(name)` and `dataset(name)` take a name of the catalogue, a hub name (organisation/name)
 or a local folder (./name), so the study's own assets and anybody else's go through one face.
-Everything lies below `cache_root()`; a folder there appears whole or not at all.
+Everything lies below `cache.cache_root()`; a folder there appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from bondlab.assets.cache import (
     AssetError,
-    cache_root,
     fetch,
     file_digest,
     folder_of,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AssetError",
-    "cache_root",
     "dataset",
     "fetch",
     "file_digest",
@@ -94,7 +92,7 @@ def _ready(name: str, kind: str) -> Path:
 
 
 def listing() -> pd.DataFrame:
-    """One row an asset: kind, download in MB, state, origin, licence, packages and digests."""
+    """One row an asset: kind, download in MB, state, origin, licence and packages."""
     import pandas as pd
 
     rows = []
@@ -109,7 +107,6 @@ def listing() -> pd.DataFrame:
                 "origin": asset.origin,
                 "licence": asset.licence,
                 "packages": ", ".join(archive.file for archive in archives),
-                "sha256": ", ".join(archive.sha256 for archive in archives),
             }
         )
     return pd.DataFrame(rows)

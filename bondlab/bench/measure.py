@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from tqdm.auto import tqdm
 
 from bondlab import assets, device
@@ -35,8 +35,6 @@ PACKAGE = Path(__file__).parents[1]
 
 class Settings(BaseModel):
     """The notebook's parameters. `laptop`, `study` and `paper` measure the same."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     profile: Profile
 

@@ -1,7 +1,7 @@
 """One face for encoder-decoder and causal language models: sample completions, score completions.
 
 Both families are the same here: a *prefix* is computed once per prompt (the encoder's output and
-the decoder's start token, or the causal prompt) and its key-value cache is repeated for the K
+the decoder's start token, or the causal prompt) and its key-value cache serves the K
 completions (`network`). Shapes: B prompts, K completions per prompt, R = B*K rows, T tokens, D
 hidden width, V vocabulary.
 """
@@ -139,7 +139,7 @@ class LanguageModel(templates.Reader, Trainable, Network):
     def sample(
         self, prompts: Prompts, k: int, generator: torch.Generator, share: Share | None = None
     ) -> Completions:
-        """Draw k completions per prompt; always T decoding steps, so nothing waits for the device.
+        """Draw k completions per prompt, of T tokens at most; a GPU is never waited for.
 
         The uniform numbers come from the generator beforehand, wherever it lives: with one of the
         processor a seed means the same numbers on every device. Those of prompts that are a share

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["BEST", "COLOURS", "COOLED", "GREY", "HATCHES", "LINES", "MARKERS", "Look", "looks"]
-
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288")  # the last three are Paul Tol's
 SPACED = ((5, 1, 1, 1, 1, 1), (7, 2), (1, 1), (9, 1, 1, 1), (3, 3), (12, 3))
@@ -105,6 +103,6 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """The look of each series: its own, or the next of the palette that nothing known here has."""
     names = list(dict.fromkeys(names))
     taken = {FIXED[name].color for name in names if name in FIXED}
-    free = zip(COLOURS, LINES, MARKERS, strict=True)
-    free = iter([look for look in free if look[0] not in taken])
-    return {name: FIXED[name] if name in FIXED else Look(*next(free)) for name in names}
+    every = zip(COLOURS, LINES, MARKERS, strict=True)
+    free = (Look(*parts) for parts in every if parts[0] not in taken)
+    return {name: FIXED.get(name) or next(free) for name in names}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -109,12 +110,11 @@ class Scatter:
         of_a_seed: variance of one seed's mean over these prompts: other seeds, and what is left.
         of_prompts: variance that the prompts, which all seeds share, add to any mean; 0 if the
             estimate is below.
-        seeds, prompts: S and B that it was estimated from.
+        prompts: B that it was estimated from.
     """
 
     of_a_seed: float
     of_prompts: float
-    seeds: int
     prompts: int
 
     @classmethod
@@ -126,7 +126,7 @@ class Scatter:
         rest = float((left**2).sum()) / ((seeds - 1) * (prompts - 1))
         between = seeds * float(by_prompt.var(ddof=1))
         shared = max(between - rest, 0.0) / (seeds * prompts)
-        return cls(float(by_seed.var(ddof=1)), shared, seeds, prompts)
+        return cls(float(by_seed.var(ddof=1)), shared, prompts)
 
     def interval(self, mean: float, seeds: int, looks: int = 1) -> Interval:
         """Around a mean over `seeds` seeds, as many as were seen or as one asks for.
@@ -145,6 +145,7 @@ class Scatter:
         return Interval(mean, mean - reach, mean + reach, math.sqrt(variance), count)
 
 
+@cache
 def _student(freedom: int, looks: int) -> float:
     return float(stats.t.ppf(1 - (1 - TAIL) / looks, freedom))
 

@@ -94,7 +94,12 @@ class Results:
         """
         files = {name: self.folder / f"results_{name}.parquet" for name in names}
         if self.profile == "shipped":
-            found = {name: pd.read_parquet(paths.committed(path)) for name, path in files.items()}
+            if lacking := [name for name, path in files.items() if not path.exists()]:
+                raise FileNotFoundError(
+                    f"{self.folder} holds no {lacking[0]}: run the notebook at profile laptop, "
+                    "which computes it"
+                )
+            found = {name: pd.read_parquet(path) for name, path in files.items()}
             return replace(self, tables={**self.tables, **found})
         found = compute()
         if all(_covers(found[name], path) for name, path in files.items()):

@@ -140,4 +140,5 @@ def cost(experiment: str, what: str = "run") -> str:
 def _device(manifest: dict) -> str:
     machine = manifest["machine"]
     kind = machine.get("kind", ": ")  # of a processor with its instructions after a colon
-    return f"{machine['cores']} cores without a GPU" if ": " in kind else kind
+    threads = machine["threads"]
+    return f"{threads} core{'s' * (threads > 1)} without a GPU" if ": " in kind else kind

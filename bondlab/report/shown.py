@@ -71,7 +71,8 @@ class Shown:
     """A table that Jupyter displays as HTML and everything else as text."""
 
     def __init__(self, table: pd.DataFrame, decimals: int | None = None) -> None:
-        named = table.rename(columns=WORDS).map(lambda x: WORDS.get(x, x) if _is(x) else x)
+        named = table.rename(columns=WORDS)
+        named = named.map(lambda x: WORDS.get(x, x) if isinstance(x, str) else x)
         self.index = not isinstance(table.index, pd.RangeIndex)
         cells = {
             place: column.map(partial(_written, most=_most(column), decimals=decimals))
@@ -91,10 +92,6 @@ class Shown:
         with pd.option_context("display.max_colwidth", None):  # a text in full
             html = self.cells.to_html(index=self.index, border=0)
         return f'<div style="overflow-x:auto">\n{_styled(html, self.cells.shape[1])}\n</div>'
-
-
-def _is(x: object) -> bool:
-    return isinstance(x, str)
 
 
 def _is_number(cell: str) -> bool:
@@ -152,7 +149,7 @@ def _places(value: float) -> int:
 
 
 def _written(value: object, most: int, decimals: int | None) -> str:
-    if _is(value):
+    if isinstance(value, str):
         return value
     if pd.isna(value):
         return "-"

@@ -167,7 +167,7 @@ def scored(
     own = texts[~texts["source"].isin(labelled)]
     human = own["reference"].tolist() if "reference" in own else None
     looks = summaries.describe(own["read"].tolist(), [[text] for text in own["text"]], human)
-    looks = looks.drop(columns=["prompt", "completion"]).set_index(own.index)
+    looks = looks.drop(columns=["prompt", "sample"]).set_index(own.index)
     texts["text"] = texts["text"].where(texts["source"].isin(written))
     return texts.drop(columns=["read", "reference"], errors="ignore").join(looks)
 

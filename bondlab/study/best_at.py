@@ -27,7 +27,7 @@ from bondlab.report.kept import Results, Tables, once
 from bondlab.report.notebook import show
 from bondlab.report.plots import Panel
 from bondlab.study import judge, report
-from bondlab.study.alignment import RUNS, AlignmentSettings, chosen
+from bondlab.study.alignment import RUNS, SIZES, AlignmentSettings, chosen
 from bondlab.study.experiment import Experiment
 from bondlab.study.items import REFERENCE
 from bondlab.study.sweep import Spec
@@ -143,7 +143,7 @@ def curve_table(table: pd.DataFrame, series: Sequence[str]) -> pd.DataFrame:
 
 def ends(table: pd.DataFrame, column: str = "reward") -> pd.DataFrame:
     """Mean [interval] of a measure at n = 1, 2, 4, 8, 16, a line per series."""
-    sizes = [n for n in (1, 2, 4, 8, 16) if n in set(table["n"])]
+    sizes = [n for n in SIZES if n in set(table["n"])]
     return pd.DataFrame([
         {"policy": name, **{f"best@{n}": cell(part[part["n"] == n], column) for n in sizes}}
         for name, part in table.groupby("series", sort=False)

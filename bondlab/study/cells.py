@@ -46,9 +46,9 @@ def at(table: pd.DataFrame, series: str, column: str, step: int | None = None) -
     return grid(own.fillna({"seed": 0}), column)
 
 
-def rise(table: pd.DataFrame, series: str, column: str, start: int = 0) -> np.ndarray:
-    """By how much a measure rose from step `start` to the last, on the same prompts, [S, B]."""
-    return at(table, series, column) - at(table, series, column, start)
+def rise(table: pd.DataFrame, series: str, column: str) -> np.ndarray:
+    """By how much a measure rose from the first step to the last, on the same prompts, [S, B]."""
+    return at(table, series, column) - at(table, series, column, 0)
 
 
 def gap(table: pd.DataFrame, series: str, other: str, column: str) -> np.ndarray:

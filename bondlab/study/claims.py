@@ -109,17 +109,16 @@ class Decision:
     """What the evidence says of a claim.
 
     Args:
-        verdict: in words; answer: the same if seeds were no matter.
+        verdict: in words.
         intervals: of each term by name; None where it was not run.
-        answers: of each term by name, "" of one that is only shown.
+        says: of each term by name: yes, no, open or not run; "" of one that is only shown.
         seeds: that every term has; looks: intervals that the answer rests on.
         needed: further seeds, at least, until there is a verdict; NaN where nobody can tell.
     """
 
     verdict: str
-    answer: str
     intervals: dict[str, Interval | None]
-    answers: dict[str, str]
+    says: dict[str, str]
     seeds: int
     looks: int
     needed: float
@@ -170,8 +169,11 @@ class Claim:
         elif answer == OPEN:
             unsure = [pair for pair, a in zip(pairs, answers, strict=True) if a == OPEN]
             needed = _needed(unsure, looks)
-        own = {t.what: a * t.decides for t, a in zip(self.terms, answers, strict=True)}
-        return Decision(_words(answer, seeds), answer, intervals, own, seeds, looks, needed)
+        said = {
+            term.what: MARKS.get(a, a) * term.decides
+            for term, a in zip(self.terms, answers, strict=True)
+        }
+        return Decision(_words(answer, seeds), intervals, said, seeds, looks, needed)
 
 
 def _needed(unsure: Sequence[tuple[Term, np.ndarray]], looks: int) -> float:
@@ -185,7 +187,7 @@ def _needed(unsure: Sequence[tuple[Term, np.ndarray]], looks: int) -> float:
 def _words(answer: str, seeds: int) -> str:
     if answer == NOT_RUN or seeds >= LEAST:
         return answer
-    said = {YES: "yes", NO: "no"}.get(answer)
+    said = MARKS.get(answer)
     runs, verb = ("one run", "suggests") if seeds == 1 else (f"{seeds} runs", "suggest")
     return f"{runs}: {f'{verb} {said}' if said else OPEN}"
 
@@ -219,7 +221,7 @@ def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
             )  # fmt: skip
             lines += [
                 {"what": f"\u00b7 {what}", "value": "-" if interval is None else str(interval),
-                 "says": MARKS.get(found.answers[what], found.answers[what])}
+                 "says": found.says[what]}
                 for what, interval in found.intervals.items()
             ]  # fmt: skip
     found = pd.DataFrame(lines).fillna("")

@@ -22,7 +22,8 @@ from bondlab.study.sweep import Spec, held_out_bank
 
 TEMPERATURES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
 SAMPLES = 8  # a prompt and temperature
-PROFILES = ("smoke", "study")  # that compute it; the others are to take minutes, or GPUs
+# Those that compute it; the others are to take minutes, or GPUs.
+PROFILES = {"smoke": (1.0, 0.7), "study": TEMPERATURES}
 
 
 def beside(found: Results, run: Callable[[], Spec]) -> Results:
@@ -41,7 +42,7 @@ def measured(run: Spec, profile: str) -> pd.DataFrame:
     """A row a temperature and prompt: temperature, profile, `tables.per_prompt`, judge if there."""
     run = noise_runs.measured(run)
     task, parts = run.build(), []
-    for temperature in TEMPERATURES:
+    for temperature in PROFILES[profile]:
         drawn = evaluation(run, temperature)
         part = tables.per_prompt(drawn.assign(step=0), int(run.labels["n"]), task)
         if judge.has_one(run.task):

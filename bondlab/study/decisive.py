@@ -17,7 +17,7 @@ from bondlab.report.kept import Results
 from bondlab.report.plots import Level, Panel
 from bondlab.study import evidence, report
 from bondlab.study.claims import Claim, shared
-from bondlab.study.frontier import area, spread
+from bondlab.study.frontier import area, unit
 
 SHADED = "Shaded: where the rule wants the whole interval."
 COLUMNS = ["panel", "group", "series", "mean", "low", "high", "count"]
@@ -28,7 +28,7 @@ HEIGHTS = (
 
 
 def draw_change(
-    found: Results, stem: str, panels: Sequence[Panel], banded: str, title: str, paper: str = ""
+    found: Results, stem: str, panels: Sequence[Panel], banded: str, title: str, paper: str
 ) -> None:
     """Publish by how much measures changed since step 0, with the band of one series alone."""
     if found["evaluations"].empty:
@@ -41,7 +41,7 @@ def draw_change(
     small = f"{report.note(found)} Changes since step 0, paired by document. Band: {banded} alone."
     rows, zero = report.rows_of(found), [Level("", 0.0, "")]
     figure = plots.lines(drawn, panels, rows=rows, levels=zero, title=title, note=small)
-    found.publish(stem, figure, table, panels, paper or None)
+    found.publish(stem, figure, table, panels, paper)
 
 
 def since_start(found: Results, panels: Sequence[Panel]) -> Results:
@@ -74,13 +74,13 @@ def terms(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_terms(
-    found: Results, stem: str, claims: Sequence[Claim], unit: str, title: str, paper: str = ""
+    found: Results, stem: str, claims: Sequence[Claim], unit: str, title: str, paper: str
 ) -> None:
     """Publish the intervals that decide claims; nothing where none of them was run."""
     table, panels = terms(claims, evidence.of(found)), [Panel("term", "", unit)]
     if not table.empty:
         figure = forest(table, panels, title=title, note=f"{report.note(found)} {SHADED}")
-        found.publish(stem, figure, table, panels, paper or None)
+        found.publish(stem, figure, table, panels, paper)
 
 
 def heights(table: pd.DataFrame, base: str, others: Sequence[str]) -> pd.DataFrame:
@@ -91,9 +91,8 @@ def heights(table: pd.DataFrame, base: str, others: Sequence[str]) -> pd.DataFra
     lines = []
     for panel in HEIGHTS:
         for other in (name for name in others if name in set(table["series"])):
-            unit = spread(table) if panel.name == "reward" else 1.0
             own = shared(table, (base, other))
-            found = cell_interval(area(own, base, other, panel.name) / unit)
+            found = cell_interval(area(own, base, other, panel.name) / unit(table, panel.name))
             lines.append(found.row(panel=panel.name, group=other, series=other))
     return pd.DataFrame(lines, columns=COLUMNS)
 
@@ -104,7 +103,7 @@ def draw_heights(
     base: str,
     others: Sequence[str],
     title: str,
-    paper: str = "",
+    paper: str | None = None,
     words: Mapping[str, str] | None = None,
 ) -> None:
     """Publish how far one curve of a trade-off lies above others, over the KL both reach."""
@@ -119,4 +118,4 @@ def draw_heights(
         f"{report.note(found, 'prompt')} Right of 0: {words.get(base, base)} has more at the same "
         "KL. Mean height between two curves over the root of the KL, over what both reach."
     )
-    found.publish(stem, forest(drawn, panels, title=title, note=note), table, panels, paper or None)
+    found.publish(stem, forest(drawn, panels, title=title, note=note), table, panels, paper)

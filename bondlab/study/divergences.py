@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from bondlab import best_of_n, device, measures, paths
+from bondlab import best_of_n, device, measures
 from bondlab.algorithms import bond
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
 from bondlab.lm.language_model import LanguageModel
@@ -191,8 +191,7 @@ def _of(spec: Spec, run: RunFolder) -> pd.DataFrame:
     task, config = spec.build(), spec.config
     stored = banks(task, spec.algorithm, config)[0]
     prompts = stored.prompts[: len(task.eval_prompts)]
-    folder, precision = paths.runs_folder() / "banks", device.resolve(config.precision)
-    again = BankFolder.of(folder, task, prompts, config.bank_samples, STREAM, precision)
+    again = BankFolder.of(task, prompts, config.bank_samples, STREAM, config.precision)
 
     def measure() -> pd.DataFrame:
         policy = train(task, spec.algorithm, config, run.path.parent).policy

@@ -28,7 +28,6 @@ def of(found: Results, beside: str = "") -> pd.DataFrame:
         beside: the experiment on the same task whose runs are added, series of other names alone.
     """
     tables = [_trained(found["evaluations"], found["runs"])]
-    folder = found.folder
     if beside:
         folder = replace(found, experiment=beside).folder
         paths = [folder / f"results_{name}.parquet" for name in ("evaluations", "runs")]

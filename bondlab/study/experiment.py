@@ -58,7 +58,7 @@ class Experiment:
     name: str
     title: str
     notebook: str
-    specs: Callable[[str], Sequence[Spec]] = lambda profile: ()
+    specs: Callable[..., Sequence[Spec]] = lambda profile: ()
     claims: Sequence[Claim] = ()
     runs: str = ""
     trains: Mapping[str, Any] | None = None

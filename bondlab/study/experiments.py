@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from bondlab.results import RunFolder
 from bondlab.study import (
     alignment,
     anchor_ablations,
@@ -50,22 +49,6 @@ EXPERIMENTS = {
         Experiment("explore", "BOND on the exact toy, to play with", "10_explore"),
     )
 }
-
-
-def named(name: str) -> Experiment:
-    """The experiment of a name.
-
-    Raises:
-        ValueError: an unknown one.
-    """
-    if name not in EXPERIMENTS:
-        raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}")
-    return EXPERIMENTS[name]
-
-
-def run(name: str, profile: str, workers: int | None = None) -> list[RunFolder]:
-    """Compute what is missing of an experiment's runs; returns their folders."""
-    return named(name).run(profile, workers)
 
 
 def tune(

@@ -64,6 +64,11 @@ def curve(table: pd.DataFrame, series: str, column: str) -> np.ndarray:
     return wide.to_numpy().reshape(wide.index.levshape[0], -1, wide.shape[1])
 
 
+def unit(table: pd.DataFrame, column: str) -> float:
+    """What a measure's changes are told in: spreads of the reward, else its own unit."""
+    return spread(table) if column == "reward" else 1.0
+
+
 def spread(table: pd.DataFrame) -> float:
     """Standard deviation of the reference's rewards within a prompt (column of the table)."""
     (value,) = table["spread"].dropna().unique()

@@ -21,7 +21,7 @@ from bondlab.study.alignment import (
 )
 from bondlab.study.cells import at, halves
 from bondlab.study.claims import Claim, Term
-from bondlab.study.frontier import KL, spread
+from bondlab.study.frontier import KL, unit
 from bondlab.study.report import COOLED, best_name
 
 REINFORCE = {f"REINFORCE, beta_RL = {b:g}": b for b in (0.001, 0.01, 0.1, 1.0)}  # section 6, Fig. 7
@@ -34,24 +34,23 @@ SEEN = 0.75  # of the reward's gain that the judge is to see, both in gains of B
 REWARD, BEST = "reward", (best_name(1), best_name(4))
 
 
-def _reward_falls(table: pd.DataFrame) -> np.ndarray:
-    return fall(BETAS, REWARD, table) / spread(table)
+def _falls(column: str, table: pd.DataFrame) -> np.ndarray:
+    """Fall of a measure after the last step per tenfold beta_RL, [S, B]; the reward in spreads."""
+    return fall(BETAS, column, table) / unit(table, column)
 
 
 def _with_eta(column: str, table: pd.DataFrame) -> np.ndarray:
     """Rise of a measure after the last step per tenfold eta, [S, B]; the reward in spreads."""
-    unit = spread(table) if column == REWARD else 1.0
-    return trend(RATES.values(), [at(table, name, column) for name in RATES]) / unit
+    values = [at(table, name, column) for name in RATES]
+    return trend(RATES.values(), values) / unit(table, column)
 
 
 def _beta_less_eta(column: str, table: pd.DataFrame) -> np.ndarray:
-    falls = _reward_falls(table) if column == REWARD else fall(BETAS, column, table)
-    return falls - _with_eta(column, table)
+    return _falls(column, table) - _with_eta(column, table)
 
 
 def _half(which: int, column: str, table: pd.DataFrame) -> np.ndarray:
-    unit = spread(table) if column == REWARD else 1.0
-    return halves(table, J_BOND, column)[which] / unit
+    return halves(table, J_BOND, column)[which] / unit(table, column)
 
 
 def _beyond_noise(name: str, table: pd.DataFrame) -> np.ndarray:
@@ -91,10 +90,10 @@ CLAIMS = (
         "REINFORCE depends strongly on beta_RL: a larger one ends with less reward and KL.",
         "section 6, Fig. 7 left and middle",
         [
-            Term("fall of reward per tenfold beta_RL (spreads)", (*REINFORCE,), _reward_falls,
-                 above=SAME),
+            Term("fall of reward per tenfold beta_RL (spreads)", (*REINFORCE,),
+                 partial(_falls, REWARD), above=SAME),
             Term("fall of KL per tenfold beta_RL (nats)", (*REINFORCE,),
-                 partial(fall, BETAS, KL), above=0),
+                 partial(_falls, KL), above=0),
             Term("rise of J-BOND's reward per tenfold eta (spreads)", (*ETAS,),
                  partial(_with_eta, REWARD)),
             Term("rise of J-BOND's KL per tenfold eta (nats)", (*ETAS,), partial(_with_eta, KL)),

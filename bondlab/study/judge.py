@@ -156,7 +156,7 @@ def penalised(own: Tensor, others: Tensor) -> Tensor:
     """Chance that two of M reference completions are both better: [B, K] x [B, M] -> [B, K].
 
     Of rewards. That is when r_J (eq. 17) is -log 16; 1/3 on average for the reference itself, 1/6
-    for its Best-of-2 (section 4.2 of the paper's algorithm with an anchor that stays).
+    for its Best-of-2.
     """
     m = others.shape[1]
     better = (others[:, None].double() > own[..., None].double()).sum(2)

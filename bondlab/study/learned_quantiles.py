@@ -134,17 +134,17 @@ def steps(spec: Spec, run: RunFolder) -> pd.DataFrame:
     )
 
 
-def seconds_of_a_sample(spec: Spec, samples: int = 16) -> dict[str, float]:
+def seconds_of_a_sample(spec: Spec) -> dict[str, float]:
     """Seconds to draw and to score one sample of the reference, alone: drawing, scoring."""
     task, prompts = spec.build(), spec.build().eval_prompts[: spec.config.prompts_per_step]
     with device.accelerator(spec.config.precision).autocast():
         times = [time.perf_counter()]
-        drawn = task.model.sample(task.model.encode(prompts), samples, seeded(0, "seconds"))
+        drawn = task.model.sample(task.model.encode(prompts), 16, seeded(0, "seconds"))
         texts = task.model.decode(drawn)
         times.append(time.perf_counter())
         score(task.reward, prompts, texts)
         times.append(time.perf_counter())
-    drawing, scoring = np.diff(times) / (samples * len(prompts))
+    drawing, scoring = np.diff(times) / drawn.tokens.shape[:2].numel()
     return {"drawing": float(drawing), "scoring": float(scoring)}
 
 

@@ -7,7 +7,6 @@ is beside the runs that decide it; here is the list of all, and what is exact: T
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,8 +131,7 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
         ends = ("", "", "") if interval is None else (interval.mean, interval.low, interval.high)
         names = ("effect", "low", "high")
         numbers = dict(zip(names, map(_number, ends), strict=True))
-        says = claims.MARKS.get(found.answers[what], found.answers[what])
-        yield {**shared, "measured": what, "says": says, **numbers}
+        yield {**shared, "measured": what, "says": found.says[what], **numbers}
 
 
 def _number(value: float | str) -> str:
@@ -162,8 +160,3 @@ def write() -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
     return [str(path.relative_to(root)) for path in files]
-
-
-def read(text: str) -> pd.DataFrame:
-    """The ledger from the text of claims.csv."""
-    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)

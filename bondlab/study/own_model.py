@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bondlab import assets, paths
 from bondlab.report.kept import Profile
@@ -26,8 +26,6 @@ class Settings(BaseModel):
         model: a hub name, a local folder or an embedded model; the smoke profile has its own.
         steps: 0 takes the profile's.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     profile: Profile
     model: str

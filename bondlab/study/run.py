@@ -27,6 +27,7 @@ from bondlab import assets
 from bondlab.assets.catalogue import STUDY
 from bondlab.paths import committed_folder, figures_folder, repository_root, runs_folder
 from bondlab.report.notebook import ParameterError, check
+from bondlab.study.experiments import EXPERIMENTS
 from bondlab.study.stages import Stage, run_stages
 
 PACKAGE = Path(__file__).parents[1]
@@ -40,7 +41,10 @@ OTHERS, LONGER = 20.0, {"laptop": 4.0, "study": 60.0}
 
 
 def study(
-    profile: str, only: Sequence[str] = (), workers: int | None = None, experiments: Any = None
+    profile: str,
+    only: Sequence[str] = (),
+    workers: int | None = None,
+    experiments: Mapping[str, Any] = EXPERIMENTS,
 ) -> int:
     """Run the study at one profile; returns the exit code, 1 if a stage failed.
 
@@ -49,20 +53,18 @@ def study(
         only: experiments by name, by their notebook's number ("02") or its first letters; empty
             is all.
         workers: runs at once; None leaves it to the sweep.
-        experiments: what has `EXPERIMENTS` and `run`; None is `bondlab.study.experiments`.
+        experiments: by name, each an `Experiment` or what stands in for one.
     Raises:
         ParameterError: `only` names no experiment, or a notebook does not take its parameters.
     """
-    if experiments is None:
-        from bondlab.study import experiments
     started = time.monotonic()
-    chosen = select(experiments.EXPERIMENTS, only)
+    chosen = select(experiments, only)
     notebooks = {name: Notebook.of(name, e, profile) for name, e in chosen.items()}
     for notebook in notebooks.values():
         check(notebook.source, notebook.parameters)
 
     def compute(name: str) -> None:
-        found = [] if profile == "shipped" else experiments.run(name, profile, workers)
+        found = [] if profile == "shipped" else chosen[name].run(profile, workers)
         notebooks[name].execute([run.path for run in found])
 
     stages = [Stage(FETCH, assets.fetch, SECONDS[FETCH])] if _lacks_assets(chosen, profile) else []

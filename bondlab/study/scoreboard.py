@@ -31,7 +31,7 @@ def scoreboard(table: pd.DataFrame) -> str:
     first named, and of what its verdict hangs on; the toy's stand in CLAIMS.md.
 
     Args:
-        table: `ledger.table`, or what `ledger.read` makes of its file.
+        table: `ledger.table`, or its file read as text.
     """
     return markdown(pd.DataFrame([_line(part) for _, part in table.groupby("id", sort=False)]))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import pandas as pd
 from rouge_score.rouge_scorer import RougeScorer
@@ -29,14 +30,7 @@ def words(text: str) -> list[str]:
 
 def longest_copied_span(document: Sequence[str], summary: Sequence[str]) -> int:
     """Length in words of the longest run of the summary that stands in the document as it is."""
-    places: dict[str, list[int]] = {}
-    for place, word in enumerate(document):
-        places.setdefault(word, []).append(place)
-    longest, running = 0, {}
-    for word in summary:
-        running = {place: running.get(place - 1, 0) + 1 for place in places.get(word, ())}
-        longest = max(longest, max(running.values(), default=0))
-    return longest
+    return SequenceMatcher(None, document, summary, autojunk=False).find_longest_match().size
 
 
 def novel_share(document: Sequence[str], summary: Sequence[str], n: int) -> float:
@@ -73,7 +67,7 @@ def describe(
     summaries: Sequence[Sequence[str]],
     references: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Every measure of every summary: one row per prompt and completion, both counted from 0.
+    """Every measure of every summary: one row per prompt and sample, both counted from 0.
 
     Args:
         documents: one text per prompt.
@@ -81,7 +75,7 @@ def describe(
         references: the human summary of each document; without them the ROUGE columns are NaN.
 
     Returns:
-        Columns prompt, completion, words, empty (no word), longest_copied_span (words),
+        Columns prompt, sample, words, empty (no word), longest_copied_span (words),
         novel_unigrams, novel_bigrams, novel_trigrams, repetition, numbers_faithful (shares),
         rouge1, rouge2, rougeL (F1). NaN where a share has nothing to count.
 
@@ -93,12 +87,12 @@ def describe(
         zip(documents, summaries, human, strict=True)
     ):
         source = words(document)
-        for completion, text in enumerate(texts):
+        for sample, text in enumerate(texts):
             own = words(text)
             novel = {name: novel_share(source, own, n) for n, name in enumerate(NOVEL, 1)}
             scores = dict.fromkeys(ROUGES, math.nan)
             rows.append({
-                "prompt": prompt, "completion": completion, "words": len(own), "empty": not own,
+                "prompt": prompt, "sample": sample, "words": len(own), "empty": not own,
                 "longest_copied_span": longest_copied_span(source, own), **novel,
                 "repetition": repetition(own),
                 "numbers_faithful": numbers_faithful(document, text),

@@ -14,11 +14,6 @@ from bondlab.lm.language_model import LanguageModel
 from bondlab.study import summaries
 from bondlab.tasks import Task
 
-TEXT_MEASURES = (
-    "words", "empty", "longest_copied_span", "novel_unigrams", "novel_bigrams", "novel_trigrams",
-    "repetition", "numbers_faithful", "rouge1", "rouge2", "rougeL",
-)  # fmt: skip
-
 
 def per_prompt(evaluation: pd.DataFrame, n: int, task: Task) -> pd.DataFrame:
     """Every measure of a run's evaluations, a row per step and prompt.
@@ -58,7 +53,7 @@ def _step(table: pd.DataFrame, step: int, n: int, task: Task) -> pd.DataFrame:
         list(group) for _, group in own.sort_values(["prompt", "sample"]).groupby("prompt")["text"]
     ]
     described = summaries.describe(task.eval_prompts, texts, task.eval_references)
-    means = described.groupby("prompt")[list(TEXT_MEASURES)].mean()
+    means = described.groupby("prompt").mean().drop(columns="sample")
     result = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
     result = pd.concat([result, means.reset_index(drop=True)], axis=1)
     result.insert(0, "prompt", range(len(result)))
@@ -86,7 +81,7 @@ def best_of_n(bank: Bank, sizes: Sequence[int], model: LanguageModel, task: Task
         "p_reward": bank.rewards.sigmoid(),
         "tokens": bank.completions.lengths,
     }
-    values |= {name: _described(described, name) for name in TEXT_MEASURES}
+    values |= {name: _grid(described, name) for name in described.columns[2:]}
     tables = []
     for n in sizes:
         columns = {
@@ -96,8 +91,3 @@ def best_of_n(bank: Bank, sizes: Sequence[int], model: LanguageModel, task: Task
         table = pd.DataFrame({"n": n, "prompt": range(len(task.eval_prompts)), **columns})
         tables.append(table.assign(kl_to_reference=measures.kl_bound(n), log_quantile=-1 / n))
     return pd.concat(tables, ignore_index=True)
-
-
-def _described(described: pd.DataFrame, name: str) -> Tensor:
-    wide = described.pivot(index="prompt", columns="completion", values=name)
-    return torch.from_numpy(wide.to_numpy(dtype="float64", copy=True))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, model_serializer
 
-Count = Annotated[int, Field(ge=1)]
+from bondlab.config import Count
 
 # Most tokens of a prompt and of a completion where a task's settings leave them open.
 LIMITS = {

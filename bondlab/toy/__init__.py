@@ -161,8 +161,3 @@ def reinforce(log_policy: Tensor, problem: Problem, beta_rl: float) -> Tensor:
 def mean_log_quantile(log_policy: Tensor, problem: Problem) -> Tensor:
     """E_pi[log p_<=], the mean over prompts; -1 at the anchor in the continuous limit."""
     return (log_policy.exp() * problem.log_quantiles).sum(dim=-1).mean()
-
-
-def entropy(log_policy: Tensor) -> Tensor:
-    """Entropy of the policy in nats, the mean over prompts."""
-    return -(log_policy.exp() * log_policy).sum(dim=-1).mean()

@@ -70,11 +70,15 @@ def runs(scale: Scale, seed: int = 0) -> pd.DataFrame:
     return pd.concat([_run(arm, scale, seed) for arm in ARMS], ignore_index=True)
 
 
-def _run(arm: Arm, scale: Scale, seed: int) -> pd.DataFrame:
+def _problem(scale: Scale, seed: int) -> tuple[toy.ToyPolicy, toy.Problem, Tensor]:
+    """The policy, Best-of-2 of it under the continuous reward, and which answers are right."""
     policy = toy.ToyPolicy(scale.problems, 6, 3, seed=seed)
-    rewards = toy.draw_rewards(policy, 0.5, seed + 1)
-    reference = toy.Problem(policy.log_probs().detach(), rewards, 2)
-    right = (reference.log_quantiles.exp() > 1 - RIGHT).double()
+    problem = toy.Problem(policy.log_probs().detach(), toy.draw_rewards(policy, 0.5, seed + 1), 2)
+    return policy, problem, (problem.log_quantiles.exp() > 1 - RIGHT).double()
+
+
+def _run(arm: Arm, scale: Scale, seed: int) -> pd.DataFrame:
+    policy, reference, right = _problem(scale, seed)
     start = torch.randn(policy.logits.shape, generator=torch.Generator().manual_seed(seed + 2))
     start = start.bfloat16()  # what both formats hold
     base, weights = policy.logits.detach(), start.double().requires_grad_()
@@ -87,7 +91,7 @@ def _run(arm: Arm, scale: Scale, seed: int) -> pd.DataFrame:
         logits = base + GAIN * (values.double() - start.double())
         return policy.sum_pairs(logits.log_softmax(-1))
 
-    problem, parts = replace(reference, rewards=right if arm.binary else rewards), []
+    problem, parts = replace(reference, rewards=right) if arm.binary else reference, []
     loss = partial(toy.j_bond, beta=BETA, gamma=arm.sign * GAMMA)
     for step in range(scale.steps + 1):
         if step % max(scale.steps // 16, 1) == 0:
@@ -163,8 +167,8 @@ def began(records: pd.DataFrame) -> float:
     return records.loc[records["step"] == 0, "success"].mean()
 
 
-def lost(steps: int = 200) -> pd.DataFrame:
-    """`share` of an anchor's way after `steps` averages towards weights that have changed.
+def lost() -> pd.DataFrame:
+    """`share` of an anchor's way after 200 averages towards weights that have changed.
 
     A thousand normal weights, each changed by a share of itself in some direction: a line each.
     """
@@ -176,7 +180,7 @@ def lost(steps: int = 200) -> pd.DataFrame:
         policy, row = start.float() * (1 + change * signs), {"change of a weight": f"{change:.1%}"}
         for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
             anchor = start.to(dtype, copy=True)
-            for _ in range(steps):
+            for _ in range(200):
                 anchor.mul_(1 - ETA).add_(policy.to(dtype), alpha=ETA)
             followed = share(anchor.float(), policy, start.float())
             row[f"share of it followed in {name}"] = followed.item()
@@ -186,9 +190,6 @@ def lost(steps: int = 200) -> pd.DataFrame:
 
 def ceiling(scale: Scale, seed: int = 0) -> float:
     """Success of Best-of-2 of the reference, which an anchor that never moves ends at: a mean."""
-    policy = toy.ToyPolicy(scale.problems, 6, 3, seed=seed)
-    rewards = toy.draw_rewards(policy, 0.5, seed + 1)
-    problem = toy.Problem(policy.log_probs().detach(), rewards, 2)
-    right = (problem.log_quantiles.exp() > 1 - RIGHT).double()
+    _, problem, right = _problem(scale, seed)
     chosen = best_of_n.pmf(problem.log_anchor.exp(), right, 2)
     return (chosen * right).sum(1).mean().item()

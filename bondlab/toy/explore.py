@@ -157,7 +157,7 @@ def _best(problem: toy.Problem) -> pd.DataFrame:
 
 def summary(found: Trained) -> pd.DataFrame:
     """The policy before and after, beside Best-of-N itself."""
-    ends = found.records.iloc[[0, -1]].drop(columns=["step", "entropy"]).to_dict("records")
+    ends = found.records.iloc[[0, -1]].drop(columns="step").to_dict("records")
     _, problem = problem_of(found.settings)
     target = {
         "backward_kl": 0.0, "forward_kl": 0.0,

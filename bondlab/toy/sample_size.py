@@ -177,34 +177,6 @@ def update_error(
     )
 
 
-def quantile_error(
-    outcomes: Outcomes,
-    log_ratio: Tensor,
-    log_quantiles: Tensor,
-    moments: tuple[Tensor, Tensor],
-    n: int,
-    completions: int,
-) -> UpdateError:
-    """`update_error` of the backward KL's returns (eq. 15), from moments of log p_hat.
-
-    Args:
-        log_ratio: log(pi/pi_anchor) [S].
-        log_quantiles: exact log p_<= under the anchor [S].
-        moments: mean [S] and covariance [S, S] of log p_hat, such as `estimate_moments` of each
-            prompt, joined.
-        n: of Best-of-n.
-        completions: K of a batch.
-    """
-    mean, covariance = moments
-
-    def centred(values: Tensor) -> Tensor:
-        return values - outcomes.single @ values  # the expected baseline of returns
-
-    weights = centred((n - 1) * log_quantiles - log_ratio)
-    errors = centred((n - 1) * (mean - log_quantiles))
-    return update_error(outcomes, weights, errors, (n - 1) ** 2 * covariance, completions)
-
-
 # -- on the toy policy, where every sequence is listed ---------------------------------------------
 
 BEST_OF = (2, 8)  # iterative BOND's n, and Figure 9's
@@ -248,7 +220,7 @@ def _policy(n: int, place: str, seed: int) -> toy.ToyPolicy:
 def of_policy(
     policy: toy.ToyPolicy, problem: toy.Problem, moments: tuple[Tensor, Tensor], n: int
 ) -> UpdateError:
-    """What estimated quantiles do to the update of a policy towards Best-of-n of the anchor.
+    """`update_error` of the backward KL's returns (eq. 15), towards Best-of-n of the anchor.
 
     Args:
         problem: with the anchor and rewards; its own n is not used.
@@ -259,9 +231,13 @@ def of_policy(
     prompts = torch.arange(len(log_policy)).repeat_interleave(log_policy.shape[1])
     outcomes = enumerated(gradients @ gradients.T, prompts, log_policy.exp().flatten())
     log_ratio = (log_policy - problem.log_anchor).flatten()
-    return quantile_error(
-        outcomes, log_ratio, problem.log_quantiles.flatten(), moments, n, COMPLETIONS
-    )
+    exact, (mean, covariance) = problem.log_quantiles.flatten(), moments
+
+    def centred(values: Tensor) -> Tensor:
+        return values - outcomes.single @ values  # the expected baseline of returns
+
+    weights, errors = centred((n - 1) * exact - log_ratio), centred((n - 1) * (mean - exact))
+    return update_error(outcomes, weights, errors, (n - 1) ** 2 * covariance, COMPLETIONS)
 
 
 def gradients_of(policy: toy.ToyPolicy) -> Tensor:

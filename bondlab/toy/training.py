@@ -19,7 +19,6 @@ from bondlab.toy import (
     ToyPolicy,
     backward_kl,
     draw,
-    entropy,
     forward_kl,
     kl,
     mean_log_quantile,
@@ -105,7 +104,6 @@ class Record:
     forward_kl: float
     mean_log_quantile: float
     kl_to_reference: float
-    entropy: float
 
 
 @torch.no_grad()
@@ -118,7 +116,6 @@ def measure(policy: ToyPolicy, problem: Problem, step: int) -> Record:
         forward_kl=forward_kl(log_policy, problem).item(),
         mean_log_quantile=mean_log_quantile(log_policy, problem).item(),
         kl_to_reference=kl(log_policy, problem.log_anchor).item(),
-        entropy=entropy(log_policy).item(),
     )
 
 
@@ -128,7 +125,7 @@ def descend(
     loss: Callable[[Tensor], Tensor],
     steps: int,
     lr: float,
-    every: int = 1,
+    every: int,
 ) -> list[Record]:
     """Train the policy in place with Adam and measure it exactly every `every` steps.
 
