@@ -36,6 +36,7 @@ from bondlab.tasks import TaskSettings, noise
 RUNS = "alignment"  # all tasks and experiments share what they have in common
 J_BOND = "J-BOND"
 J_BOND_ON_NOISE = "J-BOND, noise reward"
+FIRST = ", first steps"  # of a series: see `first_steps`
 REWARD = Panel("reward", "Reward", "mean reward (log-odds)")
 JUDGE = Panel("judge", "Second judge, not trained on", "mean judge score (log-odds)")
 TRAINING = (REWARD, replace(report.DISTANCE, root=True))
@@ -119,6 +120,17 @@ def on_noise(run: tuple[Algorithm, Labels]) -> tuple[Algorithm, Labels]:
     return run[0], {**run[1], "reward_name": noise.NAME}
 
 
+def first_steps(profile: str, runs: Runs) -> Runs:
+    """The same runs up to their first evaluation after the start, evaluated five times on the way.
+
+    Their evaluations join those of the whole runs, whose steps they repeat: a run that has gone
+    further by its first evaluation than another ever goes has no curve there else. None at the
+    small profiles.
+    """
+    far = runs if profile in ("study", "paper") else {}
+    return {f"{name}{FIRST}": run for name, run in far.items()}
+
+
 def specs(
     runs: Callable[[str], Runs],
     gemma: str,
@@ -160,6 +172,9 @@ def specs(
         own_task = named.model_copy(update={"reward": labels["reward_name"] or None})
         for seed in seeds(profile):
             changed = {"seed": seed, "fresh": labels["fresh"]}
+            if series.endswith(FIRST):
+                end = config.evaluate_every
+                changed |= {"steps": end, "evaluate_every": end // 5}
             own_config = config.model_copy(update=changed)
             found.append(Spec(own_task, algorithm, own_config, {**labels, "seed": seed}))
     return [tuning.tuned(spec) for spec in found] if tuned and profile == "study" else found
@@ -172,7 +187,8 @@ def chosen(
     experiment: Experiment, settings: AlignmentSettings, series: Collection[str] = ()
 ) -> list[Spec]:
     """The runs of some series (of all, by default) with the notebook's task and policy."""
-    return experiment.specs(settings.profile, settings.task, settings.policy, series)
+    names = {*series, *(f"{name}{FIRST}" for name in series)}
+    return experiment.specs(settings.profile, settings.task, settings.policy, names)
 
 
 def results(
@@ -193,10 +209,17 @@ def results(
         wanted = chosen(experiment, settings, series)
         folders = experiment.sweep(wanted, settings.workers)
         sizes = [n for n in SIZES if n <= wanted[0].config.evaluation_bank]
-        return judged(collect(wanted, folders, settings.profile, sizes), wanted, folders)
+        found = judged(collect(wanted, folders, settings.profile, sizes), wanted, folders)
+        return found | {"evaluations": joined(found["evaluations"])}
 
     found = Results(experiment.name, settings.profile, variant).load(TABLES, compute)
     return cooling.beside(found, lambda: chosen(experiment, settings, series)[0])
+
+
+def joined(table: pd.DataFrame) -> pd.DataFrame:
+    """Evaluations with those of `first_steps` under their series' own name, each step once."""
+    table = table.assign(series=table["series"].str.removesuffix(FIRST))
+    return table.drop_duplicates(["series", "seed", "step", "prompt"], ignore_index=True)
 
 
 def starts(found: Results) -> pd.DataFrame:
@@ -261,5 +284,4 @@ def above(series: str, others: Collection[str], column: str = "reward") -> list[
 
 
 def _height(series: str, other: str, column: str, table: pd.DataFrame) -> np.ndarray:
-    unit = frontier.spread(table) if column == "reward" else 1.0
-    return frontier.area(table, series, other, column) / unit
+    return frontier.area(table, series, other, column) / frontier.unit(table, column)

@@ -25,6 +25,7 @@ from bondlab.study.alignment import (
     Labels,
     Runs,
     above,
+    first_steps,
     moving,
     on_noise,
     specs,
@@ -48,7 +49,8 @@ def runs(profile: str) -> Runs:
     found = {J_BOND: own, COPY: (j_bond(anchor=Periodic(period)), copied)}
     if profile == "laptop":
         return found
-    return found | {J_BOND_ON_NOISE: on_noise(own), RAW_MOVING: raw_moving(profile)}
+    raw = {RAW_MOVING: raw_moving(profile)}
+    return found | {J_BOND_ON_NOISE: on_noise(own)} | raw | first_steps(profile, raw)
 
 
 def raw_moving(profile: str) -> tuple[Algorithm, Labels]:

@@ -10,6 +10,7 @@ from bondlab.study.alignment import (
     J_BOND_ON_NOISE,
     RUNS,
     Runs,
+    first_steps,
     moving,
     on_noise,
     specs,
@@ -38,7 +39,8 @@ def runs(profile: str) -> Runs:
     if profile == "laptop":
         return found
     real = found[J_BOND], found[RAW]
-    return found | dict(zip(NOISE, map(on_noise, real), strict=True))
+    first = first_steps(profile, {name: found[name] for name in REINFORCE})
+    return found | dict(zip(NOISE, map(on_noise, real), strict=True)) | first
 
 
 EXPERIMENT = Experiment(

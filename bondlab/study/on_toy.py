@@ -64,7 +64,8 @@ def _alignment(profile: str) -> list[Spec]:
     def runs(scale: str) -> alignment.Runs:
         return anchor_ablations.runs(scale) | anchor_speeds.runs(scale) | methods(scale)
 
-    return alignment.specs(runs, "", profile, tuned=False)
+    found = alignment.specs(runs, "", profile, tuned=False)
+    return [spec for spec in found if not spec.labels["series"].endswith(alignment.FIRST)]
 
 
 def _divergences(profile: str) -> list[Spec]:
