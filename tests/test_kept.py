@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from bondlab import paths
+from bondlab.paths import repository_root
 from bondlab.report import plots
 from bondlab.report.intervals import Interval
 from bondlab.report.kept import Results, once, runs_table
@@ -80,6 +81,7 @@ def test_a_figure_is_published_with_its_numbers_and_where_they_come_from(folder,
     table["high"] = [1.5, math.inf, 4, math.nan]
     manifests = [{"run": "01", "seconds": 2}, {"run": "02"}]
     runs = pd.concat(runs_table(m, series="a", seed=i) for i, m in enumerate(manifests))
+    runs["eta"] = math.nan  # a label of other series
     figure = plots.lines(table.fillna(9).replace(math.inf, 9), panels, title="Two\nlines")
     made = {"stem": "fig", "figure": figure, "table": table, "panels": panels, "paper": "4"}
     Results("some", "shipped", tables={"runs": runs}).publish(**made)
@@ -117,3 +119,12 @@ def test_a_figure_is_published_with_its_numbers_and_where_they_come_from(folder,
     (line,) = record["headline"]
     assert (line["what"], line["value"], line["seeds"]) == ("a gap", 0.5, 1)
     assert record["runs"] == []
+    everything = Interval(math.inf, 1, math.inf, math.inf, 7)
+    Results("some", "smoke").publish(**made, numbers={"no number": (everything, "draws")})
+    assert json.loads((written / "fig.json").read_text())["headline"] == []
+
+
+def test_what_is_committed_is_strict_json():
+    """Other readers of JSON know no NaN."""
+    for path in (repository_root() / "figures" / "study").rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)

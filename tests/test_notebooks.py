@@ -69,7 +69,9 @@ def smoke(request, tmp_path_factory) -> Path:
     # (test_sweep.py).
     wanted, fields = {"live": True, "workers": 1}, declared(request.param).model_fields
     given = {name: value for name, value in wanted.items() if name in fields}
+    before = sorted(request.param.parent.iterdir())  # where it works
     run(request.param, folder, profile="smoke", **given, **(trains or {}))
+    assert sorted(request.param.parent.iterdir()) == before
     return folder
 
 

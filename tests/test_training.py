@@ -267,9 +267,9 @@ def test_only_prompts_that_will_pass_by_are_scored():
     for trainer.step in (1, 0):
         read += trainer.next_prompts()
     assert set(stored) == {many.train_prompts[i] for i in read} and len(stored) == 6
-    batch = trainer.sample(read[3:])
-    for prompt, found in zip(read[3:], many.model.decode(batch.anchors), strict=True):
-        assert set(found) <= set(stored[prompt])
+    anchors = many.model.decode(trainer.sample(read[3:]).anchors)
+    for index, found in zip(read[3:], anchors, strict=True):
+        assert set(found) <= set(stored[many.train_prompts[index]])
 
 
 def test_a_run_s_folder_may_begin_at_home(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def save(
         "svg": _render(figure, "svg", {"Date": None, "Creator": "bondlab"}),
         "png": _png(figure),
         "csv": table.to_csv(index=False, float_format="%.8g", lineterminator="\n").encode(),
-        "json": (json.dumps(provenance, indent=2, sort_keys=True) + "\n").encode(),
+        "json": (json.dumps(provenance, indent=2, sort_keys=True, allow_nan=False) + "\n").encode(),
     }
     for kind, content in contents.items():
         write_atomically(folder / f"{stem}.{kind}", content)

@@ -116,9 +116,13 @@ class Results:
 
     @property
     def manifests(self) -> list[dict[str, Any]]:
-        """A line per run, with its labels and its manifest."""
+        """A line per run, with the labels that it has and its manifest."""
         rows = self.tables["runs"].to_dict("records") if "runs" in self.tables else []
-        return [row | {"manifest": json.loads(row["manifest"])} for row in rows]
+        return [
+            {name: value for name, value in row.items() if not pd.isna(value)}
+            | {"manifest": json.loads(row["manifest"])}
+            for row in rows
+        ]
 
     def publish(
         self,
@@ -147,7 +151,11 @@ class Results:
             "experiment": self.experiment,
             "paper_figure": paper,
             "profile": self.profile,
-            "headline": [_number(what, *found[what], max(seeds, default=1)) for what in found],
+            "headline": [
+                _number(what, *each, max(seeds, default=1))
+                for what, each in found.items()
+                if math.isfinite(each[0].mean)
+            ],
             "runs": self.manifests,
             **made_by,
         }

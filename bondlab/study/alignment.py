@@ -217,9 +217,13 @@ def results(
 
 
 def joined(table: pd.DataFrame) -> pd.DataFrame:
-    """Evaluations with those of `first_steps` under their series' own name, each step once."""
+    """Evaluations with those of `first_steps` among their series' own, each step once."""
     table = table.assign(series=table["series"].str.removesuffix(FIRST))
-    return table.drop_duplicates(["series", "seed", "step", "prompt"], ignore_index=True)
+    table = table.drop_duplicates(["series", "seed", "step", "prompt"])
+    parts = [
+        part.sort_values(["seed", "step"], kind="stable") for *_, part in report.by_series(table)
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def starts(found: Results) -> pd.DataFrame:

@@ -6,7 +6,7 @@ was asked, and can work a rule by hand. Nothing is trained or tested on them.
 Three distributions draw for each prompt, `DRAWS` completions each, all of them the reference at a
 temperature. The one called `POLICY` stands for a policy on its way: it is known exactly, differs
 from the reference by a nat or two, and needs no training. `COOLED` is there to be read. For reviews
-the policies of `WRITERS` draw too, where their runs are finished.
+the policies of `WRITERS` draw too, where their runs are finished. `write` makes the table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.kept import Results
 from bondlab.report.notebook import ParameterError
-from bondlab.study import alignment, j_bond, tuning
+from bondlab.study import alignment, anchor_ablations, tuning
 from bondlab.study.alignment import RUNS
 from bondlab.study.cooling import cooled
 from bondlab.study.judge import judge_of
@@ -60,7 +60,7 @@ REFERENCE, POLICY, COOLED = "reference", "policy", "cooled"
 TEMPERATURES = {REFERENCE: 1.0, POLICY: 0.95, COOLED: 0.7}
 PRECISION, SEED = "fp32", 0
 # The one that the study is about, and the one that leaves the language for the reward.
-WRITERS = (j_bond.J_BOND, next(iter(j_bond.REINFORCE)))
+WRITERS = (alignment.J_BOND, anchor_ablations.RAW_MOVING)
 
 
 def shipped() -> pd.DataFrame:
@@ -91,7 +91,7 @@ def drawn(task: str) -> pd.DataFrame:
 
 def finished() -> list[Spec]:
     """The study's runs whose policies write beside the reference, as far as they are finished."""
-    found = alignment.specs(j_bond.runs, "", "study", tuned=False)
+    found = alignment.specs(anchor_ablations.runs, "", "study", tuned=False)
     own = [s for s in found if s.labels["series"] in WRITERS and s.labels["seed"] == SEED]
     done = []
     for spec in own:
