@@ -34,6 +34,7 @@ from bondlab.study.cells import at
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL, spread
+from bondlab.study.j_bond import figure_7
 from bondlab.study.j_bond_claims import ALONE, RAW, RAW_MOVING, REINFORCE
 
 COPY = "copy every 50 steps"
@@ -42,14 +43,14 @@ MARKED = 0.75  # of the copies' KL: a markedly lower one is below
 
 def runs(profile: str) -> Runs:
     """J-BOND with either anchor and, but not at profile laptop, whose runs are to take minutes, on
-    noise, and REINFORCE whose KL is to the same moving average."""
+    noise, and REINFORCE, its KL to the reference and to the same moving average."""
     period = max(1, round(50 / STRIDES[profile]))
     own = moving(profile)
     copied = {"gamma": 0.0, "every": period, "tuned": J_BOND}
     found = {J_BOND: own, COPY: (j_bond(anchor=Periodic(period)), copied)}
     if profile == "laptop":
         return found
-    raw = {RAW_MOVING: raw_moving(profile)}
+    raw = {RAW_MOVING: raw_moving(profile), RAW: figure_7(profile)[RAW]}
     return found | {J_BOND_ON_NOISE: on_noise(own)} | raw | first_steps(profile, raw)
 
 
