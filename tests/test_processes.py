@@ -40,8 +40,6 @@ CASES = {
     "learned": ("t5", LEARNED, {"steps": 2}),
     "reinforce, all weights": ("t5", reinforce(0.1), {"steps": 2, "lora_rank": None}),
 }
-# Which cases are trained by how many processes; a sweep takes the fewest.
-SHARED = [*((name, 4) for name in CASES), ("j_bond", 2)]
 
 
 def trained(name: str, folder: Path) -> list[torch.Tensor]:
@@ -73,14 +71,13 @@ def refused() -> None:
         train(task, BOND, CONFIG)
 
 
-def everything(rank: int, environment: Mapping[str, str], folder: Path, names: list[str]) -> None:
+def everything(rank: int, environment: Mapping[str, str], folder: Path) -> None:
     """All that is asked of one set of processes, of which this is one."""
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     refused()
-    if len(names) == 1:
-        sweep.sweep(specs((0.5, 1.0)), folder / "swept", workers=2)
+    sweep.sweep(specs((0.5, 1.0)), folder / "swept", workers=2)
     stopped(folder.parent / "stopped")
-    torch.save({name: trained(name, folder) for name in names}, folder / f"of-{rank}.pt")
+    torch.save({name: trained(name, folder) for name in CASES}, folder / f"of-{rank}.pt")
 
 
 def in_processes(count: int, folder: Path) -> list[dict[str, list[torch.Tensor]]]:
@@ -93,8 +90,7 @@ def in_processes(count: int, folder: Path) -> list[dict[str, list[torch.Tensor]]
     environment |= {"BONDLAB_RUNS": str(folder / "runs")}
     multiprocessing.set_forkserver_preload(["bondlab.training", "bondlab.tasks", "peft", "pytest"])
     # The first that raises ends them all.
-    given = environment, folder, [name for name, n in SHARED if n == count]
-    start_processes(everything, given, count, start_method="forkserver")
+    start_processes(everything, (environment, folder), count, start_method="forkserver")
     return [torch.load(folder / f"of-{rank}.pt") for rank in range(count)]
 
 
@@ -136,7 +132,8 @@ def assert_close(actual: RunFolder, expected: RunFolder) -> None:
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize(("name", "count"), SHARED)
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("name", CASES)
 def test_processes_give_the_run_of_one(name, count, results):
     """The same prompts, random numbers and weights: what is trained differs by less than a tenth of
     one of Adam's steps (of 2e-3) from one process's, and from process to process by nothing."""
@@ -149,10 +146,11 @@ def test_processes_give_the_run_of_one(name, count, results):
         torch.testing.assert_close(other[name], found[0][name], rtol=0, atol=0)
 
 
-def test_processes_share_each_run_of_a_sweep(results):
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_each_run_of_a_sweep(count, results):
     """Two runs of BOND from a bank, 6 prompts a step, one after the other: processes have no
     workers, which would take themselves for more of them."""
-    folders = [sorted((results[n][0] / "swept").iterdir()) for n in (2, 1)]
+    folders = [sorted((results[n][0] / "swept").iterdir()) for n in (count, 1)]
     for paths in zip(*folders, strict=True):
         assert_close(*map(RunFolder, paths))
 
@@ -160,11 +158,9 @@ def test_processes_share_each_run_of_a_sweep(results):
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_fill_the_banks_of_one(count, results):
     """Each part drawn once, by whoever, to the same bytes."""
-    one, own = (
-        {p.parts[-2:]: p.read_bytes() for p in (results[n][0] / "runs").rglob("part-*.pt")}
-        for n in (1, count)
-    )
-    assert own and own == {part: one[part] for part in own}
+    banks = [sorted((results[n][0] / "runs").rglob("part-*.pt")) for n in (1, count)]
+    assert banks[0] and [p.parts[-2:] for p in banks[0]] == [p.parts[-2:] for p in banks[1]]
+    assert [p.read_bytes() for p in banks[0]] == [p.read_bytes() for p in banks[1]]
 
 
 def test_a_run_goes_on_with_another_number_of_processes(results):

@@ -43,7 +43,8 @@ MARKED = 0.75  # of the copies' KL: a markedly lower one is below
 
 def runs(profile: str) -> Runs:
     """J-BOND with either anchor and, but not at profile laptop, whose runs are to take minutes, on
-    noise, and REINFORCE, its KL to the reference and to the same moving average."""
+    noise, and REINFORCE, its KL to the reference and to the same moving average, with its first
+    steps."""
     period = max(1, round(50 / STRIDES[profile]))
     own = moving(profile)
     copied = {"gamma": 0.0, "every": period, "tuned": J_BOND}

@@ -34,7 +34,8 @@ def figure_7(profile: str) -> Runs:
 
 
 def runs(profile: str) -> Runs:
-    """Those of the figure and, but not at profile laptop, whose runs are to take minutes, noise."""
+    """Those of the figure and, but not at profile laptop, whose runs are to take minutes, those on
+    noise and the first steps of REINFORCE's."""
     found = figure_7(profile)
     if profile == "laptop":
         return found
