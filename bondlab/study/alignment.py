@@ -162,7 +162,7 @@ def specs(
         model = policy or (gemma if profile == "paper" else None)
         named = TaskSettings(name=task, policy=model, completion_tokens=tokens, **size)
     known = {"row": "", "n": 2, "warmup": config.warmup, "rate": 0.0, "every": 0}
-    known |= {"reward_name": "", "fresh": config.fresh}
+    known |= {"reward_name": "", "fresh": config.fresh, "precision": config.precision}
     found = []
     for series, (algorithm, own) in runs(profile).items():
         if only and series not in only:
@@ -171,7 +171,7 @@ def specs(
         labels = {**known, "series": series, "beta": beta, "tuned": series, **own}
         own_task = named.model_copy(update={"reward": labels["reward_name"] or None})
         for seed in seeds(profile):
-            changed = {"seed": seed, "fresh": labels["fresh"]}
+            changed = {"seed": seed, **{name: labels[name] for name in ("fresh", "precision")}}
             if series.endswith(FIRST):
                 end = config.evaluate_every
                 changed |= {"steps": end, "evaluate_every": end // 5}

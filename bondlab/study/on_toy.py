@@ -65,7 +65,7 @@ def _alignment(profile: str) -> list[Spec]:
         return anchor_ablations.runs(scale) | anchor_speeds.runs(scale) | methods(scale)
 
     found = alignment.specs(runs, "", profile, tuned=False)
-    return [spec for spec in found if not spec.labels["series"].endswith(alignment.FIRST)]
+    return [s for s in found if not s.labels["series"].endswith((alignment.FIRST, "float32"))]
 
 
 def _divergences(profile: str) -> list[Spec]:

@@ -67,6 +67,8 @@ def default_workers(runs: int) -> int:
 def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> list[RunFolder]:
     """Compute all runs that are not finished; returns every run's folder, in order.
 
+    Two series may name one run, where the machine has no bfloat16 for example.
+
     Args:
         specs: the runs.
         parent: folder of their folders.
@@ -78,7 +80,8 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     folders = [spec.folder(parent) for spec in specs]
-    left = [(spec, run) for spec, run in zip(specs, folders, strict=True) if not run.finished]
+    found = zip(specs, folders, strict=True)
+    left = [*{run.path: (spec, run) for spec, run in found if not run.finished}.values()]
     if not left:
         return folders
     if processes.count() > 1:  # which share each run and each bank
