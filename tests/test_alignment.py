@@ -24,7 +24,7 @@ from bondlab.study import (
     tuning,
 )
 from bondlab.study.alignment import ETAS, FIRST, J_BOND, SCALES, STRIDES, AlignmentSettings
-from bondlab.study.anchor_ablations import COPY
+from bondlab.study.anchor_ablations import COPY, FLOAT32
 from bondlab.study.anchor_speeds import GAMMAS
 from bondlab.study.j_bond import NOISE
 from bondlab.study.j_bond_claims import (
@@ -71,7 +71,8 @@ def test_runs_differ_in_their_algorithm_and_seed_alone(experiment, profile, task
         reward = spec.labels["reward_name"] or None
         assert spec.task == found[0].task.model_copy(update={"reward": reward})
         rate = rates.setdefault(spec.labels["tuned"], spec.config.learning_rate)
-        changed = {n: spec.labels[n] for n in ("seed", "fresh")} | {"learning_rate": rate}
+        changed = {n: spec.labels[n] for n in ("seed", "fresh", "precision")}
+        changed |= {"learning_rate": rate}
         if spec.labels["series"].endswith(FIRST):
             end = found[0].config.evaluate_every
             changed |= {"steps": end, "evaluate_every": end // 5}
@@ -234,6 +235,7 @@ def test_a_series_needs_no_learning_rate_of_another(monkeypatch):
 LIKE_THE_PAPERS = {
     J_BOND: (2.0, 1.0),
     COPY: (2.0, 2.0),  # the same reward for twice the KL
+    FLOAT32: (2.0, 1.0),
     # A larger beta_RL earns and moves less; all earn half a unit a nat, J-BOND earns two. Eta
     # matters less than beta_RL.
     **dict(zip(REINFORCE, [(2.5, 4.0), (2, 3.0), (1.0, 2.0), (0.5, 1.0)], strict=True)),
@@ -318,6 +320,8 @@ SENSITIVE = dict(zip(ETAS, [(0.5, 0.5), (2.0, 2.0), (4.0, 9.0)], strict=True))
         ("ours-4", {report.COOLED: (4.0, 2.0)}, {}),
         ("ours-5", {RAW_MOVING: (4.0, 2.0)}, {}),
         ("ours-6", {RLOO: (4.0, 2.0)}, {}),
+        ("ours-8", {FLOAT32: (3.0, 1.0)}, {}),  # earns half as much again
+        ("ours-8", {FLOAT32: (2.0, 1.5)}, {}),  # goes half as far again
     ],
 )
 def test_the_opposite_of_a_figure_is_not_repeated(claim, ends, more):
