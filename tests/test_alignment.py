@@ -71,7 +71,7 @@ def test_runs_differ_in_their_algorithm_and_seed_alone(experiment, profile, task
         reward = spec.labels["reward_name"] or None
         assert spec.task == found[0].task.model_copy(update={"reward": reward})
         rate = rates.setdefault(spec.labels["tuned"], spec.config.learning_rate)
-        changed = {n: spec.labels[n] for n in ("seed", "fresh", "precision")}
+        changed = {n: spec.labels[n] for n in ("seed", *alignment.CHANGED)}
         changed |= {"learning_rate": rate}
         if spec.labels["series"].endswith(FIRST):
             end = found[0].config.evaluate_every

@@ -45,6 +45,7 @@ ETA = 0.02  # section 6, Figs. 5 and 7
 ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
 SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
 SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N, as far as the evaluation bank goes
+CHANGED = ("fresh", "precision", "steps")  # settings in which a series may differ from the others
 Labels = dict[str, float | str]
 Runs = dict[str, tuple[Algorithm, Labels]]  # by series, with labels of their own
 
@@ -162,7 +163,7 @@ def specs(
         model = policy or (gemma if profile == "paper" else None)
         named = TaskSettings(name=task, policy=model, completion_tokens=tokens, **size)
     known = {"row": "", "n": 2, "warmup": config.warmup, "rate": 0.0, "every": 0}
-    known |= {"reward_name": "", "fresh": config.fresh, "precision": config.precision}
+    known |= {"reward_name": "", **{name: getattr(config, name) for name in CHANGED}}
     found = []
     for series, (algorithm, own) in runs(profile).items():
         if only and series not in only:
@@ -171,7 +172,7 @@ def specs(
         labels = {**known, "series": series, "beta": beta, "tuned": series, **own}
         own_task = named.model_copy(update={"reward": labels["reward_name"] or None})
         for seed in seeds(profile):
-            changed = {"seed": seed, **{name: labels[name] for name in ("fresh", "precision")}}
+            changed = {"seed": seed, **{name: labels[name] for name in CHANGED}}
             if series.endswith(FIRST):
                 end = config.evaluate_every
                 changed |= {"steps": end, "evaluate_every": end // 5}
