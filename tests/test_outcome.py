@@ -34,8 +34,8 @@ def test_a_claim_stands_in_the_line_of_its_verdict_with_a_number():
         "Held": "It rises (C1): rise = 0.500 [0.400, 0.600], 3 seeds.",
         "Did not hold": "nothing so far.",
         "Open": "It rises (C3): fall = 0.500 [-0.100, 0.600], 3 seeds.",
-        "Too few seeds for a verdict": "It rises (C2): rise = 0.500 [0.400, 0.600], one seed. "
-        "Suggests yes: it rises (C4).",
+        "Too few seeds for a verdict": "It rises (C2): rise = 0.500 [0.400, 0.600], one seed: "
+        "suggests yes. Suggests yes: it rises (C4).",
         "Not run": "It rises (C5).",
         "On the exact toy (00b)": "not repeated: C1.",
     }

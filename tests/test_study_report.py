@@ -295,8 +295,8 @@ def test_effective_n_inverts_the_mean_and_the_intervals_ends():
     table = iterative.effective_n_table(found)
     assert table["series"].tolist() == ["N = 8", "iterative, n = 2"]
     assert [words.split()[0] for words in table["effective N"]] == ["3.00", "3.00"]
-    assert [words.split()[0] for words in table["KL to reference"]] == ["0.500", "1.50"]
-    assert table["KL of that Best-of-N"].tolist() == pytest.approx([math.log(3) - 2 / 3] * 2)
+    assert [words.split()[0] for words in table["KL to reference (nats)"]] == ["0.500", "1.50"]
+    assert table["KL of that Best-of-N (nats)"].tolist() == pytest.approx([math.log(3) - 2 / 3] * 2)
 
 
 # -- learned by heart ------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ def forest(
             axes.tick_params(labelleft=axes in grid[:, 0])
             axes.set(title=panel.title, xlabel=panel.ylabel)
         entries = {name: handle(look, linestyle="none") for name, look in found.items()}
-        told = len(found) > 1 and not set(found) <= set(table["group"])  # by no row's name
+        rows_of_each = table.groupby("series")["group"].nunique()
+        told = several or rows_of_each.max() > 1  # else each row's name says which it is
         legend(figure, entries if told else {}, title)
         if len(panels) == 1 and not several:
             _written(grid[0, 0], table, rows[panels[0].name])

@@ -86,12 +86,17 @@ def _told(part: pd.DataFrame) -> Iterator[str]:
     number = effect(line := deciding(part[own]))
     if number != "-":
         seeds = "one seed" if line["seeds"] == "1" else f"{line['seeds']} seeds"
-        yield _sentence(f"{_named(part[own])}: {line['measured']} = {number}, {seeds}")
+        said = f": {what}" if (what := _suggested(line["verdict"])) else ""
+        yield _sentence(f"{_named(part[own])}: {line['measured']} = {number}, {seeds}{said}")
         part = part[~own]
     for verdict, same in part.groupby("verdict", sort=False):
         names = "; ".join(_named(one) for _, one in same.groupby("id", sort=False))
-        _, suggests, what = verdict.partition(": ")
-        yield _sentence(f"{what}: {names}" if suggests else names)
+        yield _sentence(f"{what}: {names}" if (what := _suggested(verdict)) else names)
+
+
+def _suggested(verdict: str) -> str:
+    """What too few runs suggest: "suggests yes", "open"; "" of a verdict."""
+    return verdict.partition(": ")[2]
 
 
 def _sentence(words: str) -> str:

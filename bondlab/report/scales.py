@@ -27,9 +27,14 @@ def root(axes: Axes, axis: str, start: float, end: float, apart: float = APART) 
 
 
 def ticks(end: float, apart: float = APART) -> list[float]:
-    """0 and round KLs up to `end`, those that are far enough apart, from the largest down."""
-    kept, least = [], apart * end**0.5
-    for tick in ROUND[ROUND <= end][::-1]:
+    """0 and round KLs up to `end`, those that are far enough apart, from the largest down.
+
+    Above the last power of two half as much again, if there is room, so that the largest values
+    can be read.
+    """
+    kept, least, fits = [], apart * end**0.5, ROUND[ROUND <= end]
+    half = 1.5 * fits[-1:]
+    for tick in [*half[half <= end], *fits[::-1]]:
         if tick**0.5 >= least and (not kept or kept[-1] ** 0.5 - tick**0.5 >= least):
             kept.append(float(tick))
     return [0.0, *reversed(kept)]

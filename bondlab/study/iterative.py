@@ -223,9 +223,9 @@ def effective_n_table(found: Results) -> pd.DataFrame:
     for _, name, part in by_series(ends(found["evaluations"])):
         n = last.loc[name]
         lines.append({
-            "series": name, "log quantile": cell(part, "log_quantile"),
+            "series": name, "log quantile (nats)": cell(part, "log_quantile"),
             "effective N": text(n["mean"], n["low"], n["high"]),
-            "KL to reference": cell(part, DISTANCE.name),
-            "KL of that Best-of-N": report.kl_of(n["mean"]) if n["mean"] > 0 else math.inf,
+            "KL to reference (nats)": cell(part, DISTANCE.name),
+            "KL of that Best-of-N (nats)": report.kl_of(n["mean"]) if n["mean"] > 0 else math.inf,
         })  # fmt: skip
     return pd.DataFrame(lines)
