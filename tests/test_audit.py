@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from bondlab import tasks
-from bondlab.making import prepare
 from bondlab.report.kept import Results
 from bondlab.report.plots import Panel
 from bondlab.study import audit, audit_xsum, excerpts
@@ -233,9 +232,8 @@ def test_a_second_call_measures_nothing_and_another_seed_or_rule_is_another_meas
     assert calls == [0, 1, 0]
 
 
-def test_retraining_comes_before_the_measurement_is_named(folders, monkeypatch):
-    """New weights are another measurement; the old ones are not measured again without them."""
-    names, trained, calls = audit_xsum.AUDIT.models, [], []
+def test_new_weights_are_another_measurement(folders, monkeypatch):
+    names, calls = audit_xsum.AUDIT.models, []
 
     def weigh(name: str, content: bytes) -> None:
         path = folders / "weights" / name / "adapter_model.safetensors"
@@ -245,16 +243,8 @@ def test_retraining_comes_before_the_measurement_is_named(folders, monkeypatch):
     for name in names:
         weigh(name, b"old")
     monkeypatch.setattr(models, "WEIGHTS", folders / "weights")
-    monkeypatch.setattr(
-        prepare, "prepare", lambda retrain, only: trained.append(only) or weigh(only, b"new")
-    )
-    for retrain in (False, False, True):
-        counted(calls).results("laptop", retrain=retrain)
-    assert len(calls) == 2 and trained == list(names)
-
-
-@pytest.mark.parametrize("profile", ["shipped", "smoke", "paper"])
-def test_retraining_needs_a_profile_with_trained_models(folders, monkeypatch, profile):
-    monkeypatch.setattr(prepare, "prepare", lambda **_: pytest.fail("trained"))
-    with pytest.raises(ValueError, match=f"not {profile!r}"):
-        counted([]).results(profile, retrain=True)
+    for _ in range(2):
+        counted(calls).results("laptop")
+    weigh(names[1], b"new")
+    counted(calls).results("laptop")
+    assert len(calls) == 2

@@ -16,7 +16,8 @@ from bondlab.study import (
     report,
     tuning,
 )
-from bondlab.study.cells import gap, rise
+from bondlab.study.cells import rise
+from bondlab.study.claims import lead
 from bondlab.study.divergences import OBJECTIVES
 from bondlab.study.iterative import LARGE, SMALL
 from bondlab.study.learned_quantiles import FRESH, LEARNED, STORED
@@ -45,7 +46,7 @@ def test_a_difference_pairs_seeds_and_prompts():
     table = measured({"a": [(5.0,), (3.0,)], "b": [(5.0,), (4.0,)]}, ["x"], 0, seeds=3)
     table["x"] += 100 * table["prompt"]
     assert rise(table, "a", "x") == pytest.approx(np.full((3, 30), -2.0))
-    assert gap(table, "a", "b", "x") == pytest.approx(np.full((3, 30), -1.0))
+    assert lead("x", "a", "b", "x").measure(table) == pytest.approx(np.full((3, 30), -1.0))
 
 
 # -- Figures 2, 4 and 9 ----------------------------------------------------------------------------

@@ -50,7 +50,7 @@ NEAR = 0.25  # of a KL: as far as a repetition's may lie off and still be the sa
 def runs(profile: str) -> Runs:
     """J-BOND with either anchor and, but not at profile laptop, whose runs are to take minutes, on
     noise, and REINFORCE, its KL to the reference and to the same moving average, with its first
-    steps; at study half of the moving average's steps again in float32."""
+    steps; but for profile paper half of the moving average's steps again in float32."""
     period = max(1, round(50 / STRIDES[profile]))
     own = moving(profile)
     copied = {"gamma": 0.0, "every": period, "tuned": J_BOND}
@@ -59,7 +59,7 @@ def runs(profile: str) -> Runs:
         return found
     raw = {RAW_MOVING: raw_moving(profile), RAW: figure_7(profile)[RAW]}
     found |= {J_BOND_ON_NOISE: on_noise(own)} | raw | first_steps(profile, raw)
-    if profile == "study":  # smoke is in float32 anyhow, paper's models would need twice the GPUs
+    if profile != "paper":  # whose models would need twice the memory
         half = SCALES[profile][0].steps // 2
         found[FLOAT32] = own[0], own[1] | {"precision": "fp32", "steps": half}
     return found

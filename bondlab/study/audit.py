@@ -23,10 +23,9 @@ from pydantic import BaseModel
 from scipy.special import expit
 from tqdm.auto import tqdm
 
-from bondlab import device, measures, tasks
+from bondlab import device, measures
 from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
-from bondlab.making import prepare
 from bondlab.report import plots
 from bondlab.report.intervals import Interval, accuracy_interval, known, mean_interval
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
@@ -67,7 +66,7 @@ class Audit:
         name: its folder's; settings: what is measured at each profile.
         measure: makes the table of texts.
         rules: names of the rules that make texts; with the settings they determine the table.
-        models: folders of the audited models, which `retrain` makes at the profiles `retrains`.
+        models: folders of the audited models.
     """
 
     name: str
@@ -75,25 +74,15 @@ class Audit:
     measure: Callable[[Settings], pd.DataFrame]
     rules: Sequence[str]
     models: Sequence[str]
-    retrains: Sequence[str]
 
-    def results(self, profile: Profile, seed: int = 0, retrain: bool = False) -> Results:
+    def results(self, profile: Profile, seed: int = 0) -> Results:
         """The tables texts and runs: measured at a profile, once, or those that are shipped.
 
-        `seed` is that of samples and chosen texts; `retrain` trains the audited models anew first.
+        `seed` is that of samples and chosen texts.
 
         Raises:
-            ValueError: `retrain` with a profile that does not use them.
             FileNotFoundError: nothing is shipped, or a model was never trained.
         """
-        if retrain:
-            if profile not in self.retrains:
-                allowed = ", ".join(self.retrains)
-                raise ValueError(f"retrain makes models of profiles {allowed}, not {profile!r}")
-            for name in self.models:
-                prepare.prepare(retrain=True, only=name)
-            scorers.load.cache_clear()
-            tasks.build.cache_clear()
 
         def compute() -> Tables:
             settings = self.settings[profile].model_copy(update={"seed": seed})

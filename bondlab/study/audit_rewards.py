@@ -80,7 +80,6 @@ AUDIT = Audit(
     measure,
     rules=[f"{task}: {name}" for task, probes in PROBES.items() for name in probes],
     models=("sentiment_reward", "sentiment_judge", "chat_reward", "chat_judge"),
-    retrains=("laptop", "study", "paper"),
 )
 
 

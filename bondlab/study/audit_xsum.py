@@ -91,7 +91,6 @@ AUDIT = Audit(
     measure,
     rules=[*CLAIMS],
     models=("xsum_reference", "xsum_reward"),
-    retrains=("laptop", "study"),
 )
 
 

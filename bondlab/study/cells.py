@@ -51,11 +51,6 @@ def rise(table: pd.DataFrame, series: str, column: str) -> np.ndarray:
     return at(table, series, column) - at(table, series, column, 0)
 
 
-def gap(table: pd.DataFrame, series: str, other: str, column: str) -> np.ndarray:
-    """A measure of one series minus that of another after the last step, on the same prompts."""
-    return at(table, series, column) - at(table, other, column)
-
-
 def halves(table: pd.DataFrame, series: str, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Rise of a measure in each half of the evaluations, [S, B] each."""
     steps = sorted(evaluations(table, series, column)["step"].unique())

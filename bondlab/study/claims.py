@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bondlab.report.intervals import Interval, Scatter, cell_interval
-from bondlab.study.cells import NotRun, gap, shared
+from bondlab.study.cells import NotRun, at, shared
 
 LEAST, MOST = 3, 100  # seeds that a verdict takes; further ones beyond which nobody will go
 RULE = (
@@ -264,5 +264,12 @@ def when_fixed(claim: Claim, table: pd.DataFrame) -> str:
 def lead(
     what: str, series: str, other: str, column: str, above: float = -inf, below: float = inf
 ) -> Term:
-    """The term of `gap`."""
-    return Term(what, (series, other), lambda t: gap(t, series, other, column), above, below)
+    """The term of a measure of one series minus that of another: after the last step, on the same
+    prompts."""
+    return Term(
+        what,
+        (series, other),
+        lambda t: at(t, series, column) - at(t, other, column),
+        above,
+        below,
+    )

@@ -65,9 +65,8 @@ def terms(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
         for term in claim.terms:
             interval = found.intervals[term.what]
             if interval is not None and term.decides:
-                what = term.what.replace("_kl", " KL").replace("_", " ")
                 lines.append(
-                    interval.row(panel="term", group=f"{claim.id}: {what}", series="interval",
+                    interval.row(panel="term", group=f"{claim.id}: {term.what}", series="interval",
                                  above=term.above, below=term.below)
                 )  # fmt: skip
     return pd.DataFrame(lines)

@@ -90,15 +90,6 @@ def heights(
     return pd.DataFrame(lines)
 
 
-def side_by_side(table: pd.DataFrame, bases: Sequence[str], others: Sequence[str]) -> pd.DataFrame:
-    """`area` of each of some curves above each of others in spreads, a line a curve, as text."""
-    lines = []
-    for base in bases:
-        cells = {o: area(shared(table, (base, o)), base, o) / spread(table) for o in others}
-        lines.append({"above": base} | {o: str(cell_interval(v)) for o, v in cells.items()})
-    return pd.DataFrame(lines)
-
-
 def growth(table: pd.DataFrame, series: str) -> tuple[dict[str, Interval], pd.Series]:
     """`shape` of the KL of one series with intervals, and its straight line by step, in nats.
 

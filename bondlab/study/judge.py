@@ -17,11 +17,11 @@ from torch import Tensor
 
 from bondlab import device, measures, results
 from bondlab.bank import spread
-from bondlab.report.kept import Tables, once
+from bondlab.report.kept import Tables
 from bondlab.results import RunFolder
 from bondlab.study import noise_runs
 from bondlab.study.sweep import Spec, held_out_bank
-from bondlab.task import Reward, score
+from bondlab.task import Reward
 from bondlab.tasks import TaskSettings, scorers
 
 JUDGES = {"sentiment": "sentiment_judge", "chat": "chat_judge"}
@@ -59,17 +59,7 @@ def scores(spec: Spec, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -
     """What the judge of a run's task gives B lists of K texts, [B, K]; each list is scored once."""
     precision = spec.config.precision
     judge, name = judge_of(spec.task, precision)
-
-    def measure() -> pd.DataFrame:
-        with torch.no_grad(), device.accelerator(precision).autocast():
-            return pd.DataFrame(score(judge, prompts, texts).numpy()).add_prefix("sample ")
-
-    read = results.digest([list(prompts), list(texts)])
-    return _tensor(once("judged", {"judge": name, "texts": read}, measure)[0])
-
-
-def _tensor(table: pd.DataFrame) -> Tensor:
-    return torch.from_numpy(table.to_numpy("float64", copy=True))
+    return noise_runs.scored("judged", {"judge": name}, judge, prompts, texts, precision)
 
 
 # -- measures --------------------------------------------------------------------------------------
@@ -95,7 +85,8 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
         )
         place = list(texts.index.get_level_values("prompt"))
         given = scores(spec, [prompts[i] for i in place], texts.to_numpy().tolist())
-        part = per_prompt(given, _tensor(rewards), others[place], ranks[place], sizes)
+        mine = torch.tensor(rewards.to_numpy(float))
+        part = per_prompt(given, mine, others[place], ranks[place], sizes)
         part.index = texts.index
         parts.append(part.assign(series=spec.labels["series"], seed=spec.labels["seed"]))
     keys = ["series", "seed", "step", "prompt"]

@@ -6,10 +6,10 @@ beside runs on the task's own reward, so it is shown by that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -17,7 +17,7 @@ from bondlab import device, quantiles, results
 from bondlab.report.kept import once
 from bondlab.results import RunFolder
 from bondlab.study.sweep import Spec, held_out_bank
-from bondlab.task import Task, score
+from bondlab.task import Reward, score
 from bondlab.tasks import noise
 
 
@@ -36,30 +36,41 @@ def evaluation(spec: Spec, run: RunFolder) -> pd.DataFrame:
     real = measured(spec)
     task, mine = real.build(), table["source"] == "policy"
     stored = task.model.decode(held_out_bank(spec).completions)
-    others = _rewards(real, task, task.eval_prompts, stored)
+    given = device.resolve(real.config.precision)
+    name = {"reward": task.identity["reward"], "precision": given}
+    by_reward = partial(scored, "rewarded", name, task.reward, precision=given)
+    others = by_reward(task.eval_prompts, stored)
     texts = table[mine].pivot(index=["step", "prompt"], columns="sample", values="text")
     place = texts.index.get_level_values("prompt").to_numpy()
     asked = [task.eval_prompts[i] for i in place]
-    rewards = _rewards(real, task, asked, texts.to_numpy().tolist())
-    ranks = quantiles.empirical(torch.from_numpy(rewards), torch.from_numpy(others[place]))
+    rewards = by_reward(asked, texts.to_numpy().tolist())
+    ranks = quantiles.empirical(rewards, others[place])
     own, rest = table[mine], table[~mine]
     cells = texts.index.get_indexer(pd.MultiIndex.from_frame(own[["step", "prompt"]]))
     at = cells, own["sample"].to_numpy()
-    table.loc[mine, "reward"], table.loc[mine, "quantile"] = rewards[at], ranks.numpy()[at]
-    table.loc[~mine, "reward"] = others[rest["prompt"].to_numpy(), rest["sample"].to_numpy()]
+    table.loc[mine, "reward"], table.loc[mine, "quantile"] = rewards[at].numpy(), ranks[at].numpy()
+    cells = rest["prompt"].to_numpy(), rest["sample"].to_numpy()
+    table.loc[~mine, "reward"] = others[cells].numpy()
     return table
 
 
-def _rewards(
-    spec: Spec, task: Task, prompts: Sequence[str], texts: Sequence[Sequence[str]]
-) -> np.ndarray:
-    """What the task's reward gives B lists of K texts, [B, K]; each list is scored once."""
-    precision = device.resolve(spec.config.precision)
+def scored(
+    kind: str,
+    name: Mapping[str, str],
+    reward: Reward,
+    prompts: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    precision: device.Precision,
+) -> torch.Tensor:
+    """What a reward or judge gives B lists of K texts, [B, K]; each list is scored once.
+
+    `kind` and `name` are those of `once`, to which the texts are added.
+    """
 
     def measure() -> pd.DataFrame:
         with torch.no_grad(), device.accelerator(precision).autocast():
-            return pd.DataFrame(score(task.reward, prompts, texts).numpy()).add_prefix("sample ")
+            return pd.DataFrame(score(reward, prompts, texts).numpy()).add_prefix("sample ")
 
-    name = {"reward": task.identity["reward"], "precision": precision}
     read = {"texts": results.digest([list(prompts), list(texts)])}
-    return once("rewarded", name | read, measure)[0].to_numpy("float64", copy=True)
+    table, _ = once(kind, {**name, **read}, measure)
+    return torch.from_numpy(table.to_numpy("float64", copy=True))
