@@ -18,7 +18,7 @@ from bondlab.tasks import Task, tiny
 SAMPLES = 3
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def task() -> Task:
     """20 prompts: three parts of 8, 8 and 4."""
     return lab.task_of(train=20)

@@ -21,9 +21,10 @@ def made_up_rewards(monkeypatch):
     monkeypatch.setattr(scorers, "identity", lambda name: f"{name}@made-up")
 
 
-@pytest.fixture
-def folders(tmp_path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
     """A causal model with a chat format, reviews and dialogues."""
+    tmp_path = tmp_path_factory.mktemp("folders")
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}said {{ m['content'] }} {% endfor %}told"
     tiny.gemma().save_pretrained(tmp_path / "policy")

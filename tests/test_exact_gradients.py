@@ -106,7 +106,8 @@ def sampled_gradients(trainer: Trainer) -> torch.Tensor:
     return torch.stack(found)
 
 
-ADAPTERS_ALONE = "wind", "qrpo", "max_at_k"  # whose path through the loop is another rule's
+# Whose path through the loop is another rule's.
+ADAPTERS_ALONE = "wind", "qrpo", "max_at_k", "online_dpo", "bonbon"
 RANKS = [(name, rank) for name in CASES for rank in (2, None) if rank or name not in ADAPTERS_ALONE]
 
 

@@ -118,7 +118,7 @@ def test_a_kernel_stops_at_the_lost_tag_with_the_message_alone(tmp_path):
         papermill.execute_notebook(
             book, None, {"steps": 5}, kernel_name="python3", language="python", progress_bar=False
         )
-    assert len(caught.value.traceback) == 1
+    assert len(caught.value.traceback) == 1 and caught.value.ename == "ParameterError"
 
 
 def test_check_reads_the_cell_and_merges_what_is_given(tmp_path):

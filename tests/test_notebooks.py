@@ -20,7 +20,6 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -184,14 +183,6 @@ def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatc
             exec(cell, vars(space))
     assert "`profile` is 3" in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_wrong_parameter_stops_a_batch_run(tmp_path):
-    """One notebook as a batch user runs it: the error is papermill's last word."""
-    with pytest.raises(PapermillExecutionError) as caught:
-        run(NOTEBOOKS[0], tmp_path, profil="smoke", profile=3)
-    assert caught.value.ename == "ParameterError"
-    assert not (tmp_path / "figures").exists() and not (tmp_path / "runs").exists()
 
 
 @each_notebook

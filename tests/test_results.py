@@ -156,18 +156,20 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
 def test_a_lock_keeps_another_process_out(run):
     """A second holder is refused with the run's folder in the message, here and in another
     process; once released, it is free."""
-    code = (
-        "import sys, pathlib, bondlab.results as r; r.RunFolder(pathlib.Path(sys.argv[1])).lock()"
+    code = (  # what `lock` does, without its imports
+        "import sys; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1], timeout=0): print('held', flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", code, str(run.path)]
+    command, pipe = [sys.executable, "-c", code, str(run.path / ".lock")], subprocess.PIPE
     refused = f"another process is computing {run.path}"
-    with run.lock():
+    with run.lock(), pytest.raises(RuntimeError, match=refused):
+        run.lock()
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline() == "held\n"
         with pytest.raises(RuntimeError, match=refused):
             run.lock()
-        assert refused in subprocess.run(command, capture_output=True, text=True).stderr
-    subprocess.run(command, check=True)
     with run.lock():
-        pass
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode
 
 
 def test_the_manifest_says_how_a_run_came_about(run):

@@ -33,7 +33,7 @@ def test_j_bond_starts_with_a_third_penalised(weights):
     """At pi = pi_anchor the three rewards of a prompt are exchangeable, so the policy's is below
     both others with chance 1/3, and the mean r_J is -log 16 / 3 = -0.924: 600 prompts in one step,
     5 standard errors. The log ratio is 0 up to the rounding between sampler and scoring pass."""
-    config = configured(prompts_per_step=600, **weights)
+    config = configured(prompts_per_step=600, micro_batch=600, **weights)
     row = trainer_of(j_bond(), config, task_of("gemma", train=600)).update()
     error = math.sqrt(2 / 9 / 600)
     assert row["penalised"] == pytest.approx(1 / 3, abs=5 * error)

@@ -48,5 +48,6 @@ def plan(
     """
     if device != "here" and device not in MACHINES:
         raise ValueError(f"no device is called {device!r}: choose here, {', '.join(MACHINES)}")
+    known = shape(model)  # a misspelt one is refused before anything is measured
     machine = here() if device == "here" else MACHINES[device]
-    return Plan(shape(model), algorithm, config, prompt_tokens, completion_tokens, machine)
+    return Plan(known, algorithm, config, prompt_tokens, completion_tokens, machine)
