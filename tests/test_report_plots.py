@@ -197,6 +197,7 @@ def test_a_forest_has_a_row_a_name_and_shades_where_the_interval_is_to_lie():
     named = table.assign(group=table["group"].str.upper())
     assert legend(forests.forest(table, PANELS)) == legend(forests.forest(named, PANELS)) == []
     assert legend(forests.forest(table.assign(series=list("abba")), PANELS)) == ["a", "b"]
+    assert legend(forests.forest(table.assign(series="a"), PANELS)) == []
     apart = forests.forest(table.assign(group=["x", "y", "z", "w"]), PANELS).axes
     assert [len(axes.get_yticks()) for axes in apart] == [3, 1]
 

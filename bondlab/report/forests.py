@@ -64,7 +64,8 @@ def forest(
             axes.set(title=panel.title, xlabel=panel.ylabel)
         entries = {name: handle(look, linestyle="none") for name, look in found.items()}
         rows_of_each = table.groupby("series")["group"].nunique()
-        told = several or rows_of_each.max() > 1  # else each row's name says which it is
+        # A lone one needs no name, and others none that have a row each, whose name says it.
+        told = len(found) > 1 and (several or rows_of_each.max() > 1)
         legend(figure, entries if told else {}, title)
         if len(panels) == 1 and not several:
             _written(grid[0, 0], table, rows[panels[0].name])
