@@ -155,7 +155,8 @@ EXPERIMENT = Experiment(
                      -SAME, SAME),
                 Term("KL, float32 over bfloat16 minus 1", (J_BOND, FLOAT32), _kl_off, -NEAR, NEAR),
             ],
-            "Means over the evaluations of the first half of the steps.",
+            "Means over the evaluations of the first half of the steps. The rule is younger than "
+            "the runs in bfloat16, older than those in float32.",
             datetime.fromisoformat("2026-11-27T20:34:00+00:00"),
             short="another machine finds the same",
         ),

@@ -127,10 +127,11 @@ def draw(
     if (table := found["best_at"]).empty:
         print("Best@n was not drawn from the runs shown; any other profile draws it.")
         return
-    drawn, note = curve_table(table, series), report.note(found, "prompt")
+    drawn, shown = curve_table(table, series), found.where(series=series)
     title, xlabel = "Best@n of every policy", "n, completions per answer"
+    note = report.note(shown, "prompt")
     figure = plots.lines(drawn, PANELS, "n", xlabel, title=title, note=note)
-    found.where(series=series).publish("best_at_n", figure, drawn, PANELS)
+    shown.publish("best_at_n", figure, drawn, PANELS)
     for panel in PANELS:
         show(ends(table, panel.name))
 

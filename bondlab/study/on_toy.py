@@ -31,6 +31,7 @@ from bondlab.study import (
     xsum,
 )
 from bondlab.study.alignment import SIZES
+from bondlab.study.anchor_ablations import FLOAT32
 from bondlab.study.claims import Claim
 from bondlab.study.cooling import TEMPERATURES
 from bondlab.study.experiments import methods
@@ -54,7 +55,10 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Shown:
-    """What figures show: the runs of a profile, one of each series, and the claims on them."""
+    """What figures show: the runs of a profile, one of each series, and the claims on them.
+
+    Without those that an exact toy which goes slowly has no use for: first steps, and float32.
+    """
 
     specs: Callable[[str], Sequence[Spec]]
     claims: Sequence[Claim]
@@ -65,7 +69,7 @@ def _alignment(profile: str) -> list[Spec]:
         return anchor_ablations.runs(scale) | anchor_speeds.runs(scale) | methods(scale)
 
     found = alignment.specs(runs, "", profile, tuned=False)
-    return [s for s in found if not s.labels["series"].endswith((alignment.FIRST, "float32"))]
+    return [s for s in found if not s.labels["series"].endswith((alignment.FIRST, FLOAT32))]
 
 
 def _divergences(profile: str) -> list[Spec]:
@@ -83,6 +87,7 @@ FIGURES = {
             claim
             for each in (anchor_ablations, anchor_speeds, j_bond, other_baselines)
             for claim in each.EXPERIMENT.claims
+            if not any(FLOAT32 in term.series for term in claim.terms)
         ],
     ),
 }
