@@ -41,7 +41,7 @@ from bondlab.study.j_bond_claims import ALONE, RAW, RAW_MOVING, REINFORCE
 
 COPY = "copy every 50 steps"
 # The first half of J-BOND's steps, in float32 on any machine; the others take bfloat16 where the
-# machine has it.
+# machine has it. (Where it has none both are the same runs, and what compares them says nothing.)
 FLOAT32 = "J-BOND, float32"
 MARKED = 0.75  # of the copies' KL: a markedly lower one is below
 NEAR = 0.25  # of a KL: as far as a repetition's may lie off and still be the same
