@@ -40,7 +40,7 @@ def test_changes_since_the_start_are_paired_by_prompt():
 
 def test_terms_have_their_interval_and_bounds_and_what_was_not_run_none():
     terms = [
-        lead("log_quantile, a - b", "a", "b", "reward", above=0.5),
+        lead("log quantile, a - b", "a", "b", "reward", above=0.5),
         lead("shown", "a", "b", "reward"),
         lead("not run", "a", "c", "reward", above=0),
     ]

@@ -41,16 +41,16 @@ def evaluation(spec: Spec, run: RunFolder) -> pd.DataFrame:
     by_reward = partial(scored, "rewarded", name, task.reward, precision=given)
     others = by_reward(task.eval_prompts, stored)
     texts = table[mine].pivot(index=["step", "prompt"], columns="sample", values="text")
-    place = texts.index.get_level_values("prompt").to_numpy()
+    place = list(texts.index.get_level_values("prompt"))
     asked = [task.eval_prompts[i] for i in place]
     rewards = by_reward(asked, texts.to_numpy().tolist())
     ranks = quantiles.empirical(rewards, others[place])
     own, rest = table[mine], table[~mine]
     cells = texts.index.get_indexer(pd.MultiIndex.from_frame(own[["step", "prompt"]]))
     at = cells, own["sample"].to_numpy()
-    table.loc[mine, "reward"], table.loc[mine, "quantile"] = rewards[at].numpy(), ranks[at].numpy()
+    table.loc[mine, "reward"], table.loc[mine, "quantile"] = rewards.numpy()[at], ranks.numpy()[at]
     cells = rest["prompt"].to_numpy(), rest["sample"].to_numpy()
-    table.loc[~mine, "reward"] = others[cells].numpy()
+    table.loc[~mine, "reward"] = others.numpy()[cells]
     return table
 
 
