@@ -74,8 +74,11 @@ def raw_moving(profile: str) -> tuple[Algorithm, Labels]:
 
 def mean_reward(table: pd.DataFrame, series: str) -> np.ndarray:
     """Mean reward over the evaluations after the start, [S, B] in spreads."""
-    own = table[(table["series"] == series) & (table["step"] > 0)]
-    return grid(own, "reward") / spread(table)
+    return _mean(table, series, "reward") / spread(table)
+
+
+def _mean(table: pd.DataFrame, series: str, column: str) -> np.ndarray:
+    return grid(table[(table["series"] == series) & (table["step"] > 0)], column)
 
 
 def _apart(table: pd.DataFrame) -> np.ndarray:
@@ -86,21 +89,18 @@ def _nearer(table: pd.DataFrame) -> np.ndarray:
     return MARKED * at(table, COPY, KL) - at(table, J_BOND, KL)
 
 
-def both(table: pd.DataFrame, column: str) -> list[np.ndarray]:
-    """A measure's mean over the evaluations after the start that both J-BONDs have, [S, B]:
-    in float32, then the other."""
-    steps = table.loc[table["series"] == FLOAT32, "step"].unique()
-    shared = table[table["step"].isin(steps) & (table["step"] > 0)]
-    return [grid(shared[shared["series"] == name], column) for name in (FLOAT32, J_BOND)]
+def _half(table: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations at the steps that J-BOND has in float32 too."""
+    return table[table["step"].isin(table.loc[table["series"] == FLOAT32, "step"])]
 
 
 def _reward_off(table: pd.DataFrame) -> np.ndarray:
-    again, first = both(table, "reward")
-    return (again - first) / spread(table)
+    return mean_reward(_half(table), FLOAT32) - mean_reward(_half(table), J_BOND)
 
 
 def _kl_off(table: pd.DataFrame) -> np.ndarray:
-    return influence(lambda again, first: again / first - 1, *both(table, KL))
+    again, first = (_mean(_half(table), name, KL) for name in (FLOAT32, J_BOND))
+    return influence(lambda again, first: again / first - 1, again, first)
 
 
 EQUAL = Term("reward, moving average minus copies (spreads)", (J_BOND, COPY), _apart, -SAME, SAME)
