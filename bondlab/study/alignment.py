@@ -45,7 +45,8 @@ ETA = 0.02  # section 6, Figs. 5 and 7
 ETAS = {f"eta = {eta:g}": eta for eta in (0.01, 0.05, 0.1)}  # section 6, Fig. 6 left
 SAME = 0.25  # spreads of reward: as far as two profiles may lie apart and still be the same
 SIZES = (1, 2, 4, 8, 16)  # of sampled Best-of-N, as far as the evaluation bank goes
-CHANGED = ("fresh", "precision", "steps")  # settings in which a series may differ from the others
+# Settings in which a series may differ from the others.
+CHANGED = ("fresh", "precision", "steps", "evaluate_every")
 Labels = dict[str, float | str]
 Runs = dict[str, tuple[Algorithm, Labels]]  # by series, with labels of their own
 
@@ -129,7 +130,9 @@ def first_steps(profile: str, runs: Runs) -> Runs:
     small profiles.
     """
     far = runs if profile in ("study", "paper") else {}
-    return {f"{name}{FIRST}": run for name, run in far.items()}
+    end = SCALES[profile][0].evaluate_every
+    few = {"steps": end, "evaluate_every": end // 5}
+    return {f"{name}{FIRST}": (algorithm, own | few) for name, (algorithm, own) in far.items()}
 
 
 def specs(
@@ -173,9 +176,6 @@ def specs(
         own_task = named.model_copy(update={"reward": labels["reward_name"] or None})
         for seed in seeds(profile):
             changed = {"seed": seed, **{name: labels[name] for name in CHANGED}}
-            if series.endswith(FIRST):
-                end = config.evaluate_every
-                changed |= {"steps": end, "evaluate_every": end // 5}
             own_config = config.model_copy(update=changed)
             found.append(Spec(own_task, algorithm, own_config, {**labels, "seed": seed}))
     return [tuning.tuned(spec) for spec in found] if tuned and profile == "study" else found
