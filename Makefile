@@ -41,5 +41,5 @@ $(READY):
 	@$(PYTHON) -m venv $(VENV)
 	@if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
 	    then lock="--constraint requirements.lock"; else lock=""; fi; \
-	    $(VENV)/bin/python -m pip install --disable-pip-version-check $$lock --editable '.[study,test]'
+	    $(VENV)/bin/python -m pip install --disable-pip-version-check --no-compile $$lock --editable '.[study,test]'
 	@mv $(VENV)/unfinished $@

@@ -17,7 +17,7 @@ from bondlab.bank import seeded
 from bondlab.evaluation import evaluate
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.kept import Results, once
-from bondlab.study import judge, noise_runs, tables
+from bondlab.study import judge, rescored, tables
 from bondlab.study.sweep import Spec, held_out_bank
 
 TEMPERATURES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
@@ -40,7 +40,7 @@ def beside(found: Results, run: Callable[[], Spec]) -> Results:
 
 def measured(run: Spec, profile: str) -> pd.DataFrame:
     """A row a temperature and prompt: temperature, profile, `tables.per_prompt`, judge if there."""
-    run = noise_runs.measured(run)
+    run = rescored.measured(run)
     task, parts = run.build(), []
     for temperature in PROFILES[profile]:
         drawn = evaluation(run, temperature)

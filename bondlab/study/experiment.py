@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from bondlab import paths
 from bondlab.report.kept import Profile, Results, Tables, runs_table
 from bondlab.results import RunFolder
-from bondlab.study import noise_runs, tables
+from bondlab.study import rescored, tables
 from bondlab.study.claims import Claim
 from bondlab.study.sweep import Spec, held_out_bank, sweep
 
@@ -95,12 +95,12 @@ def collect(
     specs: Sequence[Spec], folders: Sequence[RunFolder], profile: str, sizes: Collection[int] = ()
 ) -> Tables:
     """The tables of finished runs of one task; `sizes` are baselines beside the runs' own n."""
-    first, evaluations, examples, runs = noise_runs.measured(specs[0]), [], [], []
+    first, evaluations, examples, runs = rescored.measured(specs[0]), [], [], []
     task = first.build()
     for spec, folder in zip(specs, folders, strict=True):
         labels = {**spec.labels, "profile": profile}
         k = spec.config.evaluation_bank  # behind the quantile of each completion
-        evaluation = noise_runs.evaluation(spec, folder)
+        evaluation = rescored.evaluation(spec, folder)
         measured = tables.per_prompt(evaluation, spec.labels["n"], task)
         evaluations.append(measured.assign(**labels, reference_samples=k))
         examples.append(_examples(evaluation).assign(**labels))

@@ -10,6 +10,7 @@ from bondlab.study import (
     alignment,
     anchor_ablations,
     anchor_speeds,
+    autopsy,
     benchmarks,
     divergences,
     iterative,
@@ -24,7 +25,7 @@ from bondlab.study.experiment import Experiment
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
-        Experiment("exact", "Best-of-N and BOND in exact numbers", "00_best_of_n_in_exact_numbers"),
+        autopsy.EXPERIMENT,
         Experiment("toy", "The paper's figures on an exact toy", "00b_figures_on_a_toy"),
         Experiment(
             "xsum_task",

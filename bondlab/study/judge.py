@@ -19,7 +19,7 @@ from bondlab import device, measures, results
 from bondlab.bank import spread
 from bondlab.report.kept import Tables
 from bondlab.results import RunFolder
-from bondlab.study import noise_runs
+from bondlab.study import rescored
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.task import Reward
 from bondlab.tasks import TaskSettings, scorers
@@ -59,7 +59,7 @@ def scores(spec: Spec, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -
     """What the judge of a run's task gives B lists of K texts, [B, K]; each list is scored once."""
     precision = spec.config.precision
     judge, name = judge_of(spec.task, precision)
-    return noise_runs.scored("judged", {"judge": name}, judge, prompts, texts, precision)
+    return rescored.scored("judged", {"judge": name}, judge, prompts, texts, precision)
 
 
 # -- measures --------------------------------------------------------------------------------------
@@ -72,13 +72,13 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
     prompt) and, for each size n of the baselines, win_over_<n>, the win rate over sampled Best-of-n
     of the reference (1: the reference itself); in baselines judge and win_over_1.
     """
-    first = noise_runs.measured(specs[0])
+    first = rescored.measured(specs[0])
     task, held_out = first.build(), held_out_bank(first)
     prompts, ranks, base = task.eval_prompts, held_out.rewards, found["baselines"]
     others = scores(first, prompts, task.model.decode(held_out.completions))
     sizes, parts = sorted(base["n"].unique()), []
     for spec, folder in zip(specs, folders, strict=True):
-        own = noise_runs.evaluation(spec, folder).query("source == 'policy'")
+        own = rescored.evaluation(spec, folder).query("source == 'policy'")
         texts, rewards = (
             own.pivot(index=["step", "prompt"], columns="sample", values=name)
             for name in ("text", "reward")

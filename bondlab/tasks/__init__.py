@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bondlab.task import Reward, Task
-from bondlab.tasks import chat, models, noise, scorers, sentiment, tiny, xsum
+from bondlab.tasks import chat, models, noise, scorers, sentiment, tiny, verdict, xsum
 from bondlab.tasks.settings import TaskSettings
 
 __all__ = ["Task", "TaskSettings", "build"]
@@ -57,18 +57,25 @@ def _reward(kind, name: str, precision: str) -> tuple[Reward, str]:
     """A task's reward by name, and what names it in identities."""
     if name == noise.NAME:
         return noise.reward, noise.NAME
-    load, source = (xsum.reward, models) if kind is xsum else (scorers.load, scorers)
-    return load(name, precision), source.identity(name)
+    name, bound = verdict.parsed(name)
+    if kind is tiny:
+        reward, identity = tiny.reward, "tiny"
+    else:
+        load, source = (xsum.reward, models) if kind is xsum else (scorers.load, scorers)
+        reward, identity = load(name, precision), source.identity(name)
+    if bound is None:
+        return reward, identity
+    return verdict.Verdict(reward, bound), f"{identity}{verdict.ABOVE}{bound:g}"
 
 
 def _tiny(settings: TaskSettings, precision: str) -> Task:
     texts = tiny.documents(settings.train + settings.evaluate)
     family = "gemma" if settings.name == "tiny_causal" else "t5"
     held_out = [(text, " ".join(text.split()[:5])) for text in texts[settings.train :]]
-    is_noise = settings.reward == noise.NAME
+    reward, reward_name = _reward(tiny, settings.reward or "tiny", precision)
     return Task(
         model=models.placed(tiny.language_model(family, **settings.limits), precision),
-        reward=noise.reward if is_noise else tiny.reward,
+        reward=reward,
         **_prompts(texts[: settings.train], held_out, settings),
-        identity={"policy": settings.name, "reward": noise.NAME if is_noise else "tiny"},
+        identity={"policy": settings.name, "reward": reward_name},
     )

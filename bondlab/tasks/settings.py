@@ -26,9 +26,10 @@ class TaskSettings(BaseModel):
     """Which task, at which size. None takes the models, data and limits of the task itself.
 
     `policy` names a model by asset name, hub name or local folder; `reward` for XSum likewise, for
-    sentiment and chat one of `scorers.SCORERS`, for every task "noise" (`noise`); `data` names a
-    data set with the embedded one's splits train and test and its columns: document and summary for
-    XSum, text for sentiment, dialogue, context and reply for chat (see `corpora`).
+    sentiment and chat one of `scorers.SCORERS`, for every task "noise" (`noise`), and with " > 1"
+    behind a name the verdict whether it gives more than 1 (`verdict`); `data` names a data set with
+    the embedded one's splits train and test and its columns: document and summary for XSum, text
+    for sentiment, dialogue, context and reply for chat (see `corpora`).
     `prompt_tokens` and `completion_tokens` are the most there may be; see `LIMITS`. A `rehearsal`
     trains on the first three quarters of the training prompts and measures on the first of the
     rest, so that settings are chosen without a look at the held-out prompts.

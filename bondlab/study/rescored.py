@@ -1,7 +1,8 @@
-"""Runs that were trained on noise (`tasks.noise`), measured by the reward that they never saw.
+"""Runs that were trained on a stand-in, measured by the task's own reward, which they never saw.
 
-Such a run shows what KL the gradients' noise alone makes at a batch and rate. In figures it stands
-beside runs on the task's own reward, so it is shown by that.
+One on noise (`tasks.noise`) shows what KL the gradients' noise alone makes at a batch and rate, one
+on verdicts (`tasks.verdict`) what is lost with a reward's size. In figures they stand beside runs
+on the task's own reward, so they are shown by that.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from bondlab.report.kept import once
 from bondlab.results import RunFolder
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.task import Reward, score
-from bondlab.tasks import noise
+from bondlab.tasks import noise, verdict
 
 
 def measured(spec: Spec) -> Spec:
     """The run with the reward that it is measured by: the task's own."""
-    if spec.task.reward != noise.NAME:
+    reward = spec.task.reward or ""
+    if reward != noise.NAME and verdict.ABOVE not in reward:
         return spec
     return replace(spec, task=spec.task.model_copy(update={"reward": None}))
 
 
 def evaluation(spec: Spec, run: RunFolder) -> pd.DataFrame:
-    """A finished run's evaluations; of one on noise, reward and quantile are the task's own."""
-    table = run.evaluation()
-    if spec.task.reward != noise.NAME:
+    """A finished run's evaluations; of one on a stand-in, reward and quantile are the task's."""
+    table, real = run.evaluation(), measured(spec)
+    if real == spec:
         return table
-    real = measured(spec)
     task, mine = real.build(), table["source"] == "policy"
     stored = task.model.decode(held_out_bank(spec).completions)
     given = device.resolve(real.config.precision)
