@@ -1,15 +1,16 @@
-"""The autopsy's arms on a model: each is the fault that it is said to be."""
+"""The autopsy on a model: each arm is the fault that it is said to be, and is measured alike."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from lab import configured, task_of, taste
+from lab import taste
 
 from bondlab import rules
 from bondlab.anchors import MovingAverage
 from bondlab.rules import Scores
-from bondlab.study import autopsy
+from bondlab.study import autopsy, evidence
+from bondlab.tasks.verdict import Verdict, parsed
 from bondlab.toy.autopsy import ARMS
 
 
@@ -40,16 +41,75 @@ def test_the_printed_sign_turns_the_pull_round():
     assert not torch.allclose(*both)
 
 
-@pytest.mark.usefixtures("runs")
-def test_every_arm_trains():
-    """On a model whose weights are all trained; verdicts are 0 or 1, and name another task."""
-    task = task_of("gemma")
-    verdicts = autopsy.binary(task, 0.5)
-    given = verdicts.reward([""], [["a bridge", "rain", "the city council"]])
-    assert torch.equal(given, (taste([""], [["a bridge", "rain", "the city council"]]) > 0.5) * 1.0)
-    assert verdicts.identity != task.identity
-    config = configured(steps=2, lora_rank=None, learning_rate=1e-3)
-    runs = autopsy.train_all(verdicts, task, config)
-    assert [*runs] == [arm.name for arm in ARMS]
-    kinds = [set(run.evaluation["reward"]) <= {0.0, 1.0} for run in runs.values()]
-    assert kinds == [arm.binary for arm in ARMS]
+def test_a_verdict_is_yes_above_its_bound():
+    name, bound = parsed("taste > 0.5")
+    assert (name, bound) == ("taste", 0.5) and parsed("taste") == ("taste", None)
+    texts = [["a bridge", "rain", "the city council"]]
+    assert torch.equal(Verdict(taste, bound)([""], texts), (taste([""], texts) > 0.5).double())
+    with pytest.raises(ValueError, match="could not convert"):
+        parsed("taste > much")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The arms at profile smoke: their runs' folders by name, and the tables."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
+            environment.setenv(name, str(tmp_path_factory.mktemp(name)))
+        counts = dict.fromkeys(("draws", "problems", "steps"), 0)
+        smoke = {"profile": "smoke", "seed": 0, "n": 2, "sizes": [1], "workers": 1}
+        results = autopsy.results(autopsy.Settings(**smoke, **counts))
+        wanted = autopsy.specs("smoke")
+        folders = autopsy.EXPERIMENT.sweep(wanted)
+        yield {s.labels["series"]: f for s, f in zip(wanted, folders, strict=True)}, results
+
+
+def test_every_arm_is_trained_on_what_it_says(found):
+    """Verdicts name another run than scores do, though both are measured by scores."""
+    folders, results = found
+    assert [*folders] == [arm.name for arm in ARMS]
+    trained = {name: folder.evaluation().query("step > 0") for name, folder in folders.items()}
+    assert [set(t["reward"]) <= {0.0, 1.0} for t in trained.values()] == [a.binary for a in ARMS]
+    named = [folder.manifest["config"]["task"]["reward"] for folder in folders.values()]
+    assert named == ["tiny > 0.5" if arm.binary else "tiny" for arm in ARMS]
+    shown = results["evaluations"]
+    assert len(shown[~shown["reward"].isin([0, 1])]) == len(shown)
+
+
+def test_success_is_the_share_of_completions_with_a_yes(found):
+    """By hand from the run's texts for one arm; before training all arms are the reference."""
+    folders, results = found
+    table, name = results["evaluations"], ARMS[-1].name
+    own = folders[name].evaluation().query("source == 'policy'")
+    yes = (own["reward"] > 0.5).groupby([own["step"], own["prompt"]]).mean()
+    told = table[table["series"] == name].set_index(["step", "prompt"])["success"]
+    assert told.to_dict() == yes.to_dict()
+    first = table[table["step"] == 0].groupby("prompt")["reward"]
+    assert first.nunique().eq(1).all()
+    base = results["baselines"].set_index(["n", "prompt"])["success"]
+    assert (base.loc[2] >= base.loc[1]).all() and base.between(0, 1).all()
+
+
+def test_the_anchors_way_is_the_records(found):
+    """None before the first step; after the last it is what training warns of."""
+    folders, results = found
+    table = results["evaluations"].groupby(["series", "step"])["anchor_share"].first()
+    for name, folder in folders.items():
+        record = folder.record().set_index("step")["anchor_share"]
+        assert table[name].to_dict() == {0: 0.0, 2: record[2], 4: record[4]}
+
+
+def test_the_rule_tells_a_stuck_anchor_from_one_that_follows(found):
+    """With success and the anchor's way made up, on the evidence that the smoke runs leave."""
+    (claim,), (_, results) = autopsy.EXPERIMENT.claims, found
+    table = evidence.of(results)
+
+    def decided(stuck: float, gain: float) -> str:
+        made, steady = table.copy(), MovingAverage(autopsy.ETA).share(4)
+        first = made["series"] == autopsy.PUBLISHED
+        made["anchor_share"] = steady * first.map({True: stuck, False: 1.0})
+        made["success"] = first.map({True: 0.0, False: gain}) + made["prompt"] / 100
+        return claim.decide(made).verdict
+
+    assert decided(0.1, 0.2) == "one run: suggests yes"
+    assert decided(0.9, 0.2) == decided(0.1, -0.2) == "one run: suggests no"

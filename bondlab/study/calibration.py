@@ -19,7 +19,7 @@ from scipy import stats
 from bondlab.report.intervals import TAIL, Interval, grouped, known, mean_interval, text
 
 MONTE_CARLO = 16  # section 4.2
-LEARNED, COUNTED, CONSTANT = "learned", f"Monte Carlo, {MONTE_CARLO} samples", "always 1/2"
+LEARNED, COUNTED, CONSTANT = "learned", f"counted in {MONTE_CARLO} samples", "always 1/2"
 STORED = "counted in the store"
 RESAMPLES = 2000  # of seeds and prompts, for the bootstrap
 BINS = 10  # of equal width in predicted p
@@ -66,7 +66,7 @@ def squared_errors(table: pd.DataFrame) -> pd.DataFrame:
     estimate. A single value may be negative; means are not, but for noise.
 
     Returns:
-        step, seed, source, prompt, series (learned, Monte Carlo, always 1/2), squared_error.
+        step, seed, source, prompt, series (`LEARNED`, `COUNTED`, `CONSTANT`), squared_error.
     """
     noise = table["share"] * (1 - table["share"]) / (table["draws"] - 1)
     errors = {
