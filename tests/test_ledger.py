@@ -26,7 +26,7 @@ def committed() -> pd.DataFrame:
 def test_it_is_what_the_command_makes_of_the_committed_tables(committed):
     """Else: python -m bondlab claims."""
     assert CSV.read_text() == ledger.table().to_csv(index=False)
-    assert (repository_root() / "CLAIMS.md").read_text() == page(committed)
+    assert (repository_root() / "CLAIMS.md").read_text() == page(committed, ledger.spent())
     readme = (repository_root() / "README.md").read_text()
     assert scoreboard.placed(readme, committed) == readme
 

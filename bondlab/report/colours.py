@@ -54,6 +54,7 @@ FIXED = {
     # J-BOND, and its parts.
     "J-BOND": Look(BLUE),
     "J-BOND: straight line after the warm-up": Look(BLACK, LONG, ""),
+    "J-BOND, float32": Look("#56b4e9", "--", "s"),
     "copy every 50 steps": Look("#882255", "--", "s"),
     "J-BOND, frozen anchor": Look("#56b4e9", "-.", "v"),
     "J-BOND, noise reward": Look(GREY, SHORT, "x"),
@@ -87,6 +88,17 @@ FIXED = {
     "add-one": Look("#d55e00", "-", "^"),
     "add-one, at the reference": Look("#d55e00", "-", "^"),
     "add-one, part-way trained": Look("#d55e00", "--", "D"),
+    "learned": Look("#d55e00", "-", "o"),
+    "counted, stored samples": Look(BLUE, "--", "s"),
+    "counted, fresh samples": Look("#56b4e9", "-.", "^"),
+    "counted in the store": Look(BLUE, "--", "s"),
+    "counted in 16 samples": Look("#56b4e9", "-.", "^"),
+    "always 1/2": Look(GREY, SHORT, "x"),
+    # The autopsy's variants.
+    "as published": Look("#882255", "-", "s"),
+    "+ float32 anchor": Look("#e69f00", "--", "^"),
+    "+ right sign": Look("#56b4e9", "-.", "D"),
+    "+ continuous reward": Look(BLUE),
     # The three objectives have colours of no other series, and so have the two ways to an N.
     "beta = 0 (forward KL)": Look("#e69f00", "--", "s"),
     "beta = 0.5 (Jeffreys)": Look("#009e73"),
@@ -94,6 +106,9 @@ FIXED = {
     "N = 4": Look(SIZES[0], ":", "v"),
     "N = 8": Look(SIZES[1], "-.", "^"),
     "N = 16": Look(SIZES[2], "--", "s"),
+    r"Best-of-$n^t$ of the reference": Look(BLACK, SHORT, "D"),
+    "policy, anchor moves each round": Look("#e6862e", "--", "o"),
+    "policy, anchor never moves": Look(SIZES[1], "-.", "^"),
     "iterative, n = 2": Look("#e6862e", "--", "D"),
     "iterative, n = 4": Look("#a63603", "-", "o"),
 }

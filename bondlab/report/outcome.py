@@ -11,8 +11,8 @@ import pandas as pd
 
 from bondlab import paths
 
-# A line of the box, the verdicts of the ledger that stand in it, and what it says without any; the
-# last two are there only where they say something.
+# A line of the box, the verdicts of the ledger that stand in it, and what it says without any,
+# where a claim has a verdict at all; the last two are there only where they say something.
 LINES = {
     "Held": ("repeated", "nothing so far."),
     "Did not hold": ("not repeated", "nothing so far."),
@@ -65,9 +65,10 @@ def lines(ledger: pd.DataFrame, number: str) -> dict[str, str]:
     places = own["where"].str.split(", ").str[0].unique()
     if len(places) == 1:  # it goes without saying
         own = own.assign(where=own["where"].str.removeprefix(places[0]).str.removeprefix(", "))
-    for name, (verdicts, without) in LINES.items() if len(own) else ():
+    decided = own["verdict"].isin(["repeated", "not repeated", "open"]).any()
+    for name, (verdicts, without) in LINES.items():
         part = own[own["verdict"].str.startswith(verdicts)]
-        if len(part) or without:
+        if len(part) or (without and decided):
             found[name] = " ".join(_told(part)) if len(part) else without
     toy = ledger[(told == TOY) & ledger["id"].isin(own["id"])]
     if len(toy) and number != TOY:
@@ -120,8 +121,8 @@ def deciding(own: pd.DataFrame) -> pd.Series:
 
 
 def effect(row: Mapping[str, str]) -> str:
-    """A line's number with its interval; "-" where it, or another one of its claim, was not run."""
-    if not row["effect"] or row["verdict"] == "not run":
+    """A line's number with its interval; "-" where it was not run."""
+    if not row["effect"]:
         return "-"
     return f"{row['effect']} [{row['low']}, {row['high']}]"
 
@@ -144,6 +145,6 @@ def cost(experiment: str, what: str = "run") -> str:
 
 def _device(manifest: dict) -> str:
     machine = manifest["machine"]
-    kind = machine.get("kind", ": ")  # of a processor with its instructions after a colon
+    kind, instructions, _ = machine.get("kind", "a processor of unknown kind: ").partition(": ")
     threads = machine["threads"]
-    return f"{threads} core{'s' * (threads > 1)} without a GPU" if ": " in kind else kind
+    return f"{threads} core{'s' * (threads > 1)} of {kind}" if instructions else kind

@@ -26,7 +26,8 @@ from bondlab.tasks import Task, TaskSettings, models, tiny, xsum
 
 CHANGES = {"number": swap_numbers, "name": swap_entities}  # of claims and of lead sentences
 FALSE_COPIES = {**CHANGES, "garbled": garble}  # of claims
-CLAIMS = {"vitaminc": "as it came", **{kind: kind for kind in FALSE_COPIES}, "foreign": "evidence"}
+COPIED = {"number": "number changed", "name": "name changed", "garbled": "garbled"}  # in words
+CLAIMS = {"vitaminc": "as it came", **COPIED, "foreign": "another page's evidence"}
 SAMPLED = ("policy", "cold", "untrained")  # written by our models
 NAMES = {  # of sources, in words
     "policy": "policy, T = 1",
@@ -223,5 +224,5 @@ def judge(found: Results) -> pd.DataFrame:
         for what, own, changed in (("claim", "vitaminc", kind), ("lead", "lead", f"lead_{kind}")):
             if changed in held:
                 share = above(of(found, source=own), of(found, source=changed))
-                rows.append(share.row(panel="pairs", group=f"{kind}, {what}"))
+                rows.append(share.row(panel="pairs", group=f"{COPIED[kind]}, {what}"))
     return pd.DataFrame(rows).assign(series="reward")

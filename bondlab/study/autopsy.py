@@ -37,9 +37,9 @@ PUBLISHED, FLOAT32_ANCHOR, *_ = NAMES = tuple(arm.name for arm in ARMS)
 # Yes to log-odds above this, to about a quarter of the reference's completions, as on the toy.
 BOUND = 1.0
 FOLLOWED = 0.5  # of what a steady policy leaves its anchor: below, `anchors.warn_if_stuck` warns
-# The attempt has 320 steps at 3e-6. Not tuned: a fifth of its steps, so that three seeds of every arm
-# take three hours of one core, at ten times its rate, which in ten steps on training prompts moved
-# the policy by 0.15 nats (1e-5 by 0.05).
+# The attempt has 320 steps at 3e-6. Not tuned: a fifth of its steps, so that three seeds of each
+# arm take four hours of one core, at ten times its rate, which in ten steps on training prompts
+# moved the policy by 0.15 nats (1e-5 by 0.05).
 STUDY = Config(
     steps=60, prompts_per_step=6, learning_rate=3e-5, warmup=5, lora_rank=None,
     evaluate_every=20, evaluation_samples=2, evaluation_bank=8, forward_kl=False, precision="fp32",

@@ -8,6 +8,8 @@ is beside the runs that decide it; here is the list of all, and what is exact: T
 from __future__ import annotations
 
 import itertools
+import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -141,6 +143,19 @@ def _number(value: float | str) -> str:
     return f"{value:.0e}" if 0 < abs(value) < 5e-4 else f"{value + 0.0:.3f}"
 
 
+def spent() -> str:
+    """What the committed runs took, in a sentence: hours of one core or GPU, by its kind."""
+    tables = [pd.read_parquet(p) for p in paths.committed_folder("").rglob("results_runs.parquet")]
+    found = pd.concat(tables).drop_duplicates("run")["manifest"].map(json.loads)
+    hours = defaultdict(float)
+    for manifest in found:
+        machine = manifest["machine"]
+        kind = machine.get("kind", "processors that were not recorded").partition(": ")[0]
+        hours[kind] += manifest.get("seconds", 0.0) * machine.get("threads", 1) / 3600
+    parts = [f"{hours[kind]:.1f} on {kind}" for kind in sorted(hours, key=hours.get)[::-1]]
+    return f"The committed runs took {sum(hours.values()):.0f} core hours: {', '.join(parts)}."
+
+
 def _order(identity: str) -> tuple:
     """C2a before C10, the paper's before ours."""
     ours, digits = identity.startswith("ours"), "".join(filter(str.isdigit, identity.split()[0]))
@@ -153,7 +168,7 @@ def write() -> list[str]:
     readme = root / "README.md"
     files = {
         paths.committed_folder("report") / "claims.csv": made.to_csv(index=False),
-        root / "CLAIMS.md": page(made),
+        root / "CLAIMS.md": page(made, spent()),
         readme: scoreboard.placed(readme.read_text(encoding="utf-8"), made),
     }
     for path, text in files.items():

@@ -24,8 +24,9 @@ training prompts, stored samples of the reference, rewards and judges. "Interval
 verdict rests on; "says" is what each says alone. A rule that was fixed after these runs (†) was
 written by someone who had seen them: such a verdict counts for less. On the toy each seed has a
 reference, a reward and prompts of its own, which it trains on and is measured on exactly ([notebook
-00b](notebooks/00b_figures_on_a_toy.ipynb)). Sentiment's runs of one seed are older ones, of 48
-steps that each stand for eight of the paper's; their command makes longer ones now.
+00b](notebooks/00b_figures_on_a_toy.ipynb)). The runs of one seed on sentiment and chat and all of
+XSum's are older and smaller than those that their command makes now: 48 steps that each stand for
+eight of the paper's, or steps of 8 articles whose samples are stored.
 """
 KINDS = {"toy": "the toy", "real models": "language models"}
 COLUMNS = ["where", "measured", "effect [95 %]", "says", "verdict", "seeds", "intervals",
@@ -33,18 +34,19 @@ COLUMNS = ["where", "measured", "effect [95 %]", "says", "verdict", "seeds", "in
 OF_CLAIM = COLUMNS[4:]  # not of one number: on the first line of a place alone
 
 
-def page(table: pd.DataFrame) -> str:
+def page(table: pd.DataFrame, spent: str) -> str:
     """The text of CLAIMS.md.
 
     Args:
-        table: `ledger.table`.
+        table: `ledger.table`; spent: `ledger.spent`.
     """
     places = table.drop_duplicates(["id", "where"])
     sure = places[places["verdict"].isin([YES, NO, OPEN])]
     looks, enough = (part["intervals"].astype(int).sum() for part in (places, sure))
     told = textwrap.fill(
         f"The rules ask for {looks} intervals in all; {enough} of them have seeds enough for a "
-        f"verdict. Were all claims true, about {enough / 20:.0f} of these would miss by chance.",
+        f"verdict. Were all claims true, about {enough / 20:.0f} of these would miss by chance. "
+        f"{spent}",
         100,
     )
     parts = [HEAD, told + "\n", _overview(table)]

@@ -15,6 +15,7 @@ from functools import partial
 import pandas as pd
 from pydantic import BaseModel
 
+from bondlab.algorithms import max_at_k, qrpo, wind
 from bondlab.naming.fingerprint import label
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
 from bondlab.study import (
@@ -43,6 +44,13 @@ from bondlab.toy.runs import World, train
 PROFILES = {"smoke": 2, "laptop": 20, "study": 100, "paper": 100}  # runs of each series
 RATES = (0.02, 0.05, 0.1)
 TUNED_ON, TUNING_RUNS = 1, 20  # the seed of other problems, and how many runs choose a rate
+# Run here alone. Not checked against their papers' values: the strength of the KL that WARP and DPO
+# have, PKPO's k a half of its draws.
+HERE_ALONE: alignment.Runs = {
+    "WIND": (wind(0.1), {}),
+    "QRPO": (qrpo(0.1), {}),
+    "max@4 of 8": (max_at_k(4, 0.1), {"beta_rl": 0.1}),
+}
 READ = ("steps", "warmup", "evaluate_every", "prompts_per_step", "learning_rate")  # by `train`
 TABLES = ("evaluations", "baselines", "cooling", "runs")
 
@@ -66,10 +74,14 @@ class Shown:
 
 def _alignment(profile: str) -> list[Spec]:
     def runs(scale: str) -> alignment.Runs:
-        return anchor_ablations.runs(scale) | anchor_speeds.runs(scale) | methods(scale)
+        return anchor_ablations.runs(scale) | anchor_speeds.runs(scale) | _methods(scale)
 
     found = alignment.specs(runs, "", profile, tuned=False)
     return [s for s in found if not s.labels["series"].endswith((alignment.FIRST, FLOAT32))]
+
+
+def _methods(profile: str) -> alignment.Runs:
+    return methods(profile) | HERE_ALONE
 
 
 def _divergences(profile: str) -> list[Spec]:
@@ -145,7 +157,7 @@ def _trained(spec: Spec, world: World, seed: int, rate: float) -> tuple[pd.DataF
 
 def _rates(specs: Sequence[Spec], profile: str, runs: int) -> dict[str, float]:
     """Chosen for each method of these runs: `tuning.choice` on other problems."""
-    known = [*xsum.untuned(profile), *alignment.specs(methods, "", profile, tuned=False)]
+    known = [*xsum.untuned(profile), *alignment.specs(_methods, "", profile, tuned=False)]
     wanted = {spec.labels.get("tuned", xsum.TUNED) for spec in specs}
     tried = {s.labels["series"]: s for s in known if s.labels["series"] in wanted}
     world, rows = World.of(TUNED_ON, min(runs, TUNING_RUNS)), []

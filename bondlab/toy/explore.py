@@ -34,7 +34,7 @@ ETAS, LEVELS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1), (0, 2, 3, 5, 10, 20)  # of t
 REFERENCE, TARGET, POLICY = "reference", "Best-of-N", "policy"
 LOOKS = {REFERENCE: {"color": "#666666", "ls": ":"}, TARGET: {"color": "#000000", "ls": "--"},
          POLICY: {"color": "#0072b2", "ls": "-"}}  # fmt: skip
-DIVERGENCES = {"forward_kl": ("forward KL", {"color": "#009e73", "ls": "-"}),
+DIVERGENCES = {"forward_kl": ("forward KL", {"color": "#e69f00", "ls": "-"}),
                "backward_kl": ("backward KL", {"color": "#cc79a7", "ls": "--"})}  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def _draw_frontier(axes: mpl.axes.Axes, found: Trained, step: int) -> None:
     axes.plot(way["kl_to_reference"], way["mean_log_quantile"], label=POLICY, **LOOKS[POLICY])
     end = way.iloc[-1]
     axes.plot(end["kl_to_reference"], end["mean_log_quantile"], "o", color=LOOKS[POLICY]["color"])
-    title, x = "What KL buys (dots: Best-of-N, by N)", "KL to the reference (nats)"
+    title, x = "Log quantile against KL (dots: Best-of-N)", "KL to the reference (nats)"
     axes.set(title=title, xlabel=x, ylabel="mean log quantile (nats)")
 
 
