@@ -10,6 +10,7 @@ from bondlab import rules
 from bondlab.anchors import MovingAverage
 from bondlab.rules import Scores
 from bondlab.study import autopsy, evidence
+from bondlab.study.experiment import RunSettings
 from bondlab.tasks.verdict import Verdict, parsed
 from bondlab.toy.autopsy import ARMS
 
@@ -56,9 +57,7 @@ def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
             environment.setenv(name, str(tmp_path_factory.mktemp(name)))
-        counts = dict.fromkeys(("draws", "problems", "steps"), 0)
-        smoke = {"profile": "smoke", "seed": 0, "n": 2, "sizes": [1], "workers": 1}
-        results = autopsy.results(autopsy.Settings(**smoke, **counts))
+        results = autopsy.results(RunSettings(profile="smoke", workers=1))
         wanted = autopsy.specs("smoke")
         folders = autopsy.EXPERIMENT.sweep(wanted)
         yield {s.labels["series"]: f for s, f in zip(wanted, folders, strict=True)}, results

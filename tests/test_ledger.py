@@ -68,13 +68,25 @@ def test_no_verdict_rests_on_fewer_seeds_than_it_takes(committed):
     assert (final["seeds"].astype(int) >= LEAST).all()
 
 
-def test_a_rule_that_is_younger_than_its_runs_says_so(committed):
-    """Against the manifests beside the tables; a verdict that says "before" has no older run."""
+def manifests() -> dict[str, dict]:
+    """Those of all committed runs, by the run's name."""
     tables = map(pd.read_parquet, committed_folder("").rglob("results_runs.parquet"))
-    starts = {
-        run: datetime.fromisoformat(json.loads(manifest)["started"])
+    return {
+        run: json.loads(manifest)
         for table in tables for run, manifest in zip(table["run"], table["manifest"], strict=True)
     }  # fmt: skip
+
+
+def test_what_decides_claims_was_computed_by_a_commit(committed):
+    """No code that was never committed, so that whoever checks a number can run what made it."""
+    known = manifests()
+    runs = {run for names in committed["runs"] for run in names.split()}
+    assert runs and [run for run in runs if known[run]["dirty"] or not known[run]["commit"]] == []
+
+
+def test_a_rule_that_is_younger_than_its_runs_says_so(committed):
+    """Against the manifests beside the tables; a verdict that says "before" has no older run."""
+    starts = {run: datetime.fromisoformat(known["started"]) for run, known in manifests().items()}
     decided = committed[committed["runs"] != ""].drop_duplicates(["id", "where"])
     assert len(decided) and set(committed.loc[committed["runs"] == "", "verdict"]) <= {NOT_RUN, YES}
     for line in decided.to_dict("records"):

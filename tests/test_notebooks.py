@@ -181,7 +181,7 @@ def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatc
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     made = parameterize_notebook(load_notebook_node(str(notebook)), {"profil": "x", "profile": 3})
-    code = [cell.source for cell in made.cells if cell.cell_type == "code"][:4]
+    code = [cell.source for cell in made.cells if cell.cell_type == "code"][:5]
     space = types.ModuleType("cells")  # where pydantic looks up the annotations of a cell's class
     space.In = ["", *code]
     monkeypatch.setitem(sys.modules, "cells", space)

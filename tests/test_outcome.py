@@ -39,6 +39,8 @@ def test_a_claim_stands_in_the_line_of_its_verdict_with_a_number():
         "Not run": "It rises (C5).",
         "On the exact toy (00b)": "not repeated: C1.",
     }
+    alone = lines(table[table["verdict"].str.startswith("one run")], "02")
+    assert [*alone] == ["Too few seeds for a verdict"]  # nothing is said to hold, fail or be open
     assert lines(table, "05") == {} and "On the exact toy (00b)" not in lines(table, "00b")
     assert "<b>Held</b>: It rises (C1)" in Box(found)._repr_html_()
 

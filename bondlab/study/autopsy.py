@@ -1,4 +1,4 @@
-"""The autopsy of notebook 00 on a real model: J-BOND as a public attempt has it, mended in turn.
+"""The autopsy of notebook 06c on a real model: J-BOND as a public attempt has it, mended in turn.
 
 Its faults are those of weights, so all weights are trained: an adapter's start at nothing and
 change by multiples of themselves, which bfloat16 holds. All arms compute in float32, so that the
@@ -14,7 +14,6 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from bondlab import measures, rules
@@ -27,10 +26,9 @@ from bondlab.rules import Scores
 from bondlab.study import alignment, rescored
 from bondlab.study.cells import at
 from bondlab.study.claims import Claim, Term
-from bondlab.study.experiment import TABLES, Experiment, collect, seeds
+from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.tasks import TaskSettings, verdict
-from bondlab.toy import exact
 from bondlab.toy.autopsy import ARMS, BETA, ETA, GAMMA, STEPS
 
 PUBLISHED, FLOAT32_ANCHOR, *_ = NAMES = tuple(arm.name for arm in ARMS)
@@ -59,12 +57,6 @@ SCALES = {
         alignment.PAPER.model_copy(update={"steps": STEPS, "evaluate_every": STEPS // 16}),
     ),
 }
-
-
-class Settings(exact.Settings):
-    """The parameters of notebook 00: those of the exact numbers, and how many runs at a time."""
-
-    workers: int = Field(ge=0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,7 @@ def specs(profile: str) -> list[Spec]:
     return found
 
 
-def results(settings: Settings) -> Results:
+def results(settings: RunSettings) -> Results:
     """The tables of the runs.
 
     Evaluations have success (share of completions with a verdict of yes) and anchor_share (as a
@@ -160,9 +152,9 @@ def _followed(name: str) -> Callable[[pd.DataFrame], np.ndarray]:
 
 FOLLOWING = "anchor's share of the way over that of a steady policy's, {}"
 EXPERIMENT = Experiment(
-    "exact",
-    "Best-of-N and BOND in exact numbers",
-    "00_best_of_n_in_exact_numbers",
+    "autopsy",
+    "An autopsy of a J-BOND written elsewhere",
+    "06c_autopsy",
     specs,
     runs="autopsy",
     claims=(

@@ -25,7 +25,7 @@ from bondlab.study.experiment import Experiment
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
-        autopsy.EXPERIMENT,
+        Experiment("exact", "Best-of-N and BOND in exact numbers", "00_best_of_n_in_exact_numbers"),
         Experiment("toy", "The paper's figures on an exact toy", "00b_figures_on_a_toy"),
         Experiment(
             "xsum_task",
@@ -42,6 +42,7 @@ EXPERIMENTS = {
         ),
         anchor_ablations.EXPERIMENT,
         anchor_speeds.EXPERIMENT,
+        autopsy.EXPERIMENT,
         j_bond.EXPERIMENT,
         other_baselines.EXPERIMENT,
         benchmarks.EXPERIMENT,
