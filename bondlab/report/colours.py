@@ -81,6 +81,9 @@ FIXED = {
     "online DPO": Look("#cc6677", ":", "D"),
     "BoNBoN": Look("#332288", LINES[4], "v"),
     "WARP, first stage": Look("#999933", LINES[5], "P"),
+    "WIND": Look("#17a2b8", "--", "v"),
+    "QRPO": Look("#8c564b", "-.", "s"),
+    "max@4 of 8": Look("#d87fb6", ":", "^"),
     # Estimates of a quantile: a colour for the rule, a line for the policy.
     "floor 1/(2k)": Look(BLUE),
     "floor 1/(2k), at the reference": Look(BLUE),
