@@ -24,7 +24,7 @@ folder after these only from what stands above it, but `study` from neither `pla
     lm/         one face for transformers' models: sampling, scoring, adapters, templates
     naming/     names of models, rewards and rules by what they compute: a run's id
     report/     how measures are shown: intervals, plots, kept tables, notebooks' parameters
-    toy/        a policy whose every completion is listed: the test bed of 00, 00b and 10
+    toy/        a policy whose every completion is listed: the test bed of 00, 00b, 06c and 10
     plan/       what a run will take, from a model's configuration: memory, operations, seconds
     assets/     models and data: fetched, verified, converted
     tasks/      XSum, sentiment, chat and tiny ones: prompts, reference and reward by name

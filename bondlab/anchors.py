@@ -12,6 +12,8 @@ from torch import Tensor
 
 from bondlab.rules import check
 
+STUCK = 0.5  # of what a steady policy leaves its anchor: one that has less hardly follows
+
 
 class Anchor(Protocol):
     """What the training loop asks of an anchor.
@@ -118,13 +120,13 @@ def followed(anchor: Sequence[Tensor], policy: Sequence[Tensor], start: Sequence
 
 
 def warn_if_stuck(anchor: Anchor, share: float, step: int) -> None:
-    """Warn where `followed` is less than half of what a steady policy leaves an anchor.
+    """Warn where `followed` is less than `STUCK` of what a steady policy leaves an anchor.
 
-    Not stated; chosen because a policy whose steps grow, as in a warm-up, leaves it two thirds, and
-    an anchor whose numbers are too coarse for its small updates next to nothing.
+    Half: not stated; chosen because a policy whose steps grow, as in a warm-up, leaves it two
+    thirds, and an anchor whose numbers are too coarse for its small updates next to nothing.
     """
     steady = getattr(anchor, "share", lambda _: 0.0)
-    if share < steady(step) / 2:
+    if share < STUCK * steady(step):
         warnings.warn(
             f"the anchor, {anchor}, hardly follows the policy (anchor_share in the run's record): "
             "keep its weights in float32, and look at what updates it",

@@ -1,4 +1,4 @@
-"""The autopsy on a model: each arm is the fault that it is said to be, and is measured alike."""
+"""The autopsy on a model: each arm has the fault that it is said to have; one measure for all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from bondlab.anchors import MovingAverage
 from bondlab.rules import Scores
 from bondlab.study import autopsy, evidence
 from bondlab.study.experiment import RunSettings
-from bondlab.tasks.verdict import Verdict, parsed
+from bondlab.tasks import TaskSettings
+from bondlab.tasks.binary import Binary, threshold
 from bondlab.toy.autopsy import ARMS
 
 
@@ -42,13 +43,13 @@ def test_the_printed_sign_turns_the_pull_round():
     assert not torch.allclose(*both)
 
 
-def test_a_verdict_is_yes_above_its_bound():
-    name, bound = parsed("taste > 0.5")
-    assert (name, bound) == ("taste", 0.5) and parsed("taste") == ("taste", None)
+def test_a_binary_reward_is_one_above_its_threshold():
+    """By its name too, which a task refuses where it cannot be read, before any work."""
     texts = [["a bridge", "rain", "the city council"]]
-    assert torch.equal(Verdict(taste, bound)([""], texts), (taste([""], texts) > 0.5).double())
-    with pytest.raises(ValueError, match="could not convert"):
-        parsed("taste > much")
+    assert torch.equal(Binary(taste, 0.5)([""], texts), (taste([""], texts) > 0.5).double())
+    assert [threshold(name) for name in ("taste > 0.5", "taste", None)] == [0.5, None, None]
+    with pytest.raises(ValueError, match="'taste > much' needs a number behind >"):
+        TaskSettings(name="tiny", train=8, evaluate=4, reward="taste > much")
 
 
 @pytest.fixture(scope="module")
@@ -64,25 +65,27 @@ def found(tmp_path_factory):
 
 
 def test_every_arm_is_trained_on_what_it_says(found):
-    """Verdicts name another run than scores do, though both are measured by scores."""
+    """A binary reward names another run than scores do, though both are measured by scores."""
     folders, results = found
     assert [*folders] == [arm.name for arm in ARMS]
     trained = {name: folder.evaluation().query("step > 0") for name, folder in folders.items()}
     assert [set(t["reward"]) <= {0.0, 1.0} for t in trained.values()] == [a.binary for a in ARMS]
     named = [folder.manifest["config"]["task"]["reward"] for folder in folders.values()]
     assert named == ["tiny > 0.5" if arm.binary else "tiny" for arm in ARMS]
-    shown = results["evaluations"]
-    assert len(shown[~shown["reward"].isin([0, 1])]) == len(shown)
+    assert not results["evaluations"]["reward"].isin([0, 1]).any()
 
 
-def test_success_is_the_share_of_completions_with_a_yes(found):
-    """By hand from the run's texts for one arm; before training all arms are the reference."""
+def test_success_is_the_share_of_completions_above_the_threshold(found):
+    """As each run stored it: the binary reward itself, or the last arm's score held against it.
+    Before training all arms are the reference."""
     folders, results = found
-    table, name = results["evaluations"], ARMS[-1].name
-    own = folders[name].evaluation().query("source == 'policy'")
-    yes = (own["reward"] > 0.5).groupby([own["step"], own["prompt"]]).mean()
-    told = table[table["series"] == name].set_index(["step", "prompt"])["success"]
-    assert told.to_dict() == yes.to_dict()
+    table = results["evaluations"]
+    for arm in ARMS:
+        own = folders[arm.name].evaluation().query("source == 'policy'")
+        yes = own["reward"] if arm.binary else (own["reward"] > 0.5) * 1.0
+        wanted = yes.groupby([own["step"], own["prompt"]]).mean()
+        told = table[table["series"] == arm.name].set_index(["step", "prompt"])["success"]
+        assert told.to_dict() == wanted.to_dict()
     first = table[table["step"] == 0].groupby("prompt")["reward"]
     assert first.nunique().eq(1).all()
     base = results["baselines"].set_index(["n", "prompt"])["success"]
@@ -90,7 +93,7 @@ def test_success_is_the_share_of_completions_with_a_yes(found):
 
 
 def test_the_anchors_way_is_the_records(found):
-    """None before the first step; after the last it is what training warns of."""
+    """0 before the first step. A step that a record lacks has none."""
     folders, results = found
     table = results["evaluations"].groupby(["series", "step"])["anchor_share"].first()
     for name, folder in folders.items():
@@ -103,12 +106,13 @@ def test_the_rule_tells_a_stuck_anchor_from_one_that_follows(found):
     (claim,), (_, results) = autopsy.EXPERIMENT.claims, found
     table = evidence.of(results)
 
-    def decided(stuck: float, gain: float) -> str:
+    def decided(stuck: float, gain: float, follows: float = 1.0) -> str:
         made, steady = table.copy(), MovingAverage(autopsy.ETA).share(4)
         first = made["series"] == autopsy.PUBLISHED
-        made["anchor_share"] = steady * first.map({True: stuck, False: 1.0})
+        made["anchor_share"] = steady * first.map({True: stuck, False: follows})
         made["success"] = first.map({True: 0.0, False: gain}) + made["prompt"] / 100
         return claim.decide(made).verdict
 
     assert decided(0.1, 0.2) == "one run: suggests yes"
     assert decided(0.9, 0.2) == decided(0.1, -0.2) == "one run: suggests no"
+    assert decided(0.1, 0.2, follows=0.3) == "one run: suggests no"

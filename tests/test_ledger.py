@@ -13,6 +13,7 @@ import yaml
 from bondlab.paths import committed_folder, repository_root
 from bondlab.study import ledger, scoreboard
 from bondlab.study.claims import LEAST, NO, NOT_RUN, YES
+from bondlab.study.experiments import EXPERIMENTS
 from bondlab.study.ledger_page import page
 
 CSV = committed_folder("report") / "claims.csv"
@@ -58,6 +59,8 @@ def test_the_scoreboard_says_what_a_verdict_hangs_on(committed):
 def test_every_claim_of_the_paper_is_in_it(committed):
     known = {identity.split()[0].rstrip("abc") for identity in committed["id"]}
     assert {f"C{i}" for i in range(1, 17)} <= known
+    asked = {claim.id for experiment in EXPERIMENTS.values() for claim in experiment.claims}
+    assert asked <= {*committed["id"]}
     lines = committed[["id", "where", "measured"]]
     assert not lines.duplicated().any()
     assert set(committed["kind"]) == {"toy", "real models"}

@@ -7,6 +7,7 @@ committed ones still print what they show is nbval's part (`make test` runs both
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -50,12 +51,13 @@ def run(notebook: Path, folder: Path, **parameters: object) -> None:
     """Run a notebook's cells as papermill would, with figures and runs below `folder`.
 
     In this process, where all that they import is loaded: a kernel takes longer to start than most
-    of them to run. That they run in one is seen by nbval, and below by a study.
+    of them to run. That they run in one is seen by nbval, at profile `shipped`, and by a study.
     """
     made = parameterize_notebook(load_notebook_node(str(notebook)), parameters)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("BONDLAB_FIGURES", str(folder / "figures"))
         environment.setenv("BONDLAB_RUNS", str(folder / "runs"))
+        environment.setenv("IPYTHONDIR", str(folder.parent / "ipython"))
         environment.chdir(notebook.parent)
         shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
         try:
@@ -63,6 +65,9 @@ def run(notebook: Path, folder: Path, **parameters: object) -> None:
                 if cell.cell_type == "code":
                     shell.run_cell(cell.source, store_history=True).raise_error()
         finally:
+            shell.reset(new_session=False)
+            shell.restore_sys_module_state()
+            atexit.unregister(shell.atexit_operations)
             InteractiveShell.clear_instance()
 
 
@@ -181,7 +186,8 @@ def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatc
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     made = parameterize_notebook(load_notebook_node(str(notebook)), {"profil": "x", "profile": 3})
-    code = [cell.source for cell in made.cells if cell.cell_type == "code"][:5]
+    code = [cell.source for cell in made.cells if cell.cell_type == "code"]
+    code = code[: next(i for i, cell in enumerate(code) if "parameters(globals()" in cell) + 1]
     space = types.ModuleType("cells")  # where pydantic looks up the annotations of a cell's class
     space.In = ["", *code]
     monkeypatch.setitem(sys.modules, "cells", space)

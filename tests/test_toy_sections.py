@@ -1,4 +1,4 @@
-"""Notebook 00's further sections: modes, the bound, rewards that tie, the autopsy of J-BOND."""
+"""Notebook 00's further sections: modes, the bound, rewards that tie; 06c's autopsy on the toy."""
 
 from __future__ import annotations
 

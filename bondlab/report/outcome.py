@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -137,14 +139,22 @@ def cost(experiment: str, what: str = "run") -> str:
     table = pd.concat(map(pd.read_parquet, files))
     found = [json.loads(text) for text in table.drop_duplicates("run")["manifest"]]
     minutes = sum(manifest.get("seconds", 0.0) for manifest in found) / 60
-    devices = sorted({_device(manifest) for manifest in found})
+    devices = sorted({_in_words(*device(manifest)) for manifest in found})
     many = f"{len(found)} {what}s" if len(found) > 1 else what
     took = f"{minutes:.0f} minute{'s' * (round(minutes) != 1)}"
-    return f"{told}; the {many} shown took {took} on {', '.join(devices)}."
+    took = f"{minutes / 60:.0f} hours" if minutes > 180 else took
+    return f"{told}; the {many} shown took {took} on {' and on '.join(devices)}."
 
 
-def _device(manifest: dict) -> str:
+def device(manifest: Mapping[str, Any]) -> tuple[str, int]:
+    """The GPU that a run was made on, and 0, or its processor and how many cores it had."""
     machine = manifest["machine"]
-    kind, instructions, _ = machine.get("kind", "a processor of unknown kind: ").partition(": ")
-    threads = machine["threads"]
-    return f"{threads} core{'s' * (threads > 1)} of {kind}" if instructions else kind
+    kind, of_a_processor, _ = machine.get("kind", ": ").partition(": ")
+    if not of_a_processor:
+        return kind, 0
+    name = machine.get("processor", "a processor that was not recorded")
+    return re.sub(r"\(R\)|\(TM\)| Processor$", "", name), machine["threads"]
+
+
+def _in_words(name: str, cores: int) -> str:
+    return f"{cores} core{'s' * (cores > 1)} of {name}" if cores else name

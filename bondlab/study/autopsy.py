@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import inf
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from bondlab import measures, rules
+from bondlab import anchors, measures, rules
 from bondlab.algorithms import Algorithm, j_bond
 from bondlab.anchors import MovingAverage
 from bondlab.config import Config
@@ -28,13 +29,13 @@ from bondlab.study.cells import at
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
 from bondlab.study.sweep import Spec, held_out_bank
-from bondlab.tasks import TaskSettings, verdict
+from bondlab.tasks import TaskSettings, binary, sentiment
 from bondlab.toy.autopsy import ARMS, BETA, ETA, GAMMA, STEPS
 
 PUBLISHED, FLOAT32_ANCHOR, *_ = NAMES = tuple(arm.name for arm in ARMS)
-# Yes to log-odds above this, to about a quarter of the reference's completions, as on the toy.
-BOUND = 1.0
-FOLLOWED = 0.5  # of what a steady policy leaves its anchor: below, `anchors.warn_if_stuck` warns
+# A success has log-odds above this, as about a quarter of the reference's completions; so on the
+# toy.
+THRESHOLD = 1.0
 # The attempt has 320 steps at 3e-6. Not tuned: a fifth of its steps, so that three seeds of each
 # arm take four hours of one core, at ten times its rate, which in ten steps on training prompts
 # moved the policy by 0.15 nats (1e-5 by 0.05).
@@ -44,7 +45,7 @@ STUDY = Config(
 )  # fmt: skip
 SCALES = {
     "smoke": (
-        TaskSettings(name="tiny_causal", train=8, evaluate=4, reward=f"tiny{verdict.ABOVE}0.5"),
+        TaskSettings(name="tiny_causal", train=8, evaluate=4, reward=f"tiny{binary.ABOVE}0.5"),
         alignment.SMOKE.model_copy(update={"lora_rank": None, "learning_rate": 1e-3}),
     ),
     "laptop": (
@@ -54,7 +55,9 @@ SCALES = {
     "study": (TaskSettings(name="sentiment", train=512, evaluate=64, completion_tokens=16), STUDY),
     "paper": (
         TaskSettings(name="sentiment", train=16_000, evaluate=128, policy="google/gemma-2b"),
-        alignment.PAPER.model_copy(update={"steps": STEPS, "evaluate_every": STEPS // 16}),
+        alignment.PAPER.model_copy(
+            update={"steps": STEPS, "evaluate_every": STEPS // 16, "precision": "fp32"}
+        ),
     ),
 }
 
@@ -89,13 +92,13 @@ def algorithms() -> dict[str, Algorithm]:
 
 
 def specs(profile: str) -> list[Spec]:
-    """A run of every arm and seed: on verdicts, but for the last arm, which sees the scores."""
+    """A run of every arm and seed: on a binary reward, but for the last arm's, the task's own."""
     task, config = SCALES[profile]
-    verdicts = task.reward or f"sentiment_reward{verdict.ABOVE}{BOUND:g}"
+    yes_or_no = task.reward or f"{sentiment.REWARD}{binary.ABOVE}{THRESHOLD:g}"
     found = []
     for seed in seeds(profile):
         for arm, own in zip(ARMS, algorithms().values(), strict=True):
-            reward = verdicts if arm.binary else None
+            reward = yes_or_no if arm.binary else None
             labels = {"row": "", "series": arm.name, "n": 2, "beta": BETA, "seed": seed}
             named = task.model_copy(update={"reward": reward})
             found.append(Spec(named, own, config.model_copy(update={"seed": seed}), labels))
@@ -105,8 +108,8 @@ def specs(profile: str) -> list[Spec]:
 def results(settings: RunSettings) -> Results:
     """The tables of the runs.
 
-    Evaluations have success (share of completions with a verdict of yes) and anchor_share (as a
-    run's record has it) besides; baselines have success.
+    Evaluations have success (share of completions above the threshold) and anchor_share (as a run's
+    record has it) besides; baselines have success.
 
     Raises:
         FileNotFoundError: "shipped" was asked for and nothing is.
@@ -122,20 +125,19 @@ def results(settings: RunSettings) -> Results:
 
 def measured(found: Tables, wanted: Sequence[Spec], folders: Sequence[RunFolder]) -> Tables:
     """The tables with the columns of `results`."""
-    _, bound = verdict.parsed(wanted[0].task.reward)
-    parts = []
+    threshold, parts = binary.threshold(wanted[0].task.reward), []
     for spec, folder in zip(wanted, folders, strict=True):
         own = rescored.evaluation(spec, folder).query("source == 'policy'")
-        own = own.assign(success=(own["reward"] > bound) * 1.0)
+        own = own.assign(success=(own["reward"] > threshold) * 1.0)
         part = own.groupby(["step", "prompt"], as_index=False)["success"].mean()
-        followed = folder.record().set_index("step")["anchor_share"]
-        way = part["step"].map(followed).fillna(0.0)  # before the first step
+        followed = folder.record().set_index("step")["anchor_share"].to_dict()
+        way = part["step"].map({0: 0.0, **followed})
         labels = {name: spec.labels[name] for name in ("series", "seed")}
         parts.append(part.assign(anchor_share=way, **labels))
     keys = ["series", "seed", "step", "prompt"]
     table = found["evaluations"].merge(pd.concat(parts), on=keys, validate="one_to_one")
     rewards, base = held_out_bank(rescored.measured(wanted[0])).rewards, found["baselines"]
-    yes = (rewards > bound).double()
+    yes = (rewards > threshold).double()
     best = {n: measures.best_of_n_value(yes, rewards, n).numpy() for n in base["n"].unique()}
     success = [best[n][prompt] for n, prompt in zip(base["n"], base["prompt"], strict=True)]
     return found | {"evaluations": table, "baselines": base.assign(success=success)}
@@ -160,20 +162,20 @@ EXPERIMENT = Experiment(
     claims=(
         Claim(
             "ours-9",
-            "A public J-BOND's anchor in bfloat16 does not follow its policy, and to mend that "
+            "A public J-BOND's anchor in bfloat16 does not follow its policy, and mending that "
             "alone raises success.",
             "ours; github.com/gurusha01/passk-frontier",
             [
                 Term(FOLLOWING.format(PUBLISHED), [PUBLISHED], _followed(PUBLISHED),
-                     below=FOLLOWED),
+                     below=anchors.STUCK),
                 Term(FOLLOWING.format(FLOAT32_ANCHOR), [FLOAT32_ANCHOR],
-                     _followed(FLOAT32_ANCHOR), above=FOLLOWED),
+                     _followed(FLOAT32_ANCHOR), above=anchors.STUCK),
                 *(Term(f"success, {after} minus {before}", (after, before), _gain(after, before),
-                       **({"above": 0} if after == FLOAT32_ANCHOR else {}))
+                       above=0 if after == FLOAT32_ANCHOR else -inf)
                   for before, after in zip(NAMES, NAMES[1:], strict=False)),
             ],
             "After the last step; success is the share of held-out completions whose reward is "
-            f"above {BOUND:g}.",
+            f"above {THRESHOLD:g}.",
             datetime.fromisoformat("2026-11-27T23:48:00+00:00"),
             short="a bfloat16 anchor holds J-BOND back",
         ),

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from bondlab import best_of_n, paths
+from bondlab.report import outcome
 from bondlab.report.kept import Results
 from bondlab.results import write_atomically
 from bondlab.study import benchmarks, cells, claims, evidence, j_bond, on_toy, scoreboard
@@ -144,16 +145,16 @@ def _number(value: float | str) -> str:
 
 
 def spent() -> str:
-    """What the committed runs took, in a sentence: hours of one core or GPU, by its kind."""
-    tables = [pd.read_parquet(p) for p in paths.committed_folder("").rglob("results_runs.parquet")]
-    found = pd.concat(tables).drop_duplicates("run")["manifest"].map(json.loads)
+    """What the committed runs took, in a sentence: hours of one core or GPU, by its name."""
+    files = paths.committed_folder("").rglob("results_runs.parquet")
+    found = pd.concat([pd.read_parquet(path) for path in files if "bench" not in path.parts])
     hours = defaultdict(float)
-    for manifest in found:
-        machine = manifest["machine"]
-        kind = machine.get("kind", "processors that were not recorded").partition(": ")[0]
-        hours[kind] += manifest.get("seconds", 0.0) * machine.get("threads", 1) / 3600
-    parts = [f"{hours[kind]:.1f} on {kind}" for kind in sorted(hours, key=hours.get)[::-1]]
-    return f"The committed runs took {sum(hours.values()):.0f} core hours: {', '.join(parts)}."
+    for manifest in found.drop_duplicates("run")["manifest"].map(json.loads):
+        name, cores = outcome.device(manifest)
+        hours[name] += manifest.get("seconds", 0.0) * max(1, cores) / 3600
+    parts = [f"{hours[name]:.1f} on {name}" for name in sorted(hours, key=hours.get)[::-1]]
+    total = f"{sum(hours.values()):.0f} hours of one core or GPU"
+    return f"The committed runs took {total}: {', '.join(parts)}."
 
 
 def _order(identity: str) -> tuple:

@@ -26,7 +26,7 @@ written by someone who had seen them: such a verdict counts for less. On the toy
 reference, a reward and prompts of its own, which it trains on and is measured on exactly ([notebook
 00b](notebooks/00b_figures_on_a_toy.ipynb)). The runs of one seed on sentiment and chat and all of
 XSum's are older and smaller than those that their command makes now: 48 steps that each stand for
-eight of the paper's, or steps of 8 articles whose samples are stored.
+eight of the paper's, or 12 to 64 steps of 8 articles, most with stored samples.
 """
 KINDS = {"toy": "the toy", "real models": "language models"}
 COLUMNS = ["where", "measured", "effect [95 %]", "says", "verdict", "seeds", "intervals",

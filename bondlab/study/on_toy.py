@@ -44,8 +44,8 @@ from bondlab.toy.runs import World, train
 PROFILES = {"smoke": 2, "laptop": 20, "study": 100, "paper": 100}  # runs of each series
 RATES = (0.02, 0.05, 0.1)
 TUNED_ON, TUNING_RUNS = 1, 20  # the seed of other problems, and how many runs choose a rate
-# Run here alone. Not checked against their papers' values: the strength of the KL that WARP and DPO
-# have, PKPO's k a half of its draws.
+# Run here alone, not with their papers' values: a KL as strong as WARP's and online DPO's; the best
+# of half of eight draws.
 HERE_ALONE: alignment.Runs = {
     "WIND": (wind(0.1), {}),
     "QRPO": (qrpo(0.1), {}),

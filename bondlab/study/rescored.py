@@ -1,8 +1,8 @@
 """Runs that were trained on a stand-in, measured by the task's own reward, which they never saw.
 
 One on noise (`tasks.noise`) shows what KL the gradients' noise alone makes at a batch and rate, one
-on verdicts (`tasks.verdict`) what is lost with a reward's size. In figures they stand beside runs
-on the task's own reward, so they are shown by that.
+on the own reward made binary (`tasks.binary`) what is lost with its size. In figures they stand
+beside runs on the task's own reward, so they are shown by that.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bondlab.report.kept import once
 from bondlab.results import RunFolder
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.task import Reward, score
-from bondlab.tasks import noise, verdict
+from bondlab.tasks import binary, noise
 
 
 def measured(spec: Spec) -> Spec:
     """The run with the reward that it is measured by: the task's own."""
-    reward = spec.task.reward or ""
-    if reward != noise.NAME and verdict.ABOVE not in reward:
+    reward = spec.task.reward
+    if reward != noise.NAME and binary.threshold(reward) is None:
         return spec
     return replace(spec, task=spec.task.model_copy(update={"reward": None}))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bondlab.task import Reward, Task
-from bondlab.tasks import chat, models, noise, scorers, sentiment, tiny, verdict, xsum
+from bondlab.tasks import binary, chat, models, noise, scorers, sentiment, tiny, xsum
 from bondlab.tasks.settings import TaskSettings
 
 __all__ = ["Task", "TaskSettings", "build"]
@@ -57,15 +57,16 @@ def _reward(kind, name: str, precision: str) -> tuple[Reward, str]:
     """A task's reward by name, and what names it in identities."""
     if name == noise.NAME:
         return noise.reward, noise.NAME
-    name, bound = verdict.parsed(name)
+    threshold = binary.threshold(name)
+    name, *given = name.partition(binary.ABOVE)
     if kind is tiny:
         reward, identity = tiny.reward, "tiny"
     else:
         load, source = (xsum.reward, models) if kind is xsum else (scorers.load, scorers)
         reward, identity = load(name, precision), source.identity(name)
-    if bound is None:
+    if threshold is None:
         return reward, identity
-    return verdict.Verdict(reward, bound), f"{identity}{verdict.ABOVE}{bound:g}"
+    return binary.Binary(reward, threshold), "".join([identity, *given])
 
 
 def _tiny(settings: TaskSettings, precision: str) -> Task:

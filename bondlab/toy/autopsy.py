@@ -82,10 +82,8 @@ def _run(arm: Arm, scale: Scale, seed: int) -> pd.DataFrame:
     start = torch.randn(policy.logits.shape, generator=torch.Generator().manual_seed(seed + 2))
     start = start.bfloat16()  # what both formats hold
     base, weights = policy.logits.detach(), start.double().requires_grad_()
-    anchor, optimizer = (
-        start.to(arm.anchor, copy=True),
-        torch.optim.Adam([weights], lr=LEARNING_RATE),
-    )
+    anchor = start.to(arm.anchor, copy=True)
+    optimizer = torch.optim.Adam([weights], lr=LEARNING_RATE)
 
     def log_probs(values: Tensor) -> Tensor:
         logits = base + GAIN * (values.double() - start.double())

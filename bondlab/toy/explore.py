@@ -182,7 +182,7 @@ def compared(settings: Settings, changes: Sequence[Mapping[str, Any]]) -> pd.Dat
 
 
 def figure(found: Trained, step: int | None = None) -> Figure:
-    """Who is sampled, how far it is from Best-of-N, and what its KL buys, after `step` updates."""
+    """Who is sampled, divergences to Best-of-N, log quantile against KL, after `step` updates."""
     last = int(found.records["step"].max())
     step = last if step is None else min(step // EVERY * EVERY, last)
     with mpl.rc_context(files.STYLE):
