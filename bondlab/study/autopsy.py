@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -172,7 +173,7 @@ EXPERIMENT = Experiment(
                      _followed(FLOAT32_ANCHOR), above=anchors.STUCK),
                 *(Term(f"success, {after} minus {before}", (after, before), _gain(after, before),
                        above=0 if after == FLOAT32_ANCHOR else -inf)
-                  for before, after in zip(NAMES, NAMES[1:], strict=False)),
+                  for before, after in pairwise(NAMES)),
             ],
             "After the last step; success is the share of held-out completions whose reward is "
             f"above {THRESHOLD:g}.",
