@@ -89,6 +89,17 @@ def _rows(source: str, index: Sequence[int], grids: Mapping[str, Tensor]) -> pd.
     return table.assign(source=source, prompt=np.repeat(index, k), sample=sample)
 
 
+def means(table: pd.DataFrame) -> dict[str, float]:
+    """Means over the policy's completions in `evaluate`'s table: reward, log_quantile (nats) and
+    kl_to_reference (nats)."""
+    own = table[table["source"] == "policy"]
+    return {
+        "reward": own["reward"].mean(),
+        "log_quantile": np.log(own["quantile"]).mean(),
+        "kl_to_reference": own["kl"].mean(),
+    }
+
+
 def step_measures(scores: Scores, drawn: Completions | None) -> dict[str, Tensor]:
     """Means over a batch that need no further pass through a model, as far as there are any.
 

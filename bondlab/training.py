@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,16 @@ from bondlab import device, paths, processes
 from bondlab.algorithms import Algorithm
 from bondlab.bank import BankFolder, passing
 from bondlab.config import Config
-from bondlab.evaluation import COLUMNS
+from bondlab.evaluation import COLUMNS, means
 from bondlab.lm.language_model import LanguageModel
 from bondlab.results import RunFolder, digest, write_atomically
 from bondlab.rules import check
 from bondlab.task import Task, score
 from bondlab.trainer import Trainer
+
+Log = Callable[[dict[str, float], int], None]
+"""(numbers by name, training steps taken) -> None."""
+EVALUATION = "evaluation/"  # what the names of an evaluation's numbers begin with
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,11 @@ def trainer(task: Task, algorithm: Algorithm, config: Config, parent: Path) -> T
 
 
 def train(
-    task: Task, algorithm: Algorithm, config: Config, folder: Path | str | None = None
+    task: Task,
+    algorithm: Algorithm,
+    config: Config,
+    folder: Path | str | None = None,
+    log: Log | None = None,
 ) -> Run:
     """Train a policy, or go on where an earlier call stopped, or return what it left.
 
@@ -118,12 +126,18 @@ def train(
         algorithm: for example `algorithms.bond(n=8, beta=0.5)`.
         config: see `Config`.
         folder: parent of the run's folder; by default `runs/library`.
+        log: given, as they come, each step's row of `Run.table` and, as "evaluation/reward" and so
+            on, each evaluation's `evaluation.means`; of several processes the main one calls it.
+            `Accelerator.log` of accelerate, after `init_trackers`, takes them to a tracker.
 
     Raises:
-        ValueError: the bank is too small for the algorithm; a reward or the loss is not finite.
+        ValueError: the bank is too small for the algorithm; a reward or the loss is not finite;
+            `log` is no function.
         RuntimeError: another program computes the same run; processes that share a run name it
             differently, or find different files.
     """
+    demand = "log must be a function of numbers and step, such as accelerate's Accelerator.log"
+    check(demand, log is None or callable(log), log)
     parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"
     name = identity(task, algorithm, config)
     _agree(name, config)
@@ -146,7 +160,7 @@ def train(
         processes.alike(seen, f"{run.path} must be one folder, which all processes read")
         # Its last checkpoint may be gone.
         if processes.told(lambda: not run.finished or found.step < config.steps):
-            _loop(found)
+            _loop(found, log or (lambda values, step: None))
         processes.gathered(None)  # once all is written
     return Run(run, found.policy)
 
@@ -162,7 +176,7 @@ def _agree(name: Mapping[str, Any], config: Config) -> None:
     check(few, config.prompts_per_step >= processes.count(), config.prompts_per_step)
 
 
-def _loop(trainer: Trainer) -> None:
+def _loop(trainer: Trainer, log: Log) -> None:
     saved = time.perf_counter()
     config, run = trainer.config, trainer.run
     run.mark("running", 0.0)
@@ -173,10 +187,17 @@ def _loop(trainer: Trainer) -> None:
         last = trainer.step == config.steps
         due = last or trainer.step % config.evaluate_every == 0
         if due and not processes.told(lambda: run.evaluated(trainer.step)):
-            run.add_evaluation(trainer.evaluate() if trainer.step else _start(trainer))
+            found = trainer.evaluate() if trainer.step else _start(trainer)
+            run.add_evaluation(found)
+            if processes.is_main():
+                told = {f"{EVALUATION}{name}": value for name, value in means(found).items()}
+                log(told, trainer.step)
         if last:
             break
-        run.append(trainer.update())
+        row = trainer.update()
+        run.append(row)
+        if processes.is_main():
+            log({name: value for name, value in row.items() if name != "step"}, trainer.step)
         now = time.perf_counter()
         wanted = trainer.step == config.steps or now - saved >= config.checkpoint_seconds
         if wanted and processes.is_main():  # by its own clock

@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker
 from lab import (
     ALL,
     BOND,
@@ -196,6 +197,12 @@ def test_a_bank_that_is_too_small_says_so(runs):
     assert not runs.exists()
 
 
+def test_a_log_that_is_no_function_is_refused_first(folder):
+    with pytest.raises(ValueError, match="log must be a function .*, not 'tensorboard'"):
+        train(task_of(), BOND, CONFIG, folder, log="tensorboard")
+    assert not folder.exists()
+
+
 def test_a_second_process_is_turned_away(folder):
     """While one holds the run's lock another gets an error, and gets in afterwards."""
     config = configured(steps=1)
@@ -310,6 +317,47 @@ def test_the_record_says_whether_a_gradient_was_clipped(whole):
     record = uninterrupted(config=configured(clip=between)).table
     assert record["clipped"].tolist() == (record["gradient_norm"] > between).astype(float).tolist()
     assert 0 < record["clipped"].sum() <= len(record)
+
+
+class Kept(GeneralTracker):
+    """A tracker of accelerate's that keeps what it is told."""
+
+    name, requires_logging_directory, tracker = "kept", False, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = []
+
+    def store_init_configuration(self, values: dict) -> None: ...
+
+    def log(self, values: dict, step: int) -> None:
+        self.told.append((step, values))
+
+
+def test_what_is_logged_is_what_the_run_leaves(folder, monkeypatch):
+    """Each step's row and each evaluation's means, once and in order, by accelerate's own `log`;
+    of a run that goes on those from there on, of a finished one nothing."""
+    tracker = Kept()
+    accelerator = Accelerator(log_with=tracker)
+    accelerator.init_trackers("runs")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill(patch, *UPDATE, 3, True)
+        train(task_of(), BOND, CONFIG, folder, accelerator.log)
+    assert [step for step, _ in tracker.told] == [0, 1, 2, 2]
+    run = train(task_of(), BOND, CONFIG, folder, accelerator.log)
+    assert [step for step, _ in tracker.told] == [0, 1, 2, 2, 3, 4, 4]
+    train(task_of(), BOND, CONFIG, folder, accelerator.log)
+    rows = [(s, values) for s, values in tracker.told if "loss" in values]
+    told = pd.DataFrame([{"step": step, **values} for step, values in rows])
+    pd.testing.assert_frame_equal(told[run.table.columns], run.table)
+    policy = run.evaluation[run.evaluation["source"] == "policy"]
+    for step, values in (pair for pair in tracker.told if pair not in rows):
+        own = policy[policy["step"] == step]
+        assert values == {
+            "evaluation/reward": pytest.approx(own["reward"].mean()),
+            "evaluation/log_quantile": pytest.approx(np.log(own["quantile"]).mean()),
+            "evaluation/kl_to_reference": pytest.approx(own["kl"].mean()),
+        }
 
 
 # -- what the caller has and keeps ----------------------------------------------------------------

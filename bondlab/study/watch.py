@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 from bondlab import device
 from bondlab.algorithms import Algorithm
@@ -23,7 +20,7 @@ from bondlab.config import Config
 from bondlab.report.colours import looks
 from bondlab.report.plots import Panel
 from bondlab.tasks import Task, TaskSettings, build
-from bondlab.training import trainer
+from bondlab.training import EVALUATION, train
 
 LIVE = {"color": "#000000", "linewidth": 2.6, "marker": "o", "markersize": 5, "zorder": 3}
 STORED = {"linewidth": 1.2, "alpha": 0.7}
@@ -51,45 +48,28 @@ def run(
     """Train, with a bar and a figure that is drawn anew after each evaluation.
 
     Args:
-        panels: named by `measured`.
+        panels: named by `evaluation.means`.
         stored: curves to draw it beside, columns panel, series, step and mean.
 
     Returns:
-        The last of `evaluations`.
+        A row per evaluation: step and `evaluation.means`.
     """
     from IPython.display import display  # notebooks only
 
-    handle, table = display({"text/plain": "the first evaluation"}, raw=True, display_id=True), None
-    for table in evaluations(task, algorithm, config):
-        if handle:  # None outside of Jupyter
-            handle.update(_picture(drawn(table, panels, stored)), raw=True)
-    return table
-
-
-def evaluations(task: Task, algorithm: Algorithm, config: Config) -> Iterator[pd.DataFrame]:
-    """Train; after each evaluation its table so far, a row per evaluation: step and `measured`."""
+    handle = display({"text/plain": "the first evaluation"}, raw=True, display_id=True)
     rows = []
+
+    def seen(values: dict[str, float], step: int) -> None:
+        if all(name.startswith(EVALUATION) for name in values):
+            means = {name.removeprefix(EVALUATION): value for name, value in values.items()}
+            rows.append({"step": step, **means})
+            if handle:  # None outside of Jupyter
+                picture = _picture(drawn(pd.DataFrame(rows), panels, stored))
+                handle.update(picture, raw=True)
+
     with TemporaryDirectory() as folder:
-        made = trainer(task, algorithm, config, Path(folder))
-        with tqdm(total=config.steps, desc="steps", unit="step") as bar:
-            while True:
-                if made.step % config.evaluate_every == 0 or made.step == config.steps:
-                    rows.append({"step": made.step, **measured(made.evaluate())})
-                    yield pd.DataFrame(rows)
-                if made.step == config.steps:
-                    return
-                bar.set_postfix(loss=f"{made.update()['loss']:.2f}")
-                bar.update()
-
-
-def measured(evaluation: pd.DataFrame) -> dict[str, float]:
-    """Means over the policy's held-out completions, under the names that stored tables have."""
-    own = evaluation[evaluation["source"] == "policy"]
-    return {
-        "reward": own["reward"].mean(),
-        "log_quantile": np.log(own["quantile"]).mean(),
-        "kl_to_reference": own["kl"].mean(),
-    }
+        train(task, algorithm, config, folder, seen)
+    return pd.DataFrame(rows)
 
 
 def drawn(table: pd.DataFrame, panels: Sequence[Panel], stored: pd.DataFrame) -> Figure:
