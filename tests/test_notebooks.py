@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -39,6 +40,7 @@ AWAITED = {
     "other_baselines/factors",
     "other_baselines/factors_tradeoff",
 }
+RUN = "runs/*/*/config.json"
 UNCLEAN = ("ls-files", "--modified", "--others", "--exclude-standard")
 with_git = pytest.mark.skipif(
     not (ROOT / ".git").exists() or not shutil.which("git"),
@@ -52,6 +54,7 @@ def run(notebook: Path, folder: Path, **parameters: object) -> None:
 
     In this process, where all that they import is loaded: a kernel takes longer to start than most
     of them to run. That they run in one is seen by nbval, at profile `shipped`, and by a study.
+    The run that a reader is to change ("Now yours") has two steps.
     """
     made = parameterize_notebook(load_notebook_node(str(notebook)), parameters)
     with pytest.MonkeyPatch.context() as environment:
@@ -63,7 +66,8 @@ def run(notebook: Path, folder: Path, **parameters: object) -> None:
         try:
             for cell in made.cells:
                 if cell.cell_type == "code":
-                    shell.run_cell(cell.source, store_history=True).raise_error()
+                    source = re.sub(r"(?m)^steps = \d+$", "steps = 2", cell.source)
+                    shell.run_cell(source, store_history=True).raise_error()
         finally:
             shell.reset(new_session=False)
             shell.restore_sys_module_state()
@@ -71,19 +75,32 @@ def run(notebook: Path, folder: Path, **parameters: object) -> None:
             InteractiveShell.clear_instance()
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """The folder of all smoke runs: each finds what those before it left, as in a study."""
+    return tmp_path_factory.mktemp("study")
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """A notebook's smoke run: its name, and the folders of the runs that it left."""
+
+    name: str
+    runs: list[Path]
+
+
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
-def smoke(request, tmp_path_factory) -> Path:
-    """The folder, named after its notebook, that one smoke run left, as the study executes it."""
-    folder = tmp_path_factory.mktemp(request.param.stem, numbered=False)
+def smoke(request, study) -> Smoke:
+    """One smoke run, as the study executes it."""
     (trains,) = (e.trains for e in EXPERIMENTS.values() if e.notebook == request.param.stem)
     # One worker: to start another takes longer than the tiny runs, and what it computes is the same
     # (test_sweep.py).
     wanted, fields = {"live": True, "workers": 1}, declared(request.param).model_fields
     given = {name: value for name, value in wanted.items() if name in fields}
-    before = sorted(request.param.parent.iterdir())  # where it works
-    run(request.param, folder, profile="smoke", **given, **(trains or {}))
+    before, there = sorted(request.param.parent.iterdir()), set(study.glob(RUN))  # where it works
+    run(request.param, study, profile="smoke", **given, **(trains or {}))
     assert sorted(request.param.parent.iterdir()) == before
-    return folder
+    return Smoke(request.param.stem, [path.parent for path in set(study.glob(RUN)) - there])
 
 
 def git(folder: Path, *words: str) -> list[str]:
@@ -100,11 +117,11 @@ def records(folder: Path, notebook: str) -> dict[str, dict]:
     return {str(p.relative_to(folder)): r for p, r in found.items() if "paper_figure" in r}
 
 
-def test_a_run_draws_the_figures_that_are_shipped(smoke):
+def test_a_run_draws_the_figures_that_are_shipped(smoke, study):
     """All of them, for the same figure of the paper, each in four files, and no other, but for that
     of a run which is trained on the spot, and those whose table no study has left yet. Every end of
     a headline number's interval that is finite holds it; effective N's may be infinite."""
-    folder = smoke / "figures" / "smoke"
+    folder = study / "figures" / "smoke"
     drawn, shipped = records(folder, smoke.name), records(ROOT / "figures" / "study", smoke.name)
     assert {stem: record["paper_figure"] for stem, record in shipped.items()} == {
         stem: record["paper_figure"]
@@ -124,12 +141,11 @@ def test_a_run_draws_the_figures_that_are_shipped(smoke):
             assert high is None or value <= high + 1e-9
 
 
-def test_every_run_is_finished_and_its_tables_read(smoke):
+def test_every_run_is_finished_and_its_tables_read(smoke, study):
     """Training leaves a record and evaluations, a measurement its table, exact numbers no run."""
-    folders = [path.parent for path in (smoke / "runs").glob("*/*/config.json")]
     own = [e for e in EXPERIMENTS.values() if e.notebook == smoke.name]
-    assert folders or not any(e.specs("smoke") for e in own)
-    for folder in folders:
+    assert any(study.glob(RUN)) or not any(e.specs("smoke") for e in own)
+    for folder in smoke.runs:
         assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
         if (folder / "table.parquet").exists():
             assert len(pd.read_parquet(folder / "table.parquet")) > 0
@@ -140,13 +156,14 @@ def test_every_run_is_finished_and_its_tables_read(smoke):
 
 
 @with_git
-def test_git_ignores_what_a_run_leaves(smoke):
-    """The run's folder as a repository with our .gitignore: nothing new, so nothing in
+@pytest.mark.usefixtures("smoke")
+def test_git_ignores_what_a_run_leaves(study):
+    """The runs' folder as a repository with our .gitignore: nothing new, so nothing in
     figures/study, which is committed."""
-    shutil.copy(ROOT / ".gitignore", smoke)
-    git(smoke, "init", "--quiet")
-    git(smoke, "add", ".gitignore")
-    assert git(smoke, *UNCLEAN) == []
+    shutil.copy(ROOT / ".gitignore", study)
+    git(study, "init", "--quiet")
+    git(study, "add", ".gitignore")
+    assert git(study, *UNCLEAN) == []
 
 
 @with_git

@@ -37,6 +37,7 @@ def settle(model: LanguageModel) -> None:
         ValueError: its own forward fails or gives NaN; or no way agrees with it, as where the
             prompt is kept in a state that cannot be repeated for its completions.
     """
+    attention.register()
     name, found = type(model.model).__name__, []
     prompts, tokens = _probes(model)
     own_attention = model.model.config._attn_implementation

@@ -17,14 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface
 from transformers.cache_utils import CacheLayerMixin
-from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 NAME = "shared_prompt"  # for `set_attn_implementation`
 KEPT_WEIGHTS = 2**22  # attention weights a layer that the backward pass finds; more are made anew
@@ -215,22 +213,34 @@ def _fused(
     **options,
 ) -> tuple[Tensor, None]:
     """torch's own kernel. What is shared there is a decoder's attention to its encoder alone."""
+    from transformers import AttentionInterface  # see `register`
+
+    fused = AttentionInterface()["sdpa"]
     if not isinstance(key, Parts):
-        return AttentionInterface()["sdpa"](module, query, key, value, mask, **options)
+        return fused(module, query, key, value, mask, **options)
     sharing = key.sharing
     # Every position of every completion sees the same prompt, so one row of the mask serves all.
     mask = None if mask is None else mask[:: sharing.most, :, :1]
     folded = sharing.fold(query)
-    out, _ = AttentionInterface()["sdpa"](
-        module, folded, key.prompts, value.prompts, mask, **options
-    )
+    out, _ = fused(module, folded, key.prompts, value.prompts, mask, **options)
     return sharing.unfold(out.transpose(1, 2)).transpose(1, 2), None
 
 
 def _mask(*args, device: torch.device | str = "cpu", **options) -> Tensor | None:
+    from transformers.masking_utils import eager_mask, sdpa_mask
+
     make = eager_mask if torch.device(device).type == "cpu" else sdpa_mask
     return make(*args, device=device, **options)
 
 
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, _mask)
+@cache
+def register() -> None:
+    """Make this attention known to transformers by its name.
+
+    What it imports for that takes as long to load as all of torch: only where there is a model.
+    """
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)

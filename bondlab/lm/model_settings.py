@@ -4,10 +4,13 @@ its end tokens, its longest text, and generation settings; and those that a poli
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 USUAL_PROMPT = 512  # tokens of a prompt where the model sets no limit below it
 
@@ -31,6 +34,8 @@ def check(model: nn.Module, tokenizer: Any) -> None:
     Raises:
         TypeError: it names what was given, and what to pass.
     """
+    from transformers import PreTrainedModel  # loads as slowly as torch
+
     load = "AutoModelForCausalLM or AutoModelForSeq2SeqLM.from_pretrained(...)"
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model must be a transformers model, {load}; not {_name(model)}")

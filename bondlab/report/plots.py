@@ -211,7 +211,7 @@ def laid_out(figure: Figure) -> Figure:
     """The layout is computed once and kept: drawing again, at any resolution, moves nothing."""
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     return figure
 
 

@@ -11,16 +11,19 @@ import math
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from functools import cache
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from rouge_score.rouge_scorer import RougeScorer
 
 from bondlab.making.alterations import number_value, numbers_of
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 _WORD = re.compile(r"\w+(?:['’.,]\w+)*")
 NOVEL = ("novel_unigrams", "novel_bigrams", "novel_trigrams")
 ROUGES = ("rouge1", "rouge2", "rougeL")
-_SCORER = RougeScorer(list(ROUGES), use_stemmer=True)
 
 
 def words(text: str) -> list[str]:
@@ -56,9 +59,16 @@ def numbers_faithful(document: str, summary: str) -> float:
     return sum(found) / len(found) if found else math.nan
 
 
+@cache
+def _scorer() -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer  # loads all of nltk
+
+    return RougeScorer(list(ROUGES), use_stemmer=True)
+
+
 def rouge(reference: str, summary: str) -> dict[str, float]:
     """ROUGE-1, -2 and -L F1 in [0, 1], Porter-stemmed, as is usual for XSum (`rouge-score`)."""
-    scores = _SCORER.score(reference, summary)
+    scores = _scorer().score(reference, summary)
     return {name: scores[name].fmeasure for name in ROUGES}
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import PreTrainedTokenizerFast
 
 from bondlab.lm.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from transformers import Gemma3ForCausalLM, T5ForConditionalGeneration
 
 WORDS = (
     "the a of in to and is was for on with by from at it that city council river bridge school "
@@ -40,6 +38,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def t5(seed: int = 0, tied: bool = False) -> T5ForConditionalGeneration:
     """A two-layer encoder-decoder with random weights."""
+    from transformers import T5Config, T5ForConditionalGeneration  # the slow part of an import
+
     config = T5Config(
         vocab_size=len(WORDS) + 3, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
         feed_forward_proj="gated-gelu", tie_word_embeddings=tied, initializer_factor=1.0,
@@ -51,6 +51,8 @@ def t5(seed: int = 0, tied: bool = False) -> T5ForConditionalGeneration:
 
 def gemma(seed: int = 0) -> Gemma3ForCausalLM:
     """A two-layer causal model of Gemma 3's kind (one sliding-window layer) with random weights."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
     config = Gemma3TextConfig(
         vocab_size=len(WORDS) + 3, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=64,
