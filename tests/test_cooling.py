@@ -53,7 +53,9 @@ def test_a_cold_reference_is_far_away_and_what_was_measured_is_kept(found):
     """At 0.02 a completion is nearly certain: its log ratio to the reference, which finds 100 words
     about as likely, is log 100 a token."""
     run = next(s for s in j_bond.EXPERIMENT.specs("smoke") if s.labels["series"] == J_BOND)
-    own = cooling.evaluation(run, 0.02).query("source == 'policy'")
+    drawn, manifest = cooling.evaluation(run, 0.02)
+    own = drawn.query("source == 'policy'")
+    assert manifest["config"]["temperature"] == 0.02
     gap = (own["log_prob"] - own["reference_log_prob"]) / own["tokens"]
     assert len(own) == 4 * SAMPLES and gap.mean() > 3
     again = cooling.measured(run, "smoke")

@@ -6,6 +6,7 @@ quantile are to the reference at temperature 1, as a trained policy's are.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 
@@ -39,22 +40,26 @@ def beside(found: Results, run: Callable[[], Spec]) -> Results:
 
 
 def measured(run: Spec, profile: str) -> pd.DataFrame:
-    """A row a temperature and prompt: temperature, profile, `tables.per_prompt`, judge if there."""
+    """A row a temperature and prompt: temperature, profile, `tables.per_prompt`, judge if there,
+    and the measurement's run and manifest."""
     run = rescored.measured(run)
     task, parts = run.build(), []
     for temperature in PROFILES[profile]:
-        drawn = evaluation(run, temperature)
+        drawn, manifest = evaluation(run, temperature)
+        labels = {"temperature": temperature, "profile": profile}
         part = tables.per_prompt(drawn.assign(step=0), int(run.labels["n"]), task)
         if judge.has_one(run.task):
             own = drawn[drawn["source"] == "policy"]
             texts = own.pivot(index="prompt", columns="sample", values="text").to_numpy().tolist()
             part["judge"] = judge.scores(run, task.eval_prompts, texts).mean(1).numpy()
-        parts.append(part.drop(columns="step").assign(temperature=temperature, profile=profile))
+        made = {"run": manifest["run"], "manifest": json.dumps(manifest)}
+        parts.append(part.drop(columns="step").assign(**labels, **made))
     return pd.concat(parts, ignore_index=True)
 
 
-def evaluation(run: Spec, temperature: float) -> pd.DataFrame:
-    """`evaluation.evaluate` of the run's reference at a temperature, measured once."""
+def evaluation(run: Spec, temperature: float) -> tuple[pd.DataFrame, dict]:
+    """`evaluation.evaluate` of the run's reference at a temperature, measured once, and the
+    manifest of that."""
     task, generators = run.build(), partial(seeded, 0, "cooled")
 
     def measure() -> pd.DataFrame:
@@ -64,7 +69,7 @@ def evaluation(run: Spec, temperature: float) -> pd.DataFrame:
 
     bank = run.banks()[-1].path.name
     name = {"bank": bank, "temperature": temperature, "samples": SAMPLES}
-    return once("cooled", name, measure)[0]
+    return once("cooled", name, measure)
 
 
 def cooled(model: LanguageModel, temperature: float) -> LanguageModel:

@@ -33,13 +33,14 @@ def of(found: Results, beside: str = "") -> pd.DataFrame:
         paths = [folder / f"results_{name}.parquet" for name in ("evaluations", "runs")]
         if all(path.exists() for path in paths):
             other = _trained(*map(pd.read_parquet, paths))
-            tables.append(other[~other["series"].isin(tables[0]["series"])])
+            tables.append(other[~other["series"].isin(tables[0]["series"].unique())])
     cooled = found.folder / "results_cooling.parquet"
     for row, part in tables[0].groupby("row", sort=False):
         tables.append(_best(part, found["baselines"]).assign(row=row))
         if cooled.exists():
-            table = pd.read_parquet(cooled)
-            table = table[table["profile"].isin(part["profile"])]
+            made = ["run", "manifest"]  # of no training
+            table = pd.read_parquet(cooled).drop(columns=made, errors="ignore")
+            table = table[table["profile"].isin(part["profile"].unique())]
             labels = {"row": row, "series": COOLED, "step": table["temperature"]}
             tables.append(_with_seeds(table).assign(**labels))
     return pd.concat(tables, ignore_index=True)
@@ -69,7 +70,7 @@ def _runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _best(part: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
     """Sampled Best-of-n under its own name, and under `OWN_BEST` where a row has one n."""
-    base = baselines[baselines["profile"].isin(part["profile"])]
+    base = baselines[baselines["profile"].isin(part["profile"].unique())]
     tables = [base.assign(series=base["n"].map(best_name))]
     if part["n"].nunique() == 1:
         tables.append(base[base["n"] == part["n"].iloc[0]].assign(series=OWN_BEST))
