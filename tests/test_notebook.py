@@ -160,6 +160,17 @@ def test_a_table_is_shown_with_words_and_three_digits(capsys):
     assert lines[5:] == [["a", "0.000", "0.00025"], ["b", "62.1", "-0.00100"]]
 
 
+def test_low_and_high_are_shown_as_an_interval_behind_their_number():
+    """A missing end leaves the number alone, and so do ends that round to it; what stands on the
+    other side stays."""
+    ends = {"low": [0.1, np.nan, -2e-7], "high": [0.3, np.nan, -1e-7]}
+    means = {"what": ["a", "b", "c"], "mean": [0.2, 0.5, -1.5e-7]}
+    shown = Shown(pd.DataFrame({**means, **ends, "count": [3, 1, 2]}))
+    assert list(shown.cells) == ["what", "mean", "count"]
+    assert shown.cells["mean"].tolist() == ["0.200 [0.100, 0.300]", "0.500", "0.000"]
+    assert shown.cells["count"].tolist() == ["3", "1", "2"]
+
+
 def test_a_table_of_html_groups_lines_escapes_text_and_colours_verdicts():
     """A label that repeats the line above is left out, unless one before it changed; what reads
     like HTML is text."""

@@ -18,7 +18,6 @@ from bondlab.study.experiments import EXPERIMENTS
 ROOT = repository_root()
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 INTERVAL = re.compile(rf"\[{NUMBER}, {NUMBER}\](?!\()")  # no link
-IN_COLUMNS = re.compile(rf"(?<![\d.])(?={NUMBER} +{NUMBER} +{NUMBER}(?![\d.]))")  # mean, low, high
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 TEXTS = {"README": ROOT / "README.md", **NOTEBOOKS}
 # Whose results a text also tells, by notebook.
@@ -48,11 +47,6 @@ def known(name: str) -> np.ndarray:
         for out in cell.get("outputs", []):
             text += out.get("text", "") + out.get("data", {}).get("text/plain", "")
     pairs = [np.array(INTERVAL.findall(text), dtype=float).reshape(-1, 2)]
-    for part in re.split(r"\n\s*\n", text):
-        if re.search(r"\w +(low +high|95 % from +to)\b", part):
-            threes = np.array(IN_COLUMNS.findall(part), dtype=float).reshape(-1, 3)
-            inside = (threes[:, 1] <= threes[:, 0]) & (threes[:, 0] <= threes[:, 2])
-            pairs.append(threes[inside, 1:])
     for folder in [committed_folder(e.name) for e in EXPERIMENTS.values() if e.notebook == name]:
         for path in folder.rglob("*.csv"):
             table = pd.read_csv(path)

@@ -15,6 +15,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from bondlab.report.intervals import text
+
 WORDS = {
     "backward_kl": "backward KL (nats)",
     "forward_kl": "forward KL (nats)",
@@ -64,7 +66,8 @@ DIGITS = 3  # of a number, and at most as many decimals, unless a column's are a
 def show(table: pd.DataFrame, decimals: int | None = None) -> None:
     """Show a table with readable names; numbers have `DIGITS` digits, or so many `decimals`.
 
-    A number that rounds to zero has no sign; a missing one is `-`.
+    A number that rounds to zero has no sign; a missing one is `-`. Columns low and high become an
+    interval behind the number on their left.
     """
     from IPython.display import display  # notebooks only
 
@@ -75,7 +78,7 @@ class Shown:
     """A table that Jupyter displays as HTML and everything else as text."""
 
     def __init__(self, table: pd.DataFrame, decimals: int | None = None) -> None:
-        named = table.rename(columns=WORDS)
+        named = _with_intervals(table).rename(columns=WORDS)
         named = named.map(lambda x: WORDS.get(x, x) if isinstance(x, str) else x)
         self.index = not isinstance(table.index, pd.RangeIndex)
         cells = {
@@ -96,6 +99,16 @@ class Shown:
         with pd.option_context("display.max_colwidth", None):  # a text in full
             html = self.cells.to_html(index=self.index, border=0)
         return f'<div style="overflow-x:auto">\n{_styled(html, self.cells.shape[1])}\n</div>'
+
+
+def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    if not {"low", "high"} <= set(table.columns):
+        return table
+    number = table.columns[table.columns.get_loc("low") - 1]
+    values = table[[number, "low", "high"]].astype(float)
+    values = values.round(_most(values.stack())) + 0.0  # which turns -0.0 into 0.0
+    told = [text(*row) for row in values.itertuples(index=False)]
+    return table.assign(**{number: told}).drop(columns=["low", "high"])
 
 
 def _is_number(cell: str) -> bool:
