@@ -29,7 +29,7 @@ def test_the_committed_draws_are_of_these_prompts_and_columns(drawn):
     assert list(shipped) == list(drawn)
     sizes = shipped.groupby(["task", "prompt", "drawn_by"]).size()
     own = sizes.index.get_level_values("drawn_by").isin(prompts.TEMPERATURES)
-    assert own.sum() == 3 * len(prompts.NEWS + prompts.REVIEWS)
+    assert own.sum() == 3 * len(prompts.NEWS + prompts.REVIEWS + prompts.DIALOGUES)
     assert set(sizes) == {prompts.DRAWS}
 
 
@@ -91,9 +91,10 @@ def test_a_prompt_worked_by_hand_is_the_rules_arithmetic():
 def test_examples_show_each_prompt_and_the_best_draw():
     for task, texts in prompts.PROMPTS.items():
         table = by_hand.examples(task)
-        assert list(table["prompt"].unique()) == list(texts)
-        best = table[table["drawn"].str.startswith("best")]["reward (p)"].to_numpy()
-        assert (best >= table[table["drawn"] == "reference, one draw"]["reward (p)"]).all()
+        assert list(table["prompt"].unique()) == [text.replace("\n", " / ") for text in texts]
+        reward = "reward (score)" if task == "chat" else "reward (p)"
+        best = table[table["drawn"].str.startswith("best")][reward].to_numpy()
+        assert (best >= table[table["drawn"] == "reference, one draw"][reward]).all()
 
 
 def test_source_is_shown_as_it_is_written(capsys):

@@ -8,9 +8,15 @@ import nbformat
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from bondlab import Config, LanguageModel, Task, j_bond, train
+from bondlab.bank import draw
 from bondlab.paths import repository_root
 from bondlab.study import excerpts
 from bondlab.study.own_model import STEPS, Settings
@@ -32,7 +38,7 @@ def statements(source: str, name: str) -> int:
 
 def test_a_reward_takes_three_lines_and_j_bond_ten():
     """As the headings of both sections say: the function, and all from the task to the run."""
-    (reward,) = (cell.source for cell in CODE if "def plain_words" in cell.source)
+    (reward,) = (cell.source for cell in CODE if "def eight_words" in cell.source)
     (function,) = (x for x in ast.parse(reward).body if isinstance(x, ast.FunctionDef))
     assert function.end_lineno - function.lineno + 1 <= 3
     (training,) = (cell.source for cell in CODE if "train(task" in cell.source)
@@ -82,7 +88,7 @@ def trained(tmp_path_factory):
             steps=3, prompts_per_step=4, learning_rate=0.1, warmup=1, evaluate_every=3,
             evaluation_bank=8, precision="fp32",
         )  # fmt: skip
-        return train(task, j_bond(), config), folder
+        return train(task, j_bond(), config), folder, task
 
 
 @torch.no_grad()
@@ -95,7 +101,7 @@ def test_the_saved_policy_and_adapter_have_the_trained_law(trained, tmp_path):
     """By transformers and by peft, each without bondlab. The adapter is written in bfloat16, so it
     is near by its rounding, about 0.4 % of each factor: a tenth of what training changed is ample.
     """
-    run, folder = trained
+    run, folder, _ = trained
     run.save_pretrained(tmp_path / "policy")
     run.policy.save_adapter(tmp_path / "adapter")
     expected = law(run.policy.model)
@@ -109,13 +115,66 @@ def test_the_saved_policy_and_adapter_have_the_trained_law(trained, tmp_path):
     AutoTokenizer.from_pretrained(tmp_path / "policy")
 
 
-def test_answers_are_shown_before_and_after(trained, capsys):
-    """Two prompts, each with the text of its first sample at steps 0 and 3, and its reward."""
-    run, _ = trained
-    excerpts.answers(run, ["first?", "second?", "third?", "fourth?"], 2)
-    printed = capsys.readouterr().out
-    assert "first?" in printed and "second?" in printed and "third?" not in printed
-    rows = run.evaluation.query("source == 'policy' and sample == 0 and prompt < 2")
-    assert len(rows) == 4
-    for row in rows.itertuples():
-        assert " ".join(row.text.split()) in printed and f"{row.reward:.3f}" in printed
+def test_answers_of_middling_reward_are_shown_before_and_after(trained, monkeypatch):
+    """Two prompts: of three draws each that with the second reward, by the reference and by the
+    policy; at a temperature near 0 all draws are the likeliest text, whose reward it is."""
+    run, _, task = trained
+    shown = []
+    monkeypatch.setattr(excerpts, "show", shown.append)
+    excerpts.answers(run, task, 1e-4, count=2, draws=3)
+    (table,) = shown
+    assert table["prompt"].tolist() == task.eval_prompts[:2]
+    for when, model in (("before", task.model), ("after", run.policy)):
+        likeliest = excerpts.cooled(model, 1e-4)
+        generator = torch.Generator().manual_seed(7)
+        drawn, rewards = draw(likeliest, task.reward, task.eval_prompts[:2], 1, generator)
+        assert table[when].tolist() == [" ".join(row[0].split()) for row in likeliest.decode(drawn)]
+        assert table[f"reward {when}"].tolist() == rewards[:, 0].tolist()
+
+    class Dealt:  # in the place of three draws
+        def decode(self, drawn):
+            return drawn
+
+    texts = [["a", "b", "c"], ["d", "e", "f"]]
+    monkeypatch.setattr(excerpts, "cooled", lambda *_: Dealt())
+    rewards = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 9.0]])
+    monkeypatch.setattr(excerpts, "draw", lambda *_: (texts, rewards))
+    excerpts.answers(run, task, 0.7, count=2, draws=3)
+    assert shown[1]["after"].tolist() == ["c", "e"]
+    assert shown[1]["reward after"].tolist() == [2.0, 5.0]
+
+
+@pytest.fixture(scope="module")
+def others() -> dict:
+    """What section 6 defines: rewards made of a classifier, and of a function for TRL."""
+    (source,) = (cell.source for cell in CODE if "def from_trl" in cell.source)
+    space = {"torch": torch}
+    exec(source, space)
+    return space
+
+
+def test_a_classifier_and_a_function_for_trl_become_rewards(others, tmp_path, trained):
+    """Each number is its own pair's, whatever stands beside it; a run can be trained on a model."""
+    tokenizer, _ = tiny.tokenizer(), torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, num_labels=1, initializer_range=1.0,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    by_model = others["reward_model"](tmp_path)
+    by_function = others["from_trl"](lambda prompts, completions: [
+        len(x) - 10.0 * len(y) for x, y in zip(prompts, completions, strict=True)
+    ])  # fmt: skip
+    first, second, *texts = tiny.documents(7)
+    prompts, answers = [first, second], [["", texts[0], texts[1][:20]], texts[2:]]
+    for reward in (by_model, by_function):
+        values = reward(prompts, answers)
+        alone = [[reward([p], [[text]]).item() for text in row] for p, row in zip(
+            prompts, answers, strict=True)]  # fmt: skip
+        torch.testing.assert_close(values, torch.tensor(alone), atol=1e-5, rtol=0)
+        assert (values.flatten().sort().values.diff() > 1e-3).all()
+    _, _, task = trained
+    task = Task(task.model, by_model, task.train_prompts, task.eval_prompts)
+    run = train(task, j_bond(), Config(steps=1, evaluation_bank=2), tmp_path / "runs")
+    assert len(run.table) == 1

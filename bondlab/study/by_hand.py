@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from bondlab.study import prompts
@@ -88,20 +89,24 @@ def examples(task: str) -> pd.DataFrame:
     """Each prompt in full, with a draw of the reference, one at T = 0.7, and the best of 8; and one
     of each trained policy that wrote, as it is and at T = 0.7.
 
-    The reward is shown through the logistic function, as a probability.
+    The reward is shown through the logistic function, as a probability; that of a chat's reply,
+    which is none, as it is.
     """
+    first = "reward (score)" if task == "chat" else "reward (p)"
     second = "longest copy (words)" if task == "xsum" else "second judge (log-odds)"
     table, lines = prompts.shipped(), []
     there = set(table.loc[table["task"] == task, "drawn_by"])
     policies = [n for series in WRITERS for n in prompts.writes(series) if n in there]
     for place, prompt in enumerate(PROMPTS[task]):
+        turns = prompt.replace("\n", " / ")  # of a dialogue
         reference = draws(task, place, REFERENCE).table[:BEST_OF]
         best = reference.loc[[reference["reward"].idxmax()]]
         chosen = {what: draws(task, place, name).table[:1] for name, what in SHOWN.items()}
         chosen[f"best of {BEST_OF} by the reward"] = best
         chosen |= {f"{n}, one draw": draws(task, place, n).table[:1] for n in policies}
         for what, row in chosen.items():
-            chance = 1 / (1 + np.exp(-row["reward"].item()))
-            shown = {"prompt": prompt, "drawn": what, "completion": in_one_line(row["text"].item())}
-            lines.append({**shown, "reward (p)": chance, second: row["judge"].item()})
+            reward, judge = row["reward"].item(), row["judge"].item()
+            shown = {"prompt": turns, "drawn": what, "completion": in_one_line(row["text"].item())}
+            reward = reward if task == "chat" else expit(reward)
+            lines.append({**shown, first: reward, second: judge})
     return pd.DataFrame(lines)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+import torch
 from scipy.special import expit
 
+from bondlab import device
+from bondlab.bank import draw, seeded
 from bondlab.report.kept import Results
 from bondlab.report.notebook import show
+from bondlab.study.cooling import cooled
+from bondlab.task import Task
 from bondlab.training import Run
 
 
@@ -35,17 +40,22 @@ def before_and_after(found: Results, unit: str = "document", **labels: float | s
         show(pd.DataFrame(rows))
 
 
-def answers(run: Run, prompts: Sequence[str], count: int = 4) -> None:
-    """Show an answer to each of the first prompts, before and after training, a row each."""
-    own = run.evaluation.sort_values("step", kind="stable")
-    own = own[(own["source"] == "policy") & (own["sample"] == 0) & (own["prompt"] < count)]
-    rows = []
-    for prompt, part in own.groupby("prompt"):
-        before, after = map(in_one_line, part["text"].iloc[[0, -1]])
-        first, last = part["reward"].iloc[[0, -1]]
-        texts = {"prompt": prompts[prompt], "before": before, "after": after}
-        rows.append({**texts, "reward before": first, "reward after": last})
-    show(pd.DataFrame(rows))
+def answers(run: Run, task: Task, temperature: float, count: int = 4, draws: int = 9) -> None:
+    """Show an answer to each of the first held-out prompts, before and after training, a row each.
+
+    Of some drawn at a temperature the one of middling reward.
+    """
+    prompts = task.eval_prompts[:count]
+    shown = {"prompt": prompts}
+    for when, model in {"before": task.model, "after": run.policy}.items():
+        with torch.no_grad(), device.accelerator("auto").autocast():
+            model = cooled(model, temperature)
+            drawn, rewards = draw(model, task.reward, prompts, draws, seeded(0, "shown"))
+        middling = rewards.argsort(1)[:, draws // 2].tolist()
+        texts = [row[k] for row, k in zip(model.decode(drawn), middling, strict=True)]
+        shown[when] = [in_one_line(text) for text in texts]
+        shown[f"reward {when}"] = [float(r[k]) for r, k in zip(rewards, middling, strict=True)]
+    show(pd.DataFrame(shown)[["prompt", "before", "after", "reward before", "reward after"]])
 
 
 def picked(

@@ -1,7 +1,7 @@
-"""Six prompts written for this study, and what the reference and trained policies draw for them.
+"""Nine prompts written for this study, and what the reference and trained policies draw for them.
 
-Other people's articles and reviews cannot be shown in full; these can, so that a reader sees what
-was asked, and can work a rule by hand. Nothing is trained or tested on them.
+Other people's articles, reviews and dialogues cannot be shown in full; these can, so that a reader
+sees what was asked, and can work a rule by hand. Nothing is trained or tested on them.
 
 Three distributions draw for each prompt, `DRAWS` completions each, all of them the reference at a
 temperature. The one called `POLICY` stands for a policy on its way: it is known exactly, differs
@@ -54,7 +54,14 @@ REVIEWS = (
     "The director's second film follows a retired pilot",
     "After the first twenty minutes I looked at",
 )
-PROMPTS = {"xsum": NEWS, "sentiment": REVIEWS}
+DIALOGUES = (
+    "I have two days in Lisbon next month. What should I not miss?",
+    "Did you see the match on Saturday?\nOnly the second half. That last goal was lovely.\n"
+    "It was! Do you play yourself?",
+    "I am reading a book about octopuses.\nReally? I have heard that they are clever.\n"
+    "They can open jars from the inside. Which animal do you think is the cleverest?",
+)
+PROMPTS = {"xsum": NEWS, "sentiment": REVIEWS, "chat": DIALOGUES}
 DRAWS = 24
 REFERENCE, POLICY, COOLED = "reference", "policy", "cooled"
 TEMPERATURES = {REFERENCE: 1.0, POLICY: 0.95, COOLED: 0.7}
@@ -67,8 +74,9 @@ def shipped() -> pd.DataFrame:
     """The committed draws, a row per completion.
 
     task, prompt (number), drawn_by (of `TEMPERATURES`, or of a series' `writes`), sample, text,
-    reward (log-odds), judge (the second judge's score; for XSum, which has none, the longest span
-    of words copied from the article), log_pi_reference and log_pi_policy (nats; not of `WRITERS`).
+    reward (log-odds; of a reply in a chat a score), judge (the second judge's score; for XSum,
+    which has none, the longest span of words copied from the article), log_pi_reference and
+    log_pi_policy (nats; not of `WRITERS`).
     """
     return Results("examples", "shipped").load(["prompts"], dict)["prompts"]
 
