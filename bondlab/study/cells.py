@@ -22,10 +22,10 @@ class NotRun(LookupError):
 def shared(table: pd.DataFrame, series: Sequence[str]) -> pd.DataFrame:
     """The evaluations of some series, of the seeds that all trained ones have; or `NotRun`."""
     own = table[table["series"].isin(series)]
-    if lacking := {*series} - {*own["series"]}:
+    if lacking := {*series} - {*own["series"].unique()}:
         raise NotRun(f"no evaluations of {', '.join(sorted(lacking))}")
-    trained = own.dropna(subset="seed").groupby("series")["seed"]
-    seeds = set.intersection(*(set(seeds) for _, seeds in trained))
+    trained = own.dropna(subset="seed").groupby("series")["seed"].unique()
+    seeds = set.intersection(*map(set, trained))
     if not seeds:
         raise NotRun(f"no seed that all have: {', '.join(series)}")
     return own[own["seed"].isin(seeds) | own["seed"].isna()]

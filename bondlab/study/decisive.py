@@ -87,9 +87,9 @@ def heights(table: pd.DataFrame, base: str, others: Sequence[str]) -> pd.DataFra
 
     See `frontier.area`: NaN where two curves have too little KL in common.
     """
-    lines = []
+    lines, there = [], set(table["series"].unique())
     for panel in HEIGHTS:
-        for other in (name for name in others if name in set(table["series"])):
+        for other in (name for name in others if name in there):
             own = shared(table, (base, other))
             found = cell_interval(area(own, base, other, panel.name) / unit(table, panel.name))
             lines.append(found.row(panel=panel.name, group=other, series=other))

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import isotonic_regression, least_squares
+from scipy.optimize import isotonic_regression, leastsq
 from scipy.special import lambertw
 
 from bondlab import measures
@@ -128,7 +128,7 @@ def off_the_curve(*curves: np.ndarray) -> float:
     half = len(curves) // 2
     (*kls, kl), (*heights, height) = curves[:half], curves[half:]
     x, y = np.concatenate(kls), np.concatenate(heights)
-    fitted = least_squares(lambda by: best_of_n_curve(x, *by) - y, (0.0, 1.0), method="lm").x
+    fitted, _ = leastsq(lambda by: best_of_n_curve(x, *by) - y, (0.0, 1.0), diag=(1, 1))
     return float(height[-1] - best_of_n_curve(kl[-1], *fitted))
 
 
