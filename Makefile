@@ -14,6 +14,9 @@ VENV    := .venv
 KEY   := $(shell { pwd; cat pyproject.toml requirements.lock; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/ready-$(KEY)
 
+# Bytecode is kept, whatever the caller prefers: without it every process compiles what it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help study report test environment
 
 help:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pandas as pd
 import pytest
 import torch
+from side import MEGABYTES, work
 
 from bondlab import __main__ as cli
 from bondlab import paths
@@ -197,18 +198,6 @@ def test_without_trl_its_column_is_empty_and_a_line_says_how_to_get_it(monkeypat
         assert [row["side"] for row in rows] == sides
     assert cli.main(["bench", "--profile", "smoke", "--only", "steps"]) == 0
     assert "no peer for whole steps: pip install 'bondlab[bench]'" in capsys.readouterr().out
-
-
-MEGABYTES = 300
-
-
-def work(next_turn) -> None:
-    """A side whose second turn takes memory and whose third fails."""
-    next_turn()
-    for turn in range(2):
-        torch.ones(MEGABYTES * 2**18 if turn else 1)
-        next_turn(length=turn)
-    raise ValueError("no third turn")
 
 
 def test_a_side_in_its_own_process_has_its_own_peak_and_says_why_it_failed():

@@ -58,7 +58,8 @@ def trainer_of(algorithm: Algorithm, rank: int | None) -> Trainer:
     """A trainer whose policy and anchor have each been thrown off the reference, by far."""
     task = tasks.build(TaskSettings(name="tiny", train=PROMPTS, evaluate=2), "fp32")
     model = tiny.language_model("gemma", max_new_tokens=1).requires_grad_(False)
-    task = dataclasses.replace(task, model=model, reward=first_letter, identity={"name": "one"})
+    changed = {"model": model, "reward": first_letter, "identity": {"name": "one"}}
+    task = dataclasses.replace(task, train_prompts=tiny.documents(PROMPTS, words=4), **changed)
     config = Config(
         steps=9, prompts_per_step=160, lora_rank=rank, fresh=True, evaluation_bank=2,
         micro_batch=160, precision="fp32",

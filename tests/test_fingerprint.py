@@ -31,6 +31,7 @@ def module_of(folder: Path, monkeypatch, name: str, text: str):
     """A module of a file in the folder, imported afresh."""
     (folder / f"{name}.py").write_text(textwrap.dedent(text))
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # another text in the same second
     sys.modules.pop(name, None)
     importlib.invalidate_caches()
     return importlib.import_module(name)

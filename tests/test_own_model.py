@@ -59,8 +59,9 @@ def test_training_imports_what_a_user_may():
 
 
 def test_cells_that_need_the_model_are_skipped_by_nbval():
-    """All from the model's loading to its saved forms; what needs none is executed and compared."""
-    names = {"folder", "reference", "run", "task", "table", "out", "again"}
+    """All from the model's loading to its saved forms, and what a run logs, which has bars; the
+    rest is executed and compared."""
+    names = {"folder", "reference", "run", "task", "table", "out", "again", "logged"}
     for cell in CODE:
         used = {node.id for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)}
         needs_model = bool(used & names)
@@ -153,6 +154,7 @@ def others() -> dict:
     return space
 
 
+@pytest.mark.usefixtures("runs")
 def test_a_classifier_and_a_function_for_trl_become_rewards(others, tmp_path, trained):
     """Each number is its own pair's, whatever stands beside it; a run can be trained on a model."""
     tokenizer, _ = tiny.tokenizer(), torch.manual_seed(0)

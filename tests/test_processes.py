@@ -97,15 +97,15 @@ def in_processes(count: int, folder: Path) -> list[dict[str, list[torch.Tensor]]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[int, tuple[Path, list]]:
     """Folder and parameters in each process, of one process and of 4 and 2 with their own banks."""
-    folder, patch = tmp_path_factory.mktemp("processes"), pytest.MonkeyPatch()
-    patch.setenv("BONDLAB_RUNS", str(folder / "1" / "runs"))
-    found = {1: (folder / "1", [{name: trained(name, folder / "1") for name in CASES}])}
-    sweep.sweep(specs((0.5, 1.0)), folder / "1" / "swept", workers=1)
-    stopped(folder / "stopped")
-    for count in (4, 2):
-        found[count] = folder / str(count), in_processes(count, folder / str(count))
-    trained("j_bond", folder / "stopped")
-    patch.undo()
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BONDLAB_RUNS", str(folder / "1" / "runs"))
+        found = {1: (folder / "1", [{name: trained(name, folder / "1") for name in CASES}])}
+        sweep.sweep(specs((0.5, 1.0)), folder / "1" / "swept", workers=1)
+        stopped(folder / "stopped")
+        for count in (4, 2):
+            found[count] = folder / str(count), in_processes(count, folder / str(count))
+        trained("j_bond", folder / "stopped")
     return found
 
 

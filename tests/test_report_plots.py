@@ -237,7 +237,7 @@ def test_a_picture_with_fewer_colours_is_half_the_size_and_looks_the_same(tmp_pa
 
 def test_the_same_content_gives_the_same_bytes_whatever_fails(tmp_path, monkeypatch):
     shown, before, source = [], dict(matplotlib.rcParams), {"seeds": [0, 1]}
-    figure, afresh = (plots.lines(curve_table(), PANELS, note="note") for _ in range(2))
+    figure, afresh = (plots.lines(curve_table(), PANELS[:1], note="note") for _ in range(2))
     places = {"a": figure, "b": figure, "c": afresh}.items()
     saved = [plots.save(f, tmp_path / name, "fig", curve_table(), source) for name, f in places]
     assert [path.name for path in saved[0]] == ["fig.svg", "fig.png", "fig.csv", "fig.json"]

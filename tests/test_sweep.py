@@ -115,10 +115,11 @@ def test_two_workers_give_the_numbers_of_one(runs, capfd):
     for under two names is no work for both."""
     threads = max(1, device.cores() // 2)  # as each worker has
     torch.set_num_threads(threads)
-    expected = sweep.sweep(specs(), runs / "one", workers=1)
+    wanted = specs((0.0, 1.0))
+    expected = sweep.sweep(wanted, runs / "one", workers=1)
     (runs / "banks").rename(runs / "first")
     capfd.readouterr()
-    twin, *found = sweep.sweep([*specs((0.0,)), *specs()], runs / "two", workers=2)
+    twin, *found = sweep.sweep([*specs((0.0,)), *wanted], runs / "two", workers=2)
     assert twin == found[0]
     bars = capfd.readouterr().err
     assert "training:" in bars and "evaluation:" not in bars and "steps:" not in bars

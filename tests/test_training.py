@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -51,7 +53,27 @@ def folder(runs):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> training.Run:
     """The run that was not stopped, for all who only compare with it."""
-    return train(task_of(), BOND, CONFIG, tmp_path_factory.mktemp("whole"))
+    return apart(tmp_path_factory, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> training.Run:
+    """The same with two steps."""
+    return apart(tmp_path_factory, configured(steps=2))
+
+
+def apart(tmp_path_factory, config: Config) -> training.Run:
+    """An uninterrupted run in a folder of runs and banks that no test has."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BONDLAB_RUNS", str(tmp_path_factory.mktemp("apart") / "runs"))
+        return uninterrupted(config=config)
+
+
+@pytest.fixture
+def copied(whole, runs) -> Path:
+    """A copy of the folder of `whole`, with its banks, where `uninterrupted` finds it."""
+    shutil.copytree(whole.folder.path.parents[1], runs)
+    return runs / "whole" / whole.folder.path.name
 
 
 def uninterrupted(algorithm=BOND, config=CONFIG, family="t5") -> training.Run:
@@ -99,25 +121,23 @@ def test_resuming_equals_not_stopping(name, folder, whole, monkeypatch):
     assert again.folder.manifest["seconds"] >= again.folder.record()["seconds"].sum()
 
 
-def test_a_finished_run_is_not_computed_again(monkeypatch):
+def test_a_finished_run_is_not_computed_again(copied, whole, monkeypatch):
     """Tables and policy come from the disk, without an update, an evaluation or a sample."""
-    first = uninterrupted()
     calls = [
         spied(monkeypatch, owner, name, lambda *_: None)
         for owner, name in [UPDATE, (Trainer, "evaluate"), (BankFolder, "fill")]
     ]
-    second = uninterrupted()
-    assert not any(calls)
-    assert_same_results(second, first)
-    assert second.folder.finished and second.folder.manifest["starts"] == 1
+    again = uninterrupted()
+    assert not any(calls) and again.folder.path == copied
+    assert_same_results(again, whole)
+    assert again.folder.finished and again.folder.manifest["starts"] == 1
 
 
-def test_a_finished_run_without_its_last_checkpoint_is_finished_again():
+def test_a_finished_run_without_its_last_checkpoint_is_finished_again(copied, whole):
     """The policy handed back must be the trained one: if its checkpoint is gone or damaged, the run
     goes on from the one before instead of passing an older policy off as the result."""
-    first = uninterrupted()
-    max(first.folder.path.glob("checkpoints/step-*.pt")).write_bytes(b"cut")
-    assert_same_results(uninterrupted(), first)
+    max(copied.glob("checkpoints/step-*.pt")).write_bytes(b"cut")
+    assert_same_results(uninterrupted(), whole)
 
 
 def test_runs_of_one_seed_share_the_evaluation_before_the_first_step(monkeypatch):
@@ -132,10 +152,10 @@ def test_runs_of_one_seed_share_the_evaluation_before_the_first_step(monkeypatch
     pd.testing.assert_frame_equal(start, same)
     fresh = trainer_of(bond(3, 0.0), configured(lora_rank=3)).evaluate()
     pd.testing.assert_frame_equal(fresh, same)
-    for config in (configured(seed=1), configured(**ALL)):
+    for changed in ({"seed": 1}, ALL):
         calls.clear()
-        uninterrupted(config=config)
-        assert calls == [0, 2, 4]
+        uninterrupted(config=configured(steps=2, **changed))
+        assert calls == [0, 2]
 
 
 # -- names ----------------------------------------------------------------------------------------
@@ -367,7 +387,7 @@ def test_what_is_logged_is_what_the_run_leaves(folder, monkeypatch):
     ("model", "around"),
     [("train mode, checkpointing", torch.no_grad), ("tuples", torch.inference_mode)],
 )
-def test_what_the_caller_left_changes_nothing(model, around, folder):
+def test_what_the_caller_left_changes_nothing(model, around, folder, short):
     """On the model, by a training of the caller's own or a setting, and around the call."""
     config, task = configured(steps=2), task_of()
     if model == "tuples":
@@ -377,7 +397,7 @@ def test_what_the_caller_left_changes_nothing(model, around, folder):
         task.model.model.train()
     with around():
         found = train(task, BOND, config, folder)
-    assert_same_results(found, uninterrupted(config=config))
+    assert_same_results(found, short)
 
 
 def test_each_accelerator_keeps_its_precision(monkeypatch):
@@ -412,9 +432,10 @@ def test_another_kind_of_machine_is_told(folder, monkeypatch):
 
 
 def test_checkpoints_are_written_by_the_clock(folder, monkeypatch):
-    """After each of four steps, or at the end alone where the run is shorter than the seconds."""
+    """After each of two steps, or at the end alone where the run is shorter than the seconds."""
     steps = spied(monkeypatch, Trainer, "save", lambda trainer: trainer.step)
-    for seconds, expected in ((0, [1, 2, 3, 4]), (1e9, [4])):
+    for seconds, expected in ((0, [1, 2]), (1e9, [2])):
         steps.clear()
-        train(task_of(), BOND, configured(checkpoint_seconds=seconds), folder / str(seconds))
+        config = configured(steps=2, checkpoint_seconds=seconds)
+        train(task_of(), BOND, config, folder / str(seconds))
         assert steps == expected
