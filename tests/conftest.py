@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def _start_afresh() -> None:
     for module, loader in (("tasks", "build"), ("tasks.scorers", "load")):
         if loaded := sys.modules.get(f"bondlab.{module}"):
             getattr(loaded, loader).cache_clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_runs_of_the_clone(tmp_path_factory) -> Iterator[None]:
+    """Whatever a test or a fixture leaves, it leaves in a temporary folder, and finds nothing."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BONDLAB_RUNS", str(tmp_path_factory.mktemp("all") / "runs"))
+        yield
 
 
 @pytest.fixture
