@@ -1,4 +1,4 @@
-"""Every notebook runs from nothing at profile smoke, and refuses wrong parameters before it works.
+"""Every notebook runs at profile smoke, and refuses wrong parameters before it does any work.
 What it leaves, git ignores.
 
 The notebooks are found, not listed: a new one is tested as soon as it lies in notebooks/. That the
