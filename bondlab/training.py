@@ -160,7 +160,7 @@ def train(
         processes.alike(seen, f"{run.path} must be one folder, which all processes read")
         # Its last checkpoint may be gone.
         if processes.told(lambda: not run.finished or found.step < config.steps):
-            _loop(found, log or (lambda values, step: None))
+            _loop(found, log if processes.is_main() else None)
         processes.gathered(None)  # once all is written
     return Run(run, found.policy)
 
@@ -176,7 +176,7 @@ def _agree(name: Mapping[str, Any], config: Config) -> None:
     check(few, config.prompts_per_step >= processes.count(), config.prompts_per_step)
 
 
-def _loop(trainer: Trainer, log: Log) -> None:
+def _loop(trainer: Trainer, log: Log | None) -> None:
     saved = time.perf_counter()
     config, run = trainer.config, trainer.run
     run.mark("running", 0.0)
@@ -189,14 +189,14 @@ def _loop(trainer: Trainer, log: Log) -> None:
         if due and not processes.told(lambda: run.evaluated(trainer.step)):
             found = trainer.evaluate() if trainer.step else _start(trainer)
             run.add_evaluation(found)
-            if processes.is_main():
+            if log:
                 told = {f"{EVALUATION}{name}": value for name, value in means(found).items()}
                 log(told, trainer.step)
         if last:
             break
         row = trainer.update()
         run.append(row)
-        if processes.is_main():
+        if log:
             log({name: value for name, value in row.items() if name != "step"}, trainer.step)
         now = time.perf_counter()
         wanted = trainer.step == config.steps or now - saved >= config.checkpoint_seconds

@@ -18,7 +18,7 @@ from lab import Killed, configured, kill, taste
 from safetensors.torch import load_file
 
 from bondlab import device, rules, tasks, training
-from bondlab.algorithms import bonbon, bond, j_bond, reinforce
+from bondlab.algorithms import bonbon, bond, j_bond, raft, reinforce, vbon
 from bondlab.anchors import Periodic
 from bondlab.lm.language_model import LanguageModel
 from bondlab.quantiles import Learned
@@ -34,6 +34,8 @@ ALGORITHMS = {
     "iterative": bond(2, 0.5, quantile_draws=4, anchor=Periodic(1)),
     "learned": bond(3, 0.5, quantile_model=Learned()),
     "reinforce": reinforce(0.1),
+    "raft": raft(4, Periodic(1)),
+    "vbon": vbon(4, quantile_draws=4),
     "bonbon": bonbon(4),
 }
 README = (("bond", 2), ("j_bond", None))  # and which rank of adapter, None for all weights

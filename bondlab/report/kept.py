@@ -165,6 +165,11 @@ class Results:
         plots.show(png, _described(figure))
 
 
+def of_same_profiles(table: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that have a profile of another's, whose prompts they share."""
+    return table[table["profile"].isin(shown["profile"].unique())]
+
+
 def _chosen(table: pd.DataFrame, columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     for name, values in columns.items():
         if name in table:

@@ -106,7 +106,7 @@ def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         return table
     number = table.columns[table.columns.get_loc("low") - 1]
     values = table[[number, "low", "high"]].astype(float)
-    values = values.round(_most(values.stack())) + 0.0  # which turns -0.0 into 0.0
+    values = values.mask(values.round(_most(values.stack())) == 0, 0.0)
     told = [text(*row) for row in values.itertuples(index=False)]
     return table.assign(**{number: told}).drop(columns=["low", "high"])
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from bondlab.report.kept import Results
+from bondlab.report.kept import Results, of_same_profiles
 from bondlab.study.items import REFERENCE
 from bondlab.study.report import COOLED, OWN_BEST, best_name, drawn_anew
 
@@ -40,7 +40,7 @@ def of(found: Results, beside: str = "") -> pd.DataFrame:
         if cooled.exists():
             made = ["run", "manifest"]  # of no training
             table = pd.read_parquet(cooled).drop(columns=made, errors="ignore")
-            table = table[table["profile"].isin(part["profile"].unique())]
+            table = of_same_profiles(table, part)
             labels = {"row": row, "series": COOLED, "step": table["temperature"]}
             tables.append(_with_seeds(table).assign(**labels))
     return pd.concat(tables, ignore_index=True)
@@ -70,7 +70,7 @@ def _runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _best(part: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
     """Sampled Best-of-n under its own name, and under `OWN_BEST` where a row has one n."""
-    base = baselines[baselines["profile"].isin(part["profile"].unique())]
+    base = of_same_profiles(baselines, part)
     tables = [base.assign(series=base["n"].map(best_name))]
     if part["n"].nunique() == 1:
         tables.append(base[base["n"] == part["n"].iloc[0]].assign(series=OWN_BEST))

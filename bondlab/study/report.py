@@ -15,7 +15,7 @@ import pandas as pd
 from bondlab import best_of_n
 from bondlab.report import plots, tradeoffs
 from bondlab.report.intervals import cell, curves, grouped, mean_interval
-from bondlab.report.kept import Results
+from bondlab.report.kept import Results, of_same_profiles
 from bondlab.report.plots import Level, Mark, Panel
 
 BY = ["row", "series", "step"]
@@ -63,7 +63,7 @@ def levels(found: Results, panels: Sequence[Panel], sizes: Sequence[int] = ()) -
     lines = []
     for row, part in found["evaluations"].groupby("row", sort=False):
         base = found["baselines"]
-        base = base[base["profile"].isin(part["profile"].unique())]
+        base = of_same_profiles(base, part)
         for panel in (panel.name for panel in panels):
             if sizes and panel in base and panel != DISTANCE.name:
                 means = base.groupby("n")[panel].mean()
@@ -190,8 +190,7 @@ def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
 
 def _sampled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
     """Best-of-N of the reference's own samples, for every N of the baselines."""
-    base = found["baselines"].query("n > 1")
-    base = base[base["profile"].isin(found["evaluations"]["profile"].unique())]
+    base = of_same_profiles(found["baselines"].query("n > 1"), found["evaluations"])
     parts = [grouped(base, p.name, ["n"]).assign(panel=p.name) for p in panels]
     table = pd.concat(parts, ignore_index=True)
     distance = table["n"].map(base.groupby("n")[DISTANCE.name].first())
@@ -202,8 +201,7 @@ def _sampled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
 
 def _cooled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
     """The path of the reference as its temperature falls."""
-    base = found["cooling"]
-    base = base[base["profile"].isin(found["evaluations"]["profile"].unique())]
+    base = of_same_profiles(found["cooling"], found["evaluations"])
     table = curves(base, [panel.name for panel in panels], ["temperature"])
     distance = grouped(base, DISTANCE.name, ["temperature"]).drop(columns="count")
     distance = distance.rename(columns={"mean": "x", "low": "x_low", "high": "x_high"})
