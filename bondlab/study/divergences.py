@@ -25,6 +25,7 @@ from bondlab.lm.language_model import LanguageModel
 from bondlab.report.intervals import Interval, cell_interval, grouped, mean_interval
 from bondlab.report.kept import Results, once
 from bondlab.results import RunFolder
+from bondlab.study import cooling
 from bondlab.study.cells import NAMES, at, rise
 from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, collect, seeds
@@ -143,6 +144,11 @@ EXPERIMENT = Experiment(
         ),
     ),
 )  # fmt: skip
+
+
+def results(settings: RunSettings) -> Results:
+    """The tables of the runs, and that of `cooling`. Raises as `Experiment.results`."""
+    return cooling.beside(EXPERIMENT.results(settings), lambda: runs(settings.profile, [N], [0])[0])
 
 
 def trained_here(settings: Settings) -> Results:
