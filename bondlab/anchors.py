@@ -109,14 +109,14 @@ def followed(anchor: Sequence[Tensor], policy: Sequence[Tensor], start: Sequence
     """Share of the policy's way from where both started that the anchor has behind it, a number.
 
     Its own way is projected on the policy's, all parameters together as one vector, so that numbers
-    that were only rounded somewhere do not count as moved.
+    that were only rounded somewhere do not count as moved. Of a policy that has not moved it is 1.
     """
     products = []
     for a, p, s in zip(anchor, policy, start, strict=True):
         way = (p - s).flatten()
         products.append(torch.stack([(a - s).flatten() @ way, way @ way]))
     along, whole = torch.stack(products).sum(0)
-    return along / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+    return torch.where(whole > 0, along / whole, 1.0)
 
 
 def warn_if_stuck(anchor: Anchor, share: float, step: int) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -68,6 +67,7 @@ class BankFolder:
     prompts: Sequence[str]
     samples: int
     seed: int
+    precision: device.Precision
 
     @classmethod
     def of(
@@ -102,7 +102,7 @@ class BankFolder:
             "precision": device.resolve(precision),
         }
         path = paths.runs_folder() / "banks" / results.digest(identity)
-        return cls(path, list(prompts), samples, seed)
+        return cls(path, list(prompts), samples, seed, precision)
 
     def _files(self) -> list[Path]:
         """The file of each part."""
@@ -113,15 +113,15 @@ class BankFolder:
         """Numbers of the parts not yet drawn."""
         return [part for part, file in enumerate(self._files()) if not file.exists()]
 
-    def fill(self, task: Task, part: int, accelerator: Accelerator) -> None:
+    def fill(self, task: Task, part: int) -> None:
         """Draw and score one part; the result depends on the part alone, not on who draws it.
 
         Raises:
             ValueError: the model gives NaN.
         """
         prompts = self.prompts[part * PROMPTS_A_PART : (part + 1) * PROMPTS_A_PART]
-        generator, model = seeded(self.seed, "bank", part), task.model.to(accelerator.device)
-        with accelerator.autocast():
+        generator, model = seeded(self.seed, "bank", part), task.model.to(device.place())
+        with device.autocast(self.precision):
             drawn, rewards = draw(model, task.reward, prompts, self.samples, generator)
         if not drawn.log_probs.isfinite().all():
             raise ValueError("the model gives NaN before any training: load it in another dtype")
@@ -148,11 +148,11 @@ class BankFolder:
         )
         return Bank(completions, torch.cat([p["rewards"] for p in found]))
 
-    def filled(self, task: Task, accelerator: Accelerator) -> Bank:
+    def filled(self, task: Task) -> Bank:
         """The bank, with what is missing of it drawn, by all processes together."""
         parts, hidden = processes.mine(processes.told(self.missing)), not processes.is_main()
         for part in tqdm(parts, desc="reference samples", leave=False, disable=hidden):
-            self.fill(task, part, accelerator)
+            self.fill(task, part)
         processes.gathered(None)  # once all parts are there
         return self.load()
 
@@ -213,14 +213,14 @@ def prompts_at(places: range, total: int, seed: int) -> list[int]:
     return [passes[place // total][place % total] for place in places]
 
 
-def measured_spread(task: Task, precision: device.Precision, accelerator: Accelerator) -> float:
+def measured_spread(task: Task, precision: device.Precision) -> float:
     """The unit of rewards for rules that do not go by ranks, such as REINFORCE.
 
     `spread` of stored completions of the first training prompts, which runs of a task share.
     """
     prompts = task.train_prompts[:SPREAD_PROMPTS]
     folder = BankFolder.of(task, prompts, SPREAD_SAMPLES, SPREAD_STREAM, precision)
-    return spread(folder.filled(task, accelerator).rewards)
+    return spread(folder.filled(task).rewards)
 
 
 def spread(rewards: Tensor) -> float:

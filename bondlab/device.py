@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.optimizer import AcceleratedOptimizer
+from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -40,31 +39,29 @@ def resolve(precision: Precision) -> str:
         return precision
     if place().type == "cpu":
         return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    if place().type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     native = getattr(torch.get_device_module(place()), "is_bf16_supported", lambda: False)
     return "bf16" if native() else "fp32"
 
 
-def accelerator(precision: Precision) -> Accelerator:
-    """An `Accelerator` whose precision is its own; accelerate keeps one for the whole process.
+def autocast(precision: Precision) -> torch.autocast:
+    """Computes at a precision, `place`'s products at least.
 
+    Not accelerate's own: it keeps one precision for the whole process, which is the caller's.
     torch's float32 matmul mode is left alone: in "medium" some processors multiply float32 in
     bfloat16, and the mode would outlive the run.
     """
-    made, half = Accelerator(), resolve(precision) == "bf16"
-    if made.device.type == "cpu":
+    here = place().type
+    if here == "cpu":
         keep_memory()
-    made.autocast = lambda: torch.autocast(made.device.type, torch.bfloat16, enabled=half)
-    return made
+    return torch.autocast(here, torch.bfloat16, enabled=resolve(precision) == "bf16")
 
 
-def adam(
-    accelerator: Accelerator, parameters: Sequence[torch.nn.Parameter], rate: float
-) -> AcceleratedOptimizer:
+def adam(parameters: Sequence[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
     """Adam without weight decay, where torch has it in one kernel in that."""
-    fused = accelerator.device.type in ("cpu", "cuda")
-    return accelerator.prepare(
-        torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=fused)
-    )
+    fused = place().type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=fused)
 
 
 @functools.cache

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils import clip_grad_norm_
 
 from bondlab import device, processes
 from bondlab.rules import check
 
 if TYPE_CHECKING:  # who counts need not wait for transformers
-    from accelerate import Accelerator
-
     from bondlab.lm.completions import Completions, Prompts
     from bondlab.lm.language_model import LanguageModel
 
@@ -138,13 +137,13 @@ class LearnedQuantiles:
         self,
         model: QuantileModel,
         settings: Learned,
-        accelerator: Accelerator,
+        precision: device.Precision,
         clip: float,
         micro_batch: int,
     ) -> None:
-        self.model, self.settings, self.accelerator = model, settings, accelerator
+        self.model, self.settings, self.precision = model, settings, precision
         self.clip, self.micro_batch = clip, micro_batch
-        self.optimizer = device.adam(accelerator, model.trainable(), settings.learning_rate)
+        self.optimizer = device.adam(model.trainable(), settings.learning_rate)
         self.losses: Mapping[str, Tensor] = {}
 
     def __call__(
@@ -166,18 +165,18 @@ class LearnedQuantiles:
         completed = (total or len(rewards)) * rewards.shape[1]
         labels = (others.unsqueeze(-2) <= rewards.unsqueeze(-1)).float().mean(-1)
         labels = labels.to(prompts.ids.device)
-        learned, found = rewards.new_zeros(()), []
+        learned, found = labels.new_zeros(()), []
         for places, *part in micro_batches(prompts, completions, self.micro_batch):
-            with self.accelerator.autocast():
+            with device.autocast(self.precision):
                 logits = self.model(*part)
             # A sum over B*K completions, so that micro-batches add up to the batch's mean.
             loss = binary_cross_entropy_with_logits(logits, labels[places], reduction="sum")
             loss = loss / completed
-            self.accelerator.backward(loss)
-            learned = learned + loss.detach().to(learned.device)
+            loss.backward()
+            learned += loss.detach()
             found.append((places, logits.detach()))
         processes.add_gradients(self.model.trainable(), learned)
-        self.accelerator.clip_grad_norm_(self.model.trainable(), self.clip)
+        clip_grad_norm_(self.model.trainable(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.losses = {"quantile_loss": learned}

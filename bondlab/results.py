@@ -76,10 +76,14 @@ def load_tensors(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    with path.open("rb") as file, suppress(Exception):  # whatever a damaged archive raises
-        if zipfile.ZipFile(file).testzip() is None:
-            file.seek(0)
-            return torch.load(file, map_location="cpu")
+    try:
+        with path.open("rb") as file:
+            if zipfile.ZipFile(file).testzip() is None:
+                file.seek(0)
+                return torch.load(file, map_location="cpu")
+    except Exception as error:  # whatever a damaged archive raises
+        if "allocate memory" in str(error):  # torch's words for too little of it
+            raise
     return None
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from bondlab import anchors, device, processes
 from bondlab.algorithms import Algorithm
@@ -60,7 +61,7 @@ class Trainer:
         anchor: whose samples the algorithm sees: the reference, or a copy that follows the policy.
         quantiles: the estimator of p_<= under the anchor.
 
-    The task's model is moved to where the accelerator computes, and stays there.
+    The task's model is moved to where this process computes, and stays there.
     """
 
     def __init__(
@@ -73,12 +74,11 @@ class Trainer:
     ) -> None:
         self.task, self.algorithm, self.config, self.run = task, algorithm, config, run
         self.folders = folders
-        self.accelerator = device.accelerator(config.precision)
         # Without dropout, also where the caller trained the model before.
-        self.reference = task.model.to(self.accelerator.device).eval()
+        self.reference = task.model.to(device.place()).eval()
         self.policy = self._copy()
         self.parameters = self.policy.trainable()
-        self.optimizer = device.adam(self.accelerator, self.parameters, config.learning_rate)
+        self.optimizer = device.adam(self.parameters, config.learning_rate)
         self.anchor, self.anchor_parameters = self.reference, []
         if algorithm.anchor_moves:
             adapter = config.lora_rank and [p.detach().clone() for p in self.parameters]
@@ -89,27 +89,27 @@ class Trainer:
         self.quantiles: Counted | LearnedQuantiles = Counted()
         if (learned := algorithm.quantile_model) is not None:
             model = QuantileModel(self.reference, config.lora_rank, config.seed)
-            settings = learned, self.accelerator, config.clip, config.micro_batch
+            settings = learned, config.precision, config.clip, config.micro_batch
             self.quantiles = LearnedQuantiles(model, *settings)
         self.step = 0
         self._resume()
 
     def _copy(self) -> LanguageModel:
         model = self.task.model.trainable_copy(self.config.lora_rank, self.config.seed)
-        return model.to(self.accelerator.device)
+        return model.to(device.place())
 
     # -- what is stored of the reference -----------------------------------------------------------
 
     @cached_property
     def held_out(self) -> Bank:
         """The reference's samples of the held-out prompts; drawn when first asked for."""
-        return self.folders[-1].filled(self.task, self.accelerator)
+        return self.folders[-1].filled(self.task)
 
     @cached_property
     def bank(self) -> Bank | None:
         """Those of the training prompts; None where they are drawn anew or not wanted."""
         stored = len(self.folders) > 1
-        return self.folders[0].filled(self.task, self.accelerator) if stored else None
+        return self.folders[0].filled(self.task) if stored else None
 
     @cached_property
     def _rows(self) -> dict[int, int]:
@@ -122,7 +122,7 @@ class Trainer:
         """The unit of rewards that the rule is given; 1 where it goes by ranks."""
         if not self.algorithm.scales_rewards:
             return 1.0
-        return measured_spread(self.task, self.config.precision, self.accelerator)
+        return measured_spread(self.task, self.config.precision)
 
     # -- one step ----------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Trainer:
         plan, nothing = self.algorithm, (None, torch.zeros(len(texts), 0))
         sizes, parts = [plan.anchor_draws, plan.quantile_draws], [nothing, nothing]
         fresh = sum(sizes) if self.bank is None else 0
-        with self.accelerator.autocast():
+        with device.autocast(self.config.precision):
             ks, generators = (plan.policy_draws, fresh), (generator("policy"), generator("anchor"))
             own, of_anchor = self.policy.sample_beside(self.anchor, prompts, ks, generators, share)
         if any(sizes):
@@ -180,7 +180,7 @@ class Trainer:
         """
         drawn, quantiles, anchor_log_ratio = batch.policy, None, None
         log_ratio = torch.zeros(batch.policy_rewards.shape)
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), device.autocast(self.config.precision):
             if drawn is not None:
                 log_pi_anchor = self.anchor(*trimmed(batch.prompts, drawn)).sum(-1)
                 log_ratio = (drawn.log_prob - log_pi_anchor).cpu()
@@ -216,16 +216,16 @@ class Trainer:
         trained, weights = concatenate(parts, dim=1), weights.to(self.policy.device)
         total = weights.new_zeros(())
         for places, *part in micro_batches(batch.prompts, trained, self.config.micro_batch):
-            with self.accelerator.autocast():
+            with device.autocast(self.config.precision):
                 log_probs = self.policy(*part).sum(-1)
             loss = -(weights[places] * log_probs).sum() / batch.share.total
-            self.accelerator.backward(loss)
+            loss.backward()
             total += loss.detach()
         return total
 
     def _descend(self) -> Tensor:
         """Take the step that the gradient says; returns its norm before clipping."""
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip)
+        norm = clip_grad_norm_(self.parameters, self.config.clip)
         warmed = min(1.0, (self.step + 1) / max(1, self.config.warmup))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * warmed
@@ -269,7 +269,7 @@ class Trainer:
 
     def evaluate(self) -> pd.DataFrame:
         """Measure the policy on the held-out prompts; see `evaluation.evaluate`."""
-        with self.accelerator.autocast():
+        with device.autocast(self.config.precision):
             generators = partial(seeded, self.config.seed, "evaluation", self.step)
             models, samples = (self.policy, self.reference), self.config.evaluation_samples
             given = self.task, self.held_out, samples, generators, self.quantiles.predict

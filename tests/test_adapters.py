@@ -222,6 +222,23 @@ def test_quiet_leaves_transformers_as_it_was():
         assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == before
 
 
+@pytest.mark.parametrize("family", ["gemma", "t5"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_take_an_adapter_where_nothing_is_cast(family, dtype):
+    """As transformers loads what is stored so, and a run in float32 computes with it: the adapter
+    stays in float32, draws and scores agree to the weights' precision, and a gradient comes."""
+    model = tiny.language_model(family, max_new_tokens=6)
+    model = LanguageModel(model.model.to(dtype), model.tokenizer, **LIMITS)
+    policy = model.trainable_copy(2)
+    move(policy, 0.01)
+    prompts = policy.encode(tiny.documents(2))
+    drawn = policy.sample(prompts, 2, seeded(0, "half"))
+    log_probs = policy(prompts, drawn)
+    torch.testing.assert_close(log_probs, drawn.log_probs, atol=0.1, rtol=0.05)
+    log_probs.sum().backward()
+    assert all(p.dtype == torch.float32 and p.grad.isfinite().all() for p in policy.trainable())
+
+
 @pytest.mark.parametrize("rows", [3, FEW_ROWS + 1])
 def test_lean_layers_compute_what_pefts_own_do(rows):
     """Also where an adapter from elsewhere has another scale; one that is no plain sum is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -28,8 +29,8 @@ from bondlab.study import (
 from bondlab.study.alignment import ETAS, FIRST, J_BOND, SCALES, STRIDES, AlignmentSettings
 from bondlab.study.anchor_ablations import COPY, FLOAT32
 from bondlab.study.anchor_speeds import GAMMAS
-from bondlab.study.j_bond import NOISE
-from bondlab.study.j_bond_claims import (
+from bondlab.study.j_bond import (
+    NOISE,
     RANK,
     RANK_MOVING,
     RAW,
@@ -451,6 +452,14 @@ def test_the_evidence_has_runs_and_beside_them_what_needs_no_training(found):
     anew = {J_BOND: True, OTHER: False, NOISE[0]: True, "its own": False}
     assert own["anew"].first().to_dict() == anew
     assert set(own["run"].first()) == set(found["runs"]["run"]) and own["started"].count().min()
+    # Those that were measured on other prompts are not, nor do first steps stand apart.
+    table = pd.read_parquet(other / "results_evaluations.parquet")
+    table.assign(spread=2 * table["spread"]).to_parquet(other / "results_evaluations.parquet")
+    assert "its own" not in set(evidence.of(found, "beside")["series"])
+    short = found["runs"].query("series == @OTHER").assign(run="short")
+    runs = pd.concat([found["runs"], short.assign(series=f"{OTHER}{FIRST}")])
+    both = evidence.of(replace(found, tables=found.tables | {"runs": runs}))
+    assert both.query("series == @OTHER")["run"].unique() == [f"{own['run'].first()[OTHER]} short"]
     rest = made[made["seed"].isna()].groupby("series")["step"].first().to_dict()
     best = {report.best_name(n): 0 for n in alignment.SIZES}
     assert rest == best | {report.OWN_BEST: 0, report.COOLED: 0.9}

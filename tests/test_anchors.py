@@ -70,6 +70,7 @@ def test_an_anchor_says_how_much_of_a_steady_policys_way_it_has_behind_it(anchor
         found = followed(anchor, policy, start).item()
         assert found == pytest.approx(anchor_rule.share(step), abs=1e-5)
     assert MovingAverage(0.0).share(7) == 0
+    assert followed(parameters(0), parameters(0), parameters(0)) == 1  # of no way
 
 
 def test_anchors_keep_parameters_and_policy():

@@ -31,7 +31,7 @@ def folder(task, runs) -> BankFolder:
 
 def fill(folder: BankFolder, task: Task, parts) -> BankFolder:
     for part in parts:
-        folder.fill(task, part, device.accelerator("fp32"))
+        folder.fill(task, part)
     return folder
 
 
@@ -74,7 +74,7 @@ def test_only_missing_parts_are_left(task, folder):
     assert folder.missing() == [0, 2]
     with pytest.raises(ValueError, match="part-0000.pt is missing or damaged"):
         folder.load()
-    assert len(folder.filled(task, device.accelerator("fp32")).rewards) == 20
+    assert len(folder.filled(task).rewards) == 20
     assert folder.missing() == []
 
 
@@ -184,7 +184,7 @@ def test_the_unit_is_the_spread_of_the_first_prompts_completions(runs):
 
     many = lab.task_of(train=40, reward=numbered)
     for _ in range(2):
-        found = bank.measured_spread(many, "fp32", device.accelerator("fp32"))
+        found = bank.measured_spread(many, "fp32")
         assert found == pytest.approx(6**0.5)
     assert sum((prompts for prompts, _ in seen), []) == many.train_prompts[:32]
     assert {k for _, k in seen} == {8}

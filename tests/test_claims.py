@@ -126,4 +126,5 @@ def test_a_claim_says_its_rule_and_decides_each_row():
     assert set(whole["needed"]) == {"at least 2"} and whole.index.tolist() == [0, 3]
     assert terms["value"].tolist()[2] == str(mean_interval(2 + NOISE))
     assert terms["says"].tolist() == ["open", "yes", "yes", "yes"]
+    assert terms["bounds"].tolist() == ["above 0", "below 9"] * 2
     assert "row" not in claims.decided([claim], pd.concat(parts[2:]))

@@ -67,6 +67,17 @@ def test_scatter_by_hand_and_of_more_seeds_and_looks():
     assert math.isnan(intervals.cell_interval(np.full((3, 2), math.nan)).high)
 
 
+def test_runs_with_prompts_of_their_own_are_given_as_their_means():
+    """Then the runs are the units: Student's interval of their means or, of a statistic that is no
+    mean, of what it is of each run; and what further runs would give follows from their scatter."""
+    values = np.random.default_rng(4).normal(1, 1, (5, 1))
+    found = intervals.cell_interval(values)
+    assert found == intervals.mean_interval(values[:, 0])
+    assert intervals.influence(lambda x: x**2, values) == pytest.approx(values**2)
+    again = intervals.Scatter.of(values).interval(found.mean, 5)
+    assert (again.low, again.high) == pytest.approx((found.low, found.high))
+
+
 def test_influence_of_a_mean_is_its_values_and_of_a_ratio_the_delta_methods():
     """A mean: the values themselves. x / y of one seed: the ratio r + (x - r y) / mean(y), to the
     order of 1/B; the seeds' own ratios are kept exactly."""

@@ -395,6 +395,12 @@ def test_a_divergence_along_completions_is_that_of_each_next_token(kind, monkeyp
     apart = exact - ratio
     assert apart.mean().abs() < 4 * apart.std() / apart.numel() ** 0.5
     assert exact.var(1).sum() < ratio.var(1).sum() and exact.mean() > 0.01
+    bias = torch.zeros(VOCABULARY)
+    bias[-1] = -torch.inf  # a token that both rule out adds nothing
+    for model in (policy, other):
+        monkeypatch.setattr(model, "_logits", lambda read, own=model._logits: own(read) + bias)
+    drawn = policy.sample(prompts, 2, seeded(1))
+    assert policy.score_beside(other, prompts, drawn)[1].isfinite().all()
 
 
 def test_tiny_models_are_the_same_in_every_process():

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from bondlab import device, tasks, training
+from bondlab import tasks, training
 from bondlab.algorithms import bond
 from bondlab.bank import draw, seeded
 from bondlab.config import Config
@@ -33,7 +33,7 @@ def estimator(learning_rate: float = 1e-2, micro_batch: int = 8, rank: int | Non
     reference = tiny.language_model("t5", temperature=2.0).requires_grad_(False)
     model = QuantileModel(reference, rank)
     settings = Learned(learning_rate)
-    found = LearnedQuantiles(model, settings, device.accelerator("fp32"), 1.0, micro_batch)
+    found = LearnedQuantiles(model, settings, "fp32", 1.0, micro_batch)
     return reference, found
 
 

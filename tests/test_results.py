@@ -117,6 +117,19 @@ def test_whatever_damages_the_newest_the_one_before_serves(run):
     assert loaded_step(run) == 3
 
 
+def test_what_fails_for_another_reason_is_no_damage(run, monkeypatch):
+    """A whole file that does not fit into memory is neither passed over nor called damaged."""
+    path = saved(run, 1, 2) / "step-000002.pt"
+
+    def full(*args, **kwargs) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(RuntimeError, match="memory"):
+        run.load()
+    assert path.exists()
+
+
 def test_all_damaged_is_an_error_that_names_the_folder(run):
     """Starting again in silence would hide a dying disk."""
     for path in saved(run, 1, 2).iterdir():

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_agreement import ENDS, LLAMA, made
+from torch import nn
 
 from bondlab.bank import seeded
 from bondlab.lm import sampler
@@ -117,10 +119,28 @@ def test_a_shared_cache_draws_what_repeated_ones_draw(kind):
         torch.testing.assert_close(model(prompts, shared), shared.log_probs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["gemma", "t5"])
+OPT = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2,
+       "num_attention_heads": 4, "max_position_embeddings": 64}  # fmt: skip
+EXPERTS = {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "num_experts": 4,
+           "num_experts_per_tok": 2}  # fmt: skip
+
+
+def limited(new_tokens: int) -> dict[str, int]:
+    return {"max_prompt_tokens": 24, "max_new_tokens": new_tokens}
+
+
+def of_kind(kind: str, new_tokens: int) -> LanguageModel:
+    """One of ours, or one some of whose layers see the tokens of all rows as so many rows."""
+    if kind in ("gemma", "t5"):
+        return tiny.language_model(kind, max_new_tokens=new_tokens)
+    settings = {"OPT": ENDS | OPT, "Qwen2Moe": LLAMA | EXPERTS}[kind]
+    return LanguageModel(made(kind, settings), tiny.tokenizer(), **limited(new_tokens))
+
+
+@pytest.mark.parametrize("kind", ["gemma", "t5", "OPT", "Qwen2Moe"])
 def test_two_models_draw_in_one_pass_what_each_draws_alone(kind, monkeypatch):
     """With other adapters over the same weights, and rows of both that end early."""
-    model = tiny.language_model(kind, max_new_tokens=16)
+    model = of_kind(kind, 16)
     model.model.generation_config.eos_token_id = list(range(1, 12))
     models, ks = (changed(model, 1), changed(model, 2)), (1, 2)
     prompts = model.encode(tiny.documents(4, seed=5))
@@ -136,6 +156,10 @@ def test_models_that_share_no_weights_draw_one_after_the_other():
     policy, whole = model.trainable_copy(2), model.trainable_copy(None)
     for other in (model, whole, tiny.language_model("gemma").trainable_copy(2)):
         assert not mixable(policy.model, other.model)
+    routed = made("Llama")  # an adapter on what sees its own choice of rows
+    routed.model.layers[0].mlp.experts = nn.ModuleList([nn.Linear(32, 32)])
+    ours = LanguageModel(routed, tiny.tokenizer(), **limited(4))
+    assert not mixable(ours.trainable_copy(2).model, ours.trainable_copy(2).model)
     prompts, seeds = model.encode(PROMPTS), (seeded(0, "a"), seeded(0, "b"))
     both = policy.sample_beside(whole, prompts, (1, 2), seeds)
     expected = whole.sample(prompts, 2, seeded(0, "b"))

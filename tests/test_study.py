@@ -249,19 +249,23 @@ def test_who_needs_the_embedded_models_fetches_them_first(
 
 
 def test_shipped_draws_what_is_committed_and_trains_what_is_told_to(lab, executed, capsys):
-    """No run is computed beside the notebooks; the tables that they draw are what they depend on.
-    What training changed comes last, and is told from no change where its interval leaves out 0."""
+    """No run is computed beside the notebooks, which depend on all tables and on the ledger: one
+    draws another's. What training changed comes last, and is told from no change where its interval
+    leaves out 0."""
     lab.write("two", "", cell="profile: str = 'shipped'\ntrain_here: bool = False")
     lab.EXPERIMENTS["two"].trains = {"train_here": True}
     gains = [NUMBER | {"seeds": 1}, NUMBER | {"what": "loss", "low": -1, "seeds": 1}]
     draw("here", "two", "shipped", paper_figure=None, headline=gains, trained_here=True)
     table = paths.committed_folder("four") / "chat" / "results_runs.parquet"
-    for change, expected in ((b"old", ["02_two", "04_four"]), (b"old", []), (b"new", ["04_four"])):
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_bytes(change)
-        executed.clear()
-        assert lab.study("shipped") == 0
-        assert executed == expected and lab.ran == []
+    ledger = paths.committed_folder("report") / "claims.csv"
+    both, steps = ["02_two", "04_four"], ((table, b"old"), (table, b"new"), (ledger, b"new"))
+    for file, content in steps:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        for expected in (both, []):  # once
+            executed.clear()
+            assert lab.study("shipped") == 0
+            assert executed == expected and lab.ran == []
     given = lab.folder / "runs" / "notebooks" / "shipped" / "02_two.ipynb"
     assert json.loads(given.read_text()) == {"profile": "shipped", "train_here": True}
     *_, head, names, gain, loss, _ = capsys.readouterr().out.splitlines()

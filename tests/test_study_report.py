@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -175,6 +176,11 @@ def test_the_budget_and_the_small_print_say_what_runs_were_given():
         "over seeds and documents)."
     )
     # Kinds of machine are named where there are several: of runs, and of the samples they read.
+    toy = replace(results("N = 2", seeds=2), experiment=report.TOY)  # each seed has its own
+    assert report.note(toy, "prompt") == (
+        "N = 2: profile laptop, 2 seeds, each with prompts of its own, 95 % intervals (t over "
+        "seeds)."
+    )
     several = f"{plain} Computed on several kinds of machine: a; b."
     for kinds, told in (([], plain), (["b"], plain), (["a"], several)):
         kinds = {"kinds": ["b"], "bank_kinds": kinds}
@@ -188,6 +194,11 @@ def test_examples_are_those_of_the_labels_asked_for(capsys):
     head, line = capsys.readouterr().out.splitlines()
     assert head.split() == "run document before after p before p after".split()
     assert line.split() == "iterative, n = 2 0 city 2 city 2 0.500 0.500".split()
+    chat = replace(results(), variant="chat")  # its reward is no probability's
+    excerpts.before_and_after(chat, series="iterative, n = 2")
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[-4:] == "reward before reward after".split()
+    assert [float(x) for x in line.split()[-2:]] == [0, 0]
     excerpts.before_and_after(results(), n=4)
     assert capsys.readouterr().out == ""
 

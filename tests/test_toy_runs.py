@@ -95,5 +95,10 @@ def test_every_claim_of_the_figures_is_decided_on_it():
     assert {c.id for f in on_toy.FIGURES.values() for c in f.claims} <= {*found["id"]}
     assert NOT_RUN not in {*found["verdict"]} and {*found["seeds"]} == {on_toy.PROFILES["study"]}
     for name in on_toy.FIGURES:
-        rates = on_toy.results(name, "shipped")["runs"]["learning_rate"]
-        assert rates.isin(on_toy.RATES).all()
+        shown = on_toy.results(name, "shipped")
+        assert shown["runs"]["learning_rate"].isin(on_toy.RATES).all()
+        # No run shares a prompt with another, so that runs are the units of every interval.
+        units = {"evaluations": ["row", "series", "step"], "baselines": ["n"],
+                 "cooling": ["temperature"]}  # fmt: skip
+        for table, keys in units.items():
+            assert (shown[table].groupby(keys)["seed"].agg(["size", "nunique"]) == 100).all().all()

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import GeneralTracker
 from lab import (
     ALL,
@@ -400,19 +400,21 @@ def test_what_the_caller_left_changes_nothing(model, around, folder, short):
     assert_same_results(found, short)
 
 
-def test_each_accelerator_keeps_its_precision(monkeypatch):
-    """A notebook may train in bfloat16 and then in float32, with both still alive: whichever was
-    made last, and whatever accelerator the caller has, each computes products as it was asked to.
-    """
-    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # the process's own stays
+def test_the_callers_accelerator_and_launcher_change_nothing_and_are_not_changed(
+    monkeypatch, folder, short
+):
+    """Each run has its own precision, and its gradients are whole, whatever a script of the
+    caller's, or accelerate's launcher, asks for its own training."""
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # the process's own stay
+    monkeypatch.setattr(GradientState, "_shared_state", {})
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     theirs = Accelerator(mixed_precision="bf16")
-    for precision, accelerator in [
-        (p, device.accelerator(p)) for p in ("bf16", "fp32", "bf16", "fp32")
-    ]:
-        one = torch.ones(2, 2, device=accelerator.device)
-        with accelerator.autocast():
+    for precision in ("bf16", "fp32"):
+        one = torch.ones(2, 2, device=theirs.device)
+        with device.autocast(precision):
             assert (one @ one).dtype == device.dtype(precision)
-    assert theirs.mixed_precision == "bf16"
+    assert_same_results(train(task_of(), BOND, configured(steps=2), folder), short)
+    assert (theirs.mixed_precision, theirs.gradient_accumulation_steps) == ("bf16", 4)
 
 
 def test_a_bf16_run_leaves_the_process_as_it_was():

@@ -11,10 +11,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ContextDecorator, contextmanager
+from contextlib import ContextDecorator, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -129,7 +130,7 @@ def _metered(trainer: Trainer, meter: Meter, drawn_again: bool = False) -> Itera
 
     With `drawn_again` what drawing must read is measured in place of the drawing itself.
     """
-    policy, anchor, accelerator = trainer.policy, trainer.anchor, trainer.accelerator
+    policy, anchor, precision = trainer.policy, trainer.anchor, trainer.config.precision
     draw = policy.sample_beside
 
     def passing(call: Callable) -> Callable:
@@ -141,7 +142,7 @@ def _metered(trainer: Trainer, meter: Meter, drawn_again: bool = False) -> Itera
 
     def sample(other: LanguageModel, prompts: Any, *rest: Any) -> Any:
         drawn = draw(other, prompts, *rest)
-        with meter(SAMPLING), torch.no_grad(), accelerator.autocast():
+        with meter(SAMPLING), torch.no_grad(), device.autocast(precision):
             for model, completions in zip((policy, other), drawn, strict=True):
                 LanguageModel.forward(model, prompts, completions)
         return drawn
@@ -150,16 +151,13 @@ def _metered(trainer: Trainer, meter: Meter, drawn_again: bool = False) -> Itera
         (policy, "sample_beside", sample if drawn_again else meter(SAMPLING)(draw)),
         (policy, "forward", passing(policy.forward)),
         (anchor, "forward", passing(anchor.forward)),
-        (accelerator, "backward", meter(BACKWARD)(accelerator.backward)),
+        (torch.Tensor, "backward", meter(BACKWARD)(torch.Tensor.backward)),
         (trainer.optimizer, "step", meter(ADAM)(trainer.optimizer.step)),
     )
-    for owner, name, call in replaced:
-        setattr(owner, name, call)
-    try:
+    with ExitStack() as undone:
+        for part in replaced:
+            undone.enter_context(patch.object(*part))
         yield
-    finally:
-        for owner, name, _ in replaced:
-            delattr(owner, name)
 
 
 def _cache_bytes(model: LanguageModel) -> float:

@@ -28,7 +28,7 @@ def measure(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) 
             models = {case.model: prepared(folder(case.model), case)}
         model, prompts = models[case.model]
         sides = sides_of(case, model, prompts.rows(slice(case.shape.prompts)))
-        with torch.no_grad(), device.accelerator("auto").autocast():
+        with torch.no_grad(), device.autocast("auto"):
             rows += [{"case": case.name, **row} for row in alternated(sides, repeats)]
     return rows
 
@@ -37,7 +37,7 @@ def prepared(path: Path, case: Case) -> tuple[LanguageModel, Prompts]:
     """The model, with end tokens at which two completions of three end early, and its prompts."""
     model = language_model(path, case, device.dtype("auto"))
     given = texts(model.tokenizer, case.shape.prompts, case.shape.prompt_tokens)
-    with device.accelerator("auto").autocast():
+    with device.autocast("auto"):
         found = ends(model, given, case.shape.new_tokens)
     model.model.generation_config.eos_token_id = [model.tokenizer.eos_token_id, *found]
     return model, model.encode(given)

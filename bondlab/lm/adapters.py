@@ -164,32 +164,43 @@ def _lean_linear() -> type:
             if self.second is None:
                 return self._own_update(x)
             mixture, other = self.second
-            first, rest = x.split([mixture.first, len(x) - mixture.first])
-            return torch.cat([self._own_update(first), other._own_update(rest)])
+            first = len(x) * mixture.first // mixture.rows  # some layers see tokens as rows
+            mine, theirs = x.split([first, len(x) - first])
+            return torch.cat([self._own_update(mine), other._own_update(theirs)])
 
         def _own_update(self, x: Tensor) -> Tensor:
             down, up = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
+            given = x.dtype
+            if cast := not torch.is_autocast_enabled(x.device.type):  # which casts by itself
+                x = x.to(down.dtype)
             update, scale = linear(linear(x, down), up), self.scaling[ADAPTER]
-            return update if scale == 1 else update * scale
+            update = update if scale == 1 else update * scale
+            return update.to(given) if cast else update
 
     return LeanLinear
 
 
 @dataclass
 class Mixture:
-    """How many of the rows that pass, the first ones, are of the one model; the rest of another."""
+    """How many of the rows that pass, the first ones, are of one model; the rest are another's."""
 
     first: int
+    rows: int
 
 
 def mixable(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two models differ in lean adapters over the same weights alone."""
+    """Whether two models differ in lean adapters over the same weights alone.
+
+    Not in adapters on routed experts, which see their own choice of the rows.
+    """
     weights = [
         [x for name, x in model.named_parameters() if ".lora_" not in name]
         for model in (one, other)
     ]
-    layers = [layer for _, layer in (*adapted(one), *adapted(other))]
-    lean = bool(layers) and all(isinstance(layer, _lean_linear()) for layer in layers)
+    layers = [*adapted(one), *adapted(other)]
+    lean = bool(layers) and all(
+        isinstance(layer, _lean_linear()) and ".experts." not in path for path, layer in layers
+    )
     same = len(weights[0]) == len(weights[1]) and all(map(operator.is_, *weights))
     return lean and same and len(adapted(one)) == len(adapted(other))
 

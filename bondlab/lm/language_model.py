@@ -139,7 +139,7 @@ class LanguageModel(templates.Reader, Trainable, Network):
     def sample(
         self, prompts: Prompts, k: int, generator: torch.Generator, share: Share | None = None
     ) -> Completions:
-        """Draw k completions per prompt, of T tokens at most; a GPU is never waited for.
+        """Draw k completions per prompt, of T tokens at most.
 
         The uniform numbers come from the generator beforehand, wherever it lives: with one of the
         processor a seed means the same numbers on every device. Those of prompts that are a share
@@ -174,7 +174,7 @@ class LanguageModel(templates.Reader, Trainable, Network):
         total, rows = (share.total, share.rows) if share else (len(prompts.ids), slice(None))
         shape = self.max_new_tokens, total, k
         uniforms = torch.rand(shape, generator=generator, device=generator.device)[:, rows]
-        return uniforms.reshape(len(uniforms), -1, 1).to(self.device)
+        return uniforms.reshape(len(uniforms), -1, 1).to(self.device, non_blocking=True)
 
     def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""
@@ -201,7 +201,7 @@ class LanguageModel(templates.Reader, Trainable, Network):
         split, pieces = [x.split(size) for x in (*reads, tokens.flatten())], []
         for own, others, y in zip(*split, strict=True):
             log_p, log_q = self._logits(own).log_softmax(-1), other._logits(others).log_softmax(-1)
-            apart = (log_p.exp() * (log_p - log_q)).sum(-1)
+            apart = (log_p.exp() * (log_p - log_q).masked_fill(log_p == -torch.inf, 0)).sum(-1)
             pieces.append((log_q.gather(-1, y[:, None])[:, 0], apart))
         found = (torch.cat(values).view(tokens.shape) for values in zip(*pieces, strict=True))
         return tuple(values.masked_fill(~completions.mask, 0.0) for values in found)

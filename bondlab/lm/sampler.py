@@ -36,7 +36,7 @@ _CAPTURED: WeakKeyDictionary[LanguageModel, OrderedDict[tuple, Captured]] = Weak
 
 
 def sample(model: LanguageModel, prompts: Prompts, k: int, uniforms: Tensor) -> Completions:
-    """K completions per prompt; nothing waits for the device.
+    """K completions per prompt; no step waits for the device.
 
     Args:
         uniforms: one number in [0, 1) for each token, [T, R, 1].
@@ -62,7 +62,7 @@ def sample_beside(
     """
     (one, other), count = models, len(prompts.ids)
     twice = Prompts(prompts.ids.repeat(2, 1), prompts.mask.repeat(2, 1))
-    mixture, own = Mixture(count), count * ks[0]
+    mixture, own = Mixture(count, 2 * count), count * ks[0]
     with beside(one.model, other.model, mixture):
         counts = [k for k in ks for _ in range(count)]
         prefix = one._prefix(twice, counts, room=len(uniforms[0]))
@@ -106,7 +106,7 @@ def _looped(
                 prefix.keep(going)
                 token, rows, running = token[going], rows[going], running[going]
         if mixed:
-            mixed[0].first = int((rows < mixed[1]).sum())
+            mixed[0].first, mixed[0].rows = int((rows < mixed[1]).sum()), len(rows)
         if step + 1 < len(uniforms):
             last = model._extend(prefix, token[:, None])[:, -1]
     return drawn

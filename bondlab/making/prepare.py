@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 
 from bondlab import assets, device
@@ -184,8 +185,7 @@ RECIPES = {
 
 def fit(model: Trainable, recipe: Recipe, data: Sequence, held_out: Sequence) -> pd.DataFrame:
     """AdamW with linear warm-up and decay on the adapter: step, loss, held_out_loss, seconds."""
-    settings, accelerator = recipe.settings, device.accelerator("auto")
-    model.to(accelerator.device)
+    settings, model = recipe.settings, model.to(device.place())
     optimizer = torch.optim.AdamW(model.trainable(), lr=settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _ramp(step, settings))
     stream, curve, started = batches(data, recipe), [], time.perf_counter()
@@ -194,14 +194,14 @@ def fit(model: Trainable, recipe: Recipe, data: Sequence, held_out: Sequence) ->
     for step in tqdm(range(settings.steps + 1), desc="training", unit="step"):
         now = checked = math.nan
         if step in checks:
-            with torch.no_grad(), accelerator.autocast():
+            with torch.no_grad(), device.autocast("auto"):
                 total = sum(recipe.loss(model, part).item() * len(part) for part in parts)
             checked = total / len(held_out)
         if step < settings.steps:
-            with accelerator.autocast():
+            with device.autocast("auto"):
                 value = recipe.loss(model, next(stream))
-            accelerator.backward(value)
-            accelerator.clip_grad_norm_(model.trainable(), settings.clip)
+            value.backward()
+            clip_grad_norm_(model.trainable(), settings.clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

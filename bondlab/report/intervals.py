@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -88,17 +88,17 @@ def mean_interval(values: ArrayLike, looks: int = 1) -> Interval:
 
 
 def cell_interval(values: ArrayLike, looks: int = 1) -> Interval:
-    """Interval of the mean of [S, B]: over seeds and prompts, or t over prompts with one seed.
+    """Interval of the mean of [S, B]: over seeds and prompts; with one seed, or prompt, t.
 
     `count` is S times B; `looks` as in `mean_interval`. NaN throughout is a statistic that these
-    runs do not define, whose interval is NaN too.
+    runs do not define, whose interval is NaN too. Runs that each have prompts of their own are
+    given as [S, 1], their means.
     """
     if np.size(values) and np.isnan(values).all():
         return Interval(math.nan, math.nan, math.nan, math.nan, np.size(values))
     values = _finite(values, dimensions=2)
-    if 1 in values.shape:  # one seed; of one prompt nothing is known of others
-        one = mean_interval(values.mean(0), looks)
-        return replace(one, count=values.size)
+    if 1 in values.shape:
+        return mean_interval(values.ravel(), looks)
     return Scatter.of(values).interval(float(values.mean()), len(values), looks)
 
 
@@ -119,9 +119,11 @@ class Scatter:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Scatter:
-        """From the mean squares of [S, B], S and B at least 2."""
+        """From the mean squares of [S, B], S at least 2; one prompt adds nothing that is known."""
         seeds, prompts = values.shape
         by_seed, by_prompt = values.mean(1), values.mean(0)
+        if prompts == 1:
+            return cls(float(by_seed.var(ddof=1)), 0.0, prompts)
         left = values - by_seed[:, None] - by_prompt + values.mean()
         rest = float((left**2).sum()) / ((seeds - 1) * (prompts - 1))
         between = seeds * float(by_prompt.var(ddof=1))
@@ -139,7 +141,7 @@ class Scatter:
         own = self.of_a_seed / seeds
         variance = own + self.of_prompts
         parts = (own, seeds - 1), (self.of_prompts, self.prompts - 1)
-        weighted = sum(part * _student(freedom, looks) for part, freedom in parts)
+        weighted = sum(part * _student(freedom, looks) for part, freedom in parts if part)
         reach = weighted / math.sqrt(variance) if variance else 0.0
         count = seeds * self.prompts
         return Interval(mean, mean - reach, mean + reach, math.sqrt(variance), count)
@@ -153,24 +155,21 @@ def _student(freedom: int, looks: int) -> float:
 def influence(statistic: Callable[..., float], *arrays: np.ndarray) -> np.ndarray:
     """What each seed and prompt adds to a statistic that is no mean, [S, B]: `cell_interval` it.
 
-    For each seed apart the statistic of its means over prompts, and how that changes as one prompt
-    is left out (jackknife). The mean over a seed's prompts is the seed's statistic itself.
+    For each seed apart the statistic of its means over prompts, and how that changes as one of
+    several prompts is left out (jackknife). The mean over a seed's prompts is its statistic itself.
 
     Args:
         statistic: of the means [...] of each array.
-        arrays: [S, B, ...] each, seeds and prompts the same; B at least 2.
+        arrays: [S, B, ...] each, seeds and prompts the same.
     """
     seeds, prompts = arrays[0].shape[:2]
     found = np.empty((seeds, prompts))
     for seed in range(seeds):
         own = [array[seed] for array in arrays]
-        totals = [array.sum(0) for array in own]
-        without = [
-            statistic(*((t - a[b]) / (prompts - 1) for t, a in zip(totals, own, strict=True)))
-            for b in range(prompts)
-        ]
-        changes = (prompts - 1) * (np.mean(without) - np.array(without))
-        found[seed] = statistic(*(total / prompts for total in totals)) + changes
+        found[seed] = statistic(*(array.mean(0) for array in own))
+        if prompts > 1:
+            left = [statistic(*(np.delete(a, b, 0).mean(0) for a in own)) for b in range(prompts)]
+            found[seed] += (prompts - 1) * (np.mean(left) - np.array(left))
     return found if np.isfinite(found).all() else np.full_like(found, math.nan)
 
 

@@ -46,6 +46,7 @@ WORDS = {
     "constraints": "constraints met (share)",
     "preferences": "better reply likelier (share)",
     "margin": "margin (nats)",
+    "bounds": "must be",
     "needed": "further seeds needed",
     "fixed": "rule fixed",
     "says": "verdict",

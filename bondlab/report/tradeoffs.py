@@ -23,7 +23,7 @@ ARROW = 0.075  # of an axis, at least, has a step with an arrow
 WIDE = 0.75  # of the whole axis: a closer look would show the same
 HOW = (
     "x axis: square root of the KL. Arrows: the course of training. Crosses: 95 % intervals after "
-    "the last step. Black: Best-of-N of the reference."
+    "the last step. Black: Best-of-N of the reference, N doubling up to the one named."
 )
 ROOM = 1.06  # beyond the last point
 

@@ -1,6 +1,6 @@
 """A moving average as anchor, or copies of the policy (Figure 5): runs and claims.
 
-Claims on J-BOND alone (`j_bond_claims.ALONE`) are here too, since here are its controls: the same
+Claims on J-BOND alone (`j_bond.ALONE`) are here too, since here are its controls: the same
 run on noise, and the reference at lower temperatures.
 """
 
@@ -36,8 +36,7 @@ from bondlab.study.cells import at
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL, spread
-from bondlab.study.j_bond import figure_7
-from bondlab.study.j_bond_claims import ALONE, RAW, RAW_MOVING, REINFORCE
+from bondlab.study.j_bond import ALONE, RAW, RAW_MOVING, REINFORCE, figure_7
 
 COPY = "copy every 50 steps"
 # The first half of J-BOND's steps, in float32 on any machine; the others take bfloat16 where the
@@ -123,7 +122,7 @@ EXPERIMENT = Experiment(
             "C9b",
             "At the same reward a moving average's KL to the reference is markedly lower.",
             "section 6, Fig. 5 middle",
-            [EQUAL, Term(f"KL, {MARKED} of the copies' minus moving average's (nats)",
+            [EQUAL, Term(f"{MARKED} times the copies' KL minus the moving average's (nats)",
                          (J_BOND, COPY), _nearer, above=0)],
             "Reward as in C9a, KL after the last step: a slower anchor alone would do for the KL.",
             short="moving average stays nearer the reference",

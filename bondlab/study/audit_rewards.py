@@ -63,7 +63,7 @@ def measure(settings: Settings) -> pd.DataFrame:
         known = labelled(name, settings.labelled, settings.seed, made=chosen.name not in TASKS)
         counts = [settings.samples] * len(task.eval_prompts)
         stream = (settings.seed, NAME)
-        with device.accelerator("auto").autocast():
+        with device.autocast("auto"):
             drawn = audit.sampled(task.model, task.eval_prompts, counts, stream, PROMPTS_AT_ONCE)
             own = written(name, task.eval_prompts, drawn, task.eval_references)
             judges = {"reward": task.reward, "judge": judge}

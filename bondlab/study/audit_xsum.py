@@ -80,7 +80,7 @@ def measure(settings: Settings) -> pd.DataFrame:
         untrained = models.reference(xsum.policy, settings.untrained, "auto", **chosen.limits)
         pairs = list(assets.dataset("vitaminc")["test"])
     counts = [settings.samples if i < settings.many else 1 for i in range(len(task.eval_prompts))]
-    with device.accelerator("auto").autocast():
+    with device.autocast("auto"):
         own = summaries_of(task, untrained, counts, seed)
         texts = pd.concat([own, claims_of(pairs, settings.labelled, seed)])
         return scored(texts, {"reward": task.reward}, labelled=CLAIMS, written=SAMPLED)

@@ -27,7 +27,7 @@ from bondlab.results import RunFolder
 from bondlab.rules import Scores
 from bondlab.study import alignment, rescored
 from bondlab.study.cells import at
-from bondlab.study.claims import Claim, Term
+from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.tasks import TaskSettings, binary, sentiment
@@ -144,16 +144,12 @@ def measured(found: Tables, wanted: Sequence[Spec], folders: Sequence[RunFolder]
     return found | {"evaluations": table, "baselines": base.assign(success=success)}
 
 
-def _gain(after: str, before: str) -> Callable[[pd.DataFrame], np.ndarray]:
-    return lambda table: at(table, after, "success") - at(table, before, "success")
-
-
 def _followed(name: str) -> Callable[[pd.DataFrame], np.ndarray]:
     steady = MovingAverage(ETA).share
     return lambda table: at(table, name, "anchor_share") / steady(int(table["step"].max()))
 
 
-FOLLOWING = "anchor's share of the way over that of a steady policy's, {}"
+FOLLOWING = "anchor's way as a share of an exact average's, {}"
 EXPERIMENT = Experiment(
     "autopsy",
     "An autopsy of a J-BOND written elsewhere",
@@ -171,12 +167,12 @@ EXPERIMENT = Experiment(
                      below=anchors.STUCK),
                 Term(FOLLOWING.format(FLOAT32_ANCHOR), [FLOAT32_ANCHOR],
                      _followed(FLOAT32_ANCHOR), above=anchors.STUCK),
-                *(Term(f"success, {after} minus {before}", (after, before), _gain(after, before),
+                *(lead(f"success, {after} minus {before}", after, before, "success",
                        above=0 if after == FLOAT32_ANCHOR else -inf)
                   for before, after in pairwise(NAMES)),
             ],
-            "After the last step; success is the share of held-out completions whose reward is "
-            f"above {THRESHOLD:g}.",
+            "After the last step; an exact average's way is that behind a policy of even steps, "
+            f"success the share of held-out completions whose reward is above {THRESHOLD:g}.",
             datetime.fromisoformat("2026-11-27T23:48:00+00:00"),
             short="a bfloat16 anchor holds J-BOND back",
         ),

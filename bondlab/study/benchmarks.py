@@ -36,7 +36,7 @@ from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
 from bondlab.study.instructions import INSTRUCTIONS
 from bondlab.study.items import COLUMNS, REFERENCE
-from bondlab.study.j_bond_claims import ALONE
+from bondlab.study.j_bond import ALONE
 from bondlab.study.sweep import Spec
 from bondlab.task import Reward, score
 from bondlab.training import train
@@ -133,7 +133,7 @@ def measure(
     asked = _face(policy, suite.answer_tokens, dialogue=True)
     chat, plain = (_face(policy, LONGEST_TEXT, dialogue) for dialogue in (True, False))
     counts, stream = [samples] * len(ASKED), (suite.seed, "instructions")
-    with device.accelerator(precision).autocast():
+    with device.autocast(precision):
         answers = sampled(asked, ASKED, counts, stream, texts.PROMPTS_AT_ONCE)
         likely = [
             texts.preferences(chat, texts.comparisons(suite.corpora, suite.pairs)),

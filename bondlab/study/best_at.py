@@ -72,7 +72,7 @@ def drawn(spec: Spec) -> tuple[Tensor, Tensor]:
 
     def measure() -> pd.DataFrame:
         policy = train(task, spec.algorithm, spec.config, parent).policy
-        with device.accelerator(spec.config.precision).autocast():
+        with device.autocast(spec.config.precision):
             starts = range(0, len(task.eval_prompts), PROMPTS_A_PART)
             return pd.concat([_part(spec, policy, start) for start in starts], ignore_index=True)
 

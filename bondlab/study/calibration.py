@@ -16,12 +16,19 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bondlab.report.intervals import TAIL, Interval, grouped, known, mean_interval, text
+from bondlab.report.intervals import (
+    Interval,
+    cell_interval,
+    grid,
+    grouped,
+    known,
+    mean_interval,
+    text,
+)
 
 MONTE_CARLO = 16  # section 4.2
 LEARNED, COUNTED, CONSTANT = "learned", f"counted in {MONTE_CARLO} samples", "always 1/2"
 STORED = "counted in the store"
-RESAMPLES = 2000  # of seeds and prompts, for the bootstrap
 BINS = 10  # of equal width in predicted p
 NOTHING = Interval(*[math.nan] * 4, 0)
 
@@ -113,17 +120,16 @@ def _histogram(table: pd.DataFrame) -> pd.DataFrame:
 def reliability(table: pd.DataFrame) -> pd.DataFrame:
     """Observed against predicted p in bins, of one source and step: x, mean, low, high, count.
 
-    The interval resamples prompts (and seeds, if several). Empty bins are left out.
+    A bin's mean is a ratio; its interval is that of the ratio's linear part (delta method). Empty
+    bins are left out.
     """
-    draws = _resampled(table, _in_bins(table))
-    counts, predicted, shares = np.split(draws[0], 3)
-    cells, rows = table["seed"].nunique() * table["prompt"].nunique(), []
-    for b in np.flatnonzero(counts):
-        with np.errstate(invalid="ignore"):  # a bin may be empty in a resample
-            means = draws[1:, 2 * BINS + b] / draws[1:, b]
-        low, high = np.nanquantile(means, [1 - TAIL, TAIL])
-        count = int(round(counts[b] * cells))
-        rows.append((predicted[b] / counts[b], shares[b] / counts[b], low, high, count))
+    cells, rows = np.split(_cells(table, _in_bins(table)), 3, axis=2), []
+    for b in np.flatnonzero(cells[0].sum((0, 1))):
+        count, predicted, share = (values[:, :, b] for values in cells)
+        mean = share.sum() / count.sum()
+        found = _within(cell_interval(mean + (share - mean * count) / count.mean()), 0.0)
+        x = predicted.sum() / count.sum()
+        rows.append((x, found.mean, found.low, found.high, int(count.sum())))
     return pd.DataFrame(rows, columns=["x", "mean", "low", "high", "count"])
 
 
@@ -131,17 +137,17 @@ def calibration_error(table: pd.DataFrame) -> tuple[Interval, float]:
     """Mean over completions of |observed - predicted| of their bin, and what chance alone gives.
 
     Noise in the bins makes the error of a perfectly calibrated model positive too: its expectation
-    is the second number, the bins' bootstrap errors times sqrt(2 / pi). The interval is normal,
-    with the bootstrap's error, and cut at 0: resampling would add that noise a second time, so
-    that a percentile interval would lie too high.
+    is the second number, the bins' standard errors times sqrt(2 / pi). In the interval, cut at 0,
+    each bin keeps its sign.
 
     Args:
         table: `observed` of one source and step.
     """
-    count, predicted, share = np.split(_resampled(table, _in_bins(table)), 3, axis=1)
-    gaps = (share - predicted) / count.sum(1, keepdims=True)
-    by_chance = math.sqrt(2 / math.pi) * gaps[1:].std(axis=0, ddof=1).sum()
-    return _normal(np.abs(gaps).sum(1), least=0.0), float(by_chance)
+    count, predicted, share = np.split(_cells(table, _in_bins(table)), 3, axis=2)
+    gaps = (share - predicted) / count.sum(2).mean()
+    errors = [cell_interval(gaps[:, :, b]).standard_error for b in range(BINS)]
+    by_chance = math.sqrt(2 / math.pi) * sum(errors)
+    return _within(cell_interval((gaps * np.sign(gaps.mean((0, 1)))).sum(2)), 0.0), by_chance
 
 
 def _in_bins(table: pd.DataFrame) -> np.ndarray:
@@ -156,8 +162,8 @@ def rank_correlations(table: pd.DataFrame) -> dict[str, Interval]:
 
     Both are pulled towards 0 by the bank's noise. "within prompts" is the mean over prompts of
     each one's own correlation (seeds averaged), where both vary; "across prompts" ranks all
-    completions together, and its interval resamples prompts with these ranks kept. NaN where
-    nothing varies.
+    completions together, and its interval is that of its linear part with these ranks kept. NaN
+    where nothing varies.
 
     Args:
         table: `observed` of one source and step.
@@ -168,8 +174,7 @@ def rank_correlations(table: pd.DataFrame) -> dict[str, Interval]:
             found = stats.spearmanr(part["predicted"], part["share"]).statistic
             values.setdefault(prompt, []).append(found)
     within = mean_interval([np.mean(own) for own in values.values()]) if values else NOTHING
-    within = dataclasses.replace(within, low=max(within.low, -1.0), high=min(within.high, 1.0))
-    return {"within prompts": within, "across prompts": _across(table)}
+    return {"within prompts": _within(within), "across prompts": _across(table)}
 
 
 def _varies(table: pd.DataFrame) -> bool:
@@ -180,9 +185,9 @@ def _across(table: pd.DataFrame) -> Interval:
     if not _varies(table):
         return NOTHING
     x, y = (stats.zscore(stats.rankdata(table[name])) for name in ("predicted", "share"))
-    sums = _resampled(table, np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], 1))
-    count, x, y, xx, yy, xy = sums.T
-    return _normal((count * xy - x * y) / np.sqrt((count * xx - x * x) * (count * yy - y * y)))
+    found = (x * y).mean()
+    values = table.assign(value=found + x * y - found * (x * x + y * y) / 2)
+    return _within(cell_interval(grid(values, "value")))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -199,25 +204,13 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("measure").reset_index()
 
 
-def _resampled(table: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Means over seeds and prompts of the totals of values [rows, F] in each: [1 + RESAMPLES, F].
-
-    The first as they are, the others resampled: of S seeds and B prompts S - 1 and B - 1 are drawn,
-    which makes each mean vary as much as the mean of S or B does. An unbalanced table fails here.
-    """
+def _cells(table: pd.DataFrame, values: np.ndarray) -> np.ndarray:
+    """Totals of values [rows, F] in each seed and prompt, [S, B, F], as many everywhere."""
     frame = pd.DataFrame(values).groupby([table["seed"].to_numpy(), table["prompt"].to_numpy()])
     shape = (table["seed"].nunique(), table["prompt"].nunique(), values.shape[1])
-    totals, generator, shares = frame.sum().to_numpy().reshape(shape), np.random.default_rng(0), []
-    for count in shape[:2]:
-        draws = max(count - 1, 1)
-        chosen = generator.multinomial(draws, np.full(count, 1 / count), size=RESAMPLES)
-        shares.append(chosen / draws)
-    again = np.einsum("rs,rb,sbf->rf", *shares, totals, optimize=True)
-    return np.concatenate([totals.mean((0, 1))[None], again])
+    return frame.sum().to_numpy().reshape(shape)
 
 
-def _normal(draws: np.ndarray, least: float = -1.0) -> Interval:
-    """The first draw +- 1.96 times the spread of the others, within [least, 1]."""
-    value, error = float(draws[0]), float(draws[1:].std(ddof=1))
-    reach = float(stats.norm.ppf(TAIL)) * error
-    return Interval(value, max(value - reach, least), min(value + reach, 1.0), error, 0)
+def _within(found: Interval, least: float = -1.0) -> Interval:
+    """The interval cut at `least` and at 1."""
+    return dataclasses.replace(found, low=max(found.low, least), high=min(found.high, 1.0))

@@ -96,12 +96,16 @@ class Term:
                 return seeds - count
         return inf
 
-    def __str__(self) -> str:
+    @property
+    def bounds(self) -> str:
+        """Its bounds in words: "above 0.25", "within 0.5 of 0"; "" of one that is only shown."""
         bounds = {f"above {self.above:.3g}": self.above, f"below {self.below:.3g}": self.below}
         if self.above == -self.below:
             bounds = {f"within {self.below:.3g} of 0": self.below}
-        kept = [words for words, bound in bounds.items() if np.isfinite(bound)]
-        return f"{self.what} {' and '.join(kept) or '(shown alone)'}"
+        return " and ".join(words for words, bound in bounds.items() if np.isfinite(bound))
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.bounds or '(shown alone)'}"
 
 
 @dataclass(frozen=True)
@@ -206,8 +210,8 @@ def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
     """Claims decided for each row of the figure: a line per claim, below it one per interval.
 
     Columns claim, row (where the table has several), what (the claim, what was measured), value,
-    says (the verdict, what each interval says), seeds, needed (further ones), fixed (whether the
-    rule was before or after the runs started).
+    bounds (where it is to lie), says (the verdict, what each interval says), seeds, needed (further
+    ones), fixed (whether the rule was before or after the runs started).
     """
     parts = table.groupby("row", sort=False) if "row" in table else [("", table)]
     parts, lines = list(parts), []
@@ -216,13 +220,14 @@ def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
             found = claim.decide(part)
             lines.append(
                 {"claim": claim.at(str(row)).id, "row": row, "what": claim.text, "value": "",
-                 "says": found.verdict, "seeds": str(found.seeds), "needed": in_words(found),
+                 "bounds": "", "says": found.verdict, "seeds": str(found.seeds),
+                 "needed": in_words(found),
                  "fixed": when_fixed(claim, part) if found.seeds else "-"}
             )  # fmt: skip
             lines += [
-                {"what": f"\u00b7 {what}", "value": "-" if interval is None else str(interval),
-                 "says": found.says[what]}
-                for what, interval in found.intervals.items()
+                {"what": f"\u00b7 {term.what}", "value": "-" if interval is None else str(interval),
+                 "bounds": term.bounds, "says": found.says[term.what]}
+                for term, interval in zip(claim.terms, found.intervals.values(), strict=True)
             ]  # fmt: skip
     found = pd.DataFrame(lines).fillna("")
     return found if any(row for row, _ in parts) else found.drop(columns="row")

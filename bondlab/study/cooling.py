@@ -64,7 +64,7 @@ def evaluation(run: Spec, temperature: float) -> tuple[pd.DataFrame, dict]:
 
     def measure() -> pd.DataFrame:
         bank, model = held_out_bank(run), cooled(task.model, temperature)
-        with torch.no_grad(), device.accelerator(run.config.precision).autocast():
+        with torch.no_grad(), device.autocast(run.config.precision):
             return evaluate(model, task.model, task, bank, SAMPLES, generators)
 
     bank = run.banks()[-1].path.name

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bondlab.report.kept import Results, of_same_profiles
+from bondlab.study.alignment import FIRST
 from bondlab.study.items import REFERENCE
 from bondlab.study.report import COOLED, OWN_BEST, best_name, drawn_anew
 
@@ -25,7 +26,8 @@ def of(found: Results, beside: str = "") -> pd.DataFrame:
     """The evidence of an experiment's results.
 
     Args:
-        beside: the experiment on the same task whose runs are added, series of other names alone.
+        beside: the experiment on the same task whose runs are added, series of other names alone;
+            not those that were measured on other prompts, by which nothing can be paired.
     """
     tables = [_trained(found["evaluations"], found["runs"])]
     if beside:
@@ -33,7 +35,10 @@ def of(found: Results, beside: str = "") -> pd.DataFrame:
         paths = [folder / f"results_{name}.parquet" for name in ("evaluations", "runs")]
         if all(path.exists() for path in paths):
             other = _trained(*map(pd.read_parquet, paths))
-            tables.append(other[~other["series"].isin(tables[0]["series"].unique())])
+            own = tables[0]
+            alike = other["spread"].isin(own["spread"]) & other["prompt"].isin(own["prompt"])
+            if alike.all():
+                tables.append(other[~other["series"].isin(own["series"].unique())])
     cooled = found.folder / "results_cooling.parquet"
     for row, part in tables[0].groupby("row", sort=False):
         tables.append(_best(part, found["baselines"]).assign(row=row))
@@ -60,12 +65,15 @@ def _trained(evaluations: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each run's name, start and whether its samples were drawn anew."""
+    """Of each run with that of its first steps: names, start, whether samples were drawn anew."""
     manifests = [json.loads(text) for text in runs["manifest"]]
-    return runs[[key for key in (*KEYS, "run") if key in runs]].assign(
+    table = runs.assign(
+        series=runs["series"].str.removesuffix(FIRST),
         started=[m["started"] for m in manifests],
         anew=[drawn_anew(m["config"]) for m in manifests],
     )
+    groups = table.groupby([key for key in KEYS if key in runs], sort=False, as_index=False)
+    return groups.agg({"run": " ".join, "started": "min", "anew": "all"})
 
 
 def _best(part: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:

@@ -25,16 +25,18 @@ def in_one_line(text: str) -> str:
 def before_and_after(found: Results, unit: str = "document", **labels: float | str) -> None:
     """Show completions before and after training, with their reward as a probability, a row each.
 
-    Of the runs with these labels, such as `series="iterative, n = 4"`, and the first seed.
+    Of the runs with these labels, such as `series="iterative, n = 4"`, and the first seed. The
+    reward of a chat's reply, which is no probability's, as it is.
     """
+    scale, name = (expit, "p") if not found.variant.startswith("chat") else (list, "reward")
     table = found.where(**{name: [value] for name, value in labels.items()})["examples"]
     table = table[table["seed"] == table["seed"].min()].sort_values("step", kind="stable")
     rows = []
     for (row, series, prompt), own in table.groupby(["row", "series", "prompt"], sort=False):
         runs = ", ".join(filter(None, (row, series)))
         before, after = map(in_one_line, own["text"].iloc[[0, -1]])
-        p_before, p_after = expit(own["reward"].iloc[[0, -1]])
-        texts = {"before": before, "after": after, "p before": p_before, "p after": p_after}
+        first, last = scale(own["reward"].iloc[[0, -1]])
+        texts = {"before": before, "after": after, f"{name} before": first, f"{name} after": last}
         rows.append({"run": runs, unit: prompt, **texts})
     if rows:
         show(pd.DataFrame(rows))
@@ -48,7 +50,7 @@ def answers(run: Run, task: Task, temperature: float, count: int = 4, draws: int
     prompts = task.eval_prompts[:count]
     shown = {"prompt": prompts}
     for when, model in {"before": task.model, "after": run.policy}.items():
-        with torch.no_grad(), device.accelerator("auto").autocast():
+        with torch.no_grad(), device.autocast("auto"):
             model = cooled(model, temperature)
             drawn, rewards = draw(model, task.reward, prompts, draws, seeded(0, "shown"))
         middling = rewards.argsort(1)[:, draws // 2].tolist()

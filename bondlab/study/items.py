@@ -65,8 +65,8 @@ def intervals(items: pd.DataFrame) -> pd.DataFrame:
     """Mean with interval of each policy, measure and group, and of all groups together.
 
     Returns:
-        Columns policy, measure, group, mean, low, high, count (items times seeds). Intervals are t
-        or bootstrap: those of a share of few items may pass 0 or 1.
+        Columns policy, measure, group, mean, low, high, count (items times seeds). Those
+        of a share of few items may pass 0 or 1.
     """
     together = items.assign(group=ALL) if items["group"].nunique() > 1 else items.iloc[:0]
     table = pd.concat([together, items], ignore_index=True).rename(columns={"item": "prompt"})

@@ -80,7 +80,7 @@ def time_to_gain(times: np.ndarray, means: np.ndarray) -> float:
 
 def _later(series: str, other: str) -> Term:
     return Term(
-        f"share of the steps to {GAINED} of the own gain, {series} minus {other}",
+        f"share of the steps until {GAINED} of its gain, {series} minus {other}",
         (series, other),
         lambda t: _time(series, t) - _time(other, t),
         above=0,
@@ -150,7 +150,7 @@ EXPERIMENT = Experiment(
             "With a fixed N the log quantile saturates, earlier for smaller N.",
             "section 6, Fig. 4 left and middle",
             [
-                Term(f"share of the steps to {GAINED} of the own gain, N = 4", ("N = 4",),
+                Term(f"share of the steps until {GAINED} of its gain, N = 4", ("N = 4",),
                      partial(_time, "N = 4"), below=SATURATED),
                 _later("N = 16", "N = 4"),
             ],

@@ -1,23 +1,45 @@
-"""J-BOND against REINFORCE (Figure 7): the runs."""
+"""J-BOND against REINFORCE (Figure 7): the runs, and the claims on both and on J-BOND alone."""
 
 from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+import pandas as pd
+
 from bondlab.algorithms import reinforce
+from bondlab.report.intervals import influence
+from bondlab.study import frontier
 from bondlab.study.alignment import (
+    AREA,
+    ETAS,
     J_BOND,
     J_BOND_ON_NOISE,
     RUNS,
+    SAME,
     Runs,
+    above,
+    fall,
     first_steps,
     moving,
     on_noise,
     specs,
+    trend,
 )
+from bondlab.study.cells import at, halves
+from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
-from bondlab.study.j_bond_claims import CLAIMS, RAW, REINFORCE
+from bondlab.study.frontier import KL, unit
+from bondlab.study.report import COOLED, best_name
 
+REINFORCE = {f"REINFORCE, beta_RL = {b:g}": b for b in (0.001, 0.01, 0.1, 1.0)}  # section 6, Fig. 7
+# REINFORCE on the reward itself or on r_J, to the reference or to a moving average.
+RAW, RAW_MOVING = "REINFORCE, beta_RL = 0.1", "REINFORCE, moving anchor"
+RANK, RANK_MOVING = "rank REINFORCE", "rank REINFORCE, moving anchor"
+BETAS, RATES = ({k: np.log10(v) for k, v in each.items()} for each in (REINFORCE, ETAS))  # tenfold
+STRAIGHT = 0.5  # share of its mean by which a slope may change from one half to the other
+SEEN = 0.75  # of the reward's gain that the judge is to see, both in gains of Best-of-4
+REWARD, BEST = "reward", (best_name(1), best_name(4))
 SMALL = "REINFORCE, beta_RL = 0.01"  # it and `RAW` have learning rates of their own
 FIGURE_7 = (J_BOND, *REINFORCE)
 # Ours: what training on nothing makes of the KL.
@@ -44,6 +66,147 @@ def runs(profile: str) -> Runs:
     return found | dict(zip(NOISE, map(on_noise, real), strict=True)) | first
 
 
+# -- claims ----------------------------------------------------------------------------------------
+
+
+def _falls(column: str, table: pd.DataFrame) -> np.ndarray:
+    """Fall of a measure after the last step per tenfold beta_RL, [S, B]; the reward in spreads."""
+    return fall(BETAS, column, table) / unit(table, column)
+
+
+def _with_eta(column: str, table: pd.DataFrame) -> np.ndarray:
+    """Rise of a measure after the last step per tenfold eta, [S, B]; the reward in spreads."""
+    values = [at(table, name, column) for name in RATES]
+    return trend(RATES.values(), values) / unit(table, column)
+
+
+def _beta_less_eta(column: str, table: pd.DataFrame) -> np.ndarray:
+    return _falls(column, table) - _with_eta(column, table)
+
+
+def _half(which: int, column: str, table: pd.DataFrame) -> np.ndarray:
+    return halves(table, J_BOND, column)[which] / unit(table, column)
+
+
+def _beyond_noise(name: str, table: pd.DataFrame) -> np.ndarray:
+    """`frontier.shape` of what J-BOND's KL has above that of the run with the noise reward."""
+    steps, own = frontier.grown(table, J_BOND)
+    return frontier.shape(name, steps, own - frontier.grown(table, J_BOND_ON_NOISE)[1])
+
+
+def _noise_share(table: pd.DataFrame) -> np.ndarray:
+    return influence(
+        lambda noise, own: noise / own, at(table, J_BOND_ON_NOISE, KL), at(table, J_BOND, KL)
+    )
+
+
+def _wins(table: pd.DataFrame) -> np.ndarray:
+    return at(table, J_BOND, "win_over_1") - 0.5
+
+
+def seen(series: str, table: pd.DataFrame) -> np.ndarray:
+    """A policy's gain under the judge over its gain of reward, in those of Best-of-4, [S, B]."""
+    values = [
+        at(table, name, column) for column in ("judge", REWARD) for name in (series, *BEST)
+    ]  # fmt: skip
+    values = [np.broadcast_to(each, values[0].shape) for each in values]
+
+    def share(own: float, start: float, best: float, *of_reward: float) -> float:
+        reward, first, last = of_reward
+        return (own - start) / (best - start) / ((reward - first) / (last - first))
+
+    return influence(share, *values)
+
+
+SETTINGS = (*REINFORCE, *ETAS)
+CLAIMS = (
+    Claim(
+        "C14a",
+        "REINFORCE depends strongly on beta_RL: a larger one ends with less reward and KL.",
+        "section 6, Fig. 7 left and middle",
+        [
+            Term("fall of reward per tenfold beta_RL (spreads)", (*REINFORCE,),
+                 partial(_falls, REWARD), above=SAME),
+            Term("fall of KL per tenfold beta_RL (nats)", (*REINFORCE,),
+                 partial(_falls, KL), above=0),
+            Term("rise of J-BOND's reward per tenfold eta (spreads)", (*ETAS,),
+                 partial(_with_eta, REWARD)),
+            Term("rise of J-BOND's KL per tenfold eta (nats)", (*ETAS,), partial(_with_eta, KL)),
+        ],
+        "Least squares after the last step.",
+        short="REINFORCE depends on beta_RL",
+    ),
+    Claim(
+        "C14b",
+        "J-BOND improves continuously, without a choice like beta_RL: time sets its KL.",
+        "section 6, Fig. 7 left",
+        [
+            Term("reward, rise in the first half (spreads)", (J_BOND,), partial(_half, 0, REWARD),
+                 above=0),
+            Term("reward, rise in the second half (spreads)", (J_BOND,), partial(_half, 1, REWARD),
+                 above=0),
+            Term("KL, rise in the second half (nats)", (J_BOND,), partial(_half, 1, KL), above=0),
+            Term("reward, fall per tenfold beta_RL minus rise per tenfold eta (spreads)", SETTINGS,
+                 partial(_beta_less_eta, REWARD), above=0),
+            Term("KL, fall per tenfold beta_RL minus rise per tenfold eta (nats)", SETTINGS,
+                 partial(_beta_less_eta, KL), above=0),
+        ],
+        "Eta is the choice that J-BOND has in beta_RL's place: it is to matter less. (The "
+        "paper does not compare the two: this is our test of \"without a choice\".)",
+        short="J-BOND improves without such a choice",
+    ),
+    Claim(
+        "C12",
+        "J-BOND's curve of reward against KL lies above every REINFORCE run's.",
+        "section 6, Fig. 7 right",
+        above(J_BOND, REINFORCE),
+        AREA,
+        short="J-BOND's frontier is above REINFORCE's",
+    ),
+)  # fmt: skip
+# Claims on J-BOND alone, decided beside its controls: the run on noise, and cooling.
+ALONE = (
+    Claim(
+        "C13",
+        "J-BOND's KL grows steadily, about linearly in the steps.",
+        "section 6, Fig. 7 middle",
+        [
+            Term("KL beyond noise, slope (nats per step)", (J_BOND, J_BOND_ON_NOISE),
+                 partial(_beyond_noise, "slope"), above=0),
+            Term("KL beyond noise, bend", (J_BOND, J_BOND_ON_NOISE), partial(_beyond_noise, "bend"),
+                 -STRAIGHT, STRAIGHT),
+            Term("KL beyond noise, R^2 of the line", (J_BOND, J_BOND_ON_NOISE),
+                 partial(_beyond_noise, "r_squared")),
+            Term("noise run's share of the last KL", (J_BOND, J_BOND_ON_NOISE), _noise_share),
+        ],
+        "Minus the KL of a run that is rewarded for noise and can learn nothing. Over the "
+        "evaluations after the warm-up; the bend is the slope's change from the first half to the "
+        "second, as a share of its mean.",
+        short="J-BOND's KL grows steadily",
+    ),
+    Claim(
+        "ours-1",
+        "What J-BOND gains a second judge sees too.",
+        "ours; the paper's abstract claims better results beyond the trained reward",
+        [
+            Term("win rate over the reference minus 1/2", (J_BOND,), _wins, above=0),
+            Term("the judge's gain, as a share of the reward's", (J_BOND, *BEST),
+                 partial(seen, J_BOND), above=SEEN),
+        ],
+        "After the last step: how often the judge that no training sees prefers J-BOND's "
+        "completion to one of the reference's, ties half; and its mean gain, both gains in those "
+        "of sampled Best-of-4. A policy that has only learned the reward's mistakes fails.",
+        short="a second judge agrees",
+    ),
+    Claim(
+        "ours-4",
+        "J-BOND's curve of reward against KL lies above that of cooling the reference.",
+        "ours; sampling at a lower temperature needs no training",
+        above(J_BOND, [COOLED]),
+        AREA,
+        short="J-BOND beats cooling the reference",
+    ),
+)  # fmt: skip
 EXPERIMENT = Experiment(
     "j_bond",
     "J-BOND against REINFORCE",

@@ -139,8 +139,12 @@ def win_rate_of_best(scores: Tensor, rewards: Tensor, n: int) -> Tensor:
 
     Each chosen completion meets the M - 1 others, so at n = 1 this is 1/2.
     """
-    beaten = (wins(scores, scores).sum(2) - 0.5) / (scores.shape[1] - 1)  # but the tie with itself
-    return measures.best_of_n_value(beaten, rewards, n)
+    return measures.best_of_n_value(beaten(scores), rewards, n)
+
+
+def beaten(scores: Tensor) -> Tensor:
+    """Share of a prompt's other completions with a lower score, ties half: [B, M] -> [B, M]."""
+    return (wins(scores, scores).sum(2) - 0.5) / (scores.shape[1] - 1)  # but the tie with itself
 
 
 def penalised(own: Tensor, others: Tensor) -> Tensor:

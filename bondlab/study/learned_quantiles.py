@@ -23,7 +23,6 @@ from bondlab.report.intervals import TAIL
 from bondlab.report.kept import Results, Tables
 from bondlab.results import RunFolder
 from bondlab.study import calibration
-from bondlab.study.calibration import RESAMPLES
 from bondlab.study.cells import NAMES
 from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, seeds
@@ -35,6 +34,7 @@ N = 8  # appendix B.1, Fig. 9
 CLOSE = 0.1  # share of what a divergence is before training by its formula
 STORED, FRESH = "counted, stored samples", "counted, fresh samples"
 LEARNED = "learned"
+RESAMPLES = 2000  # of steps, for the bootstrap of a median
 PARTS = ("the policy's", "the reference's, drawn anew", "the store's, spread over the run")
 # After 12 steps of 16 summaries the model knew nothing yet (profile laptop). Here it sees 4096.
 LONGER = {"study": {"steps": 128, "evaluate_every": 32}}
@@ -137,7 +137,7 @@ def steps(spec: Spec, run: RunFolder) -> pd.DataFrame:
 def seconds_of_a_sample(spec: Spec) -> dict[str, float]:
     """Seconds to draw and to score one sample of the reference, alone: drawing, scoring."""
     task, prompts = spec.build(), spec.build().eval_prompts[: spec.config.prompts_per_step]
-    with device.accelerator(spec.config.precision).autocast():
+    with device.autocast(spec.config.precision):
         times = [time.perf_counter()]
         drawn = task.model.sample(task.model.encode(prompts), 16, seeded(0, "seconds"))
         texts = task.model.decode(drawn)
@@ -149,7 +149,7 @@ def seconds_of_a_sample(spec: Spec) -> dict[str, float]:
 
 
 def cost_table(taken: pd.DataFrame) -> pd.DataFrame:
-    """Completions and seconds per step: panel, group (the method), series (the part), mean, ....
+    """Completions and seconds per step: panel, group (the method), series (the part) and mean.
 
     Each completion is scored once, so reward calls are as many. The store is spread over the steps
     of its run. Seconds are the median over all steps of a method, with a bootstrap interval over

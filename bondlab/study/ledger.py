@@ -30,7 +30,7 @@ from bondlab.study.report import TOY
 PROBLEMS, EXACT = 100, "Theorem 1"
 THEOREM = Claim(
     "C1",
-    "The distribution of Best-of-N is pi(y) p_<=(y)^(N-1) times a correction for ties.",
+    "The distribution of Best-of-N is pi(y) p_<=(y)^(N-1) times a factor, N without ties.",
     "Theorem 1",
     [
         Term(f"largest error of a probability, {PROBLEMS} distributions, N = 2, 3, 4", [EXACT],
@@ -101,7 +101,8 @@ def enumerated() -> pd.DataFrame:
         exact = torch.zeros(5, dtype=torch.float64).index_add(0, kept, probs[drawn].prod(1))
         error = (best_of_n.pmf(probs, rewards, n) - exact).abs().max().item()
         rows.append({"series": EXACT, "seed": seed, "prompt": n, "step": 0, "error": error})
-    return pd.DataFrame(rows).assign(profile="exact")
+    table = pd.DataFrame(rows)
+    return table.assign(profile="exact", error=table["error"].max())
 
 
 def table() -> pd.DataFrame:
@@ -128,7 +129,8 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
         "where": ", ".join(filter(None, (place.where, row))), "profile": profile,
         "verdict": found.verdict, "rule fixed": when.strip("-"),
         "seeds": found.seeds, "seeds needed": claims.in_words(found), "intervals": found.looks,
-        "runs": " ".join(sorted(set(runs))), "command": place.command.format(profile=profile),
+        "runs": " ".join(sorted(set(" ".join(runs).split()))),
+        "command": place.command.format(profile=profile),
     }  # fmt: skip
     for what, interval in found.intervals.items():
         ends = ("", "", "") if interval is None else (interval.mean, interval.low, interval.high)

@@ -127,9 +127,11 @@ def _tables(name: str, profile: Profile) -> Tables:
         labels = {k: v for k, v in spec.labels.items() if k != "seed"} | {"profile": profile}
         runs.append(runs_table(manifest, **labels, learning_rate=rate))
         few = {k: labels[k] for k in ("row", "series", "n", "warmup", "profile") if k in labels}
-        evaluations.append(table.assign(**few, spread=world.spread))
-    best = [world.measured(world.best_of(n), n).assign(n=n) for n in SIZES]
-    cooled = [world.measured(world.cooled(t), 1).assign(temperature=t) for t in TEMPERATURES]
+        evaluations.append(_of_runs(table).assign(**few, spread=world.spread))
+    best = [_of_runs(world.measured(world.best_of(n), n)).assign(n=n) for n in SIZES]
+    cooled = [
+        _of_runs(world.measured(world.cooled(t), 1)).assign(temperature=t) for t in TEMPERATURES
+    ]
     # Figures place Best-of-n at one KL.
     best = [t.assign(kl_to_reference=t["kl_to_reference"].mean()) for t in best]
     return {
@@ -171,6 +173,12 @@ def _rates(specs: Sequence[Spec], profile: str, runs: int) -> dict[str, float]:
             rows.append(means.assign(series=series, rate=rate, spread=world.spread))
     chosen = tuning.choice(pd.concat(rows)).query("chosen")
     return dict(zip(chosen["series"], chosen["rate"], strict=True))
+
+
+def _of_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over each run's prompts, which no other run has: a row per run, and step if there."""
+    keys = [name for name in ("step", "seed") if name in table]
+    return table.groupby(keys, sort=False, as_index=False).mean().assign(prompt=0)
 
 
 def _small(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,8 +10,7 @@ from bondlab.study.alignment import AREA, ETA, J_BOND, RUNS, Runs, above, moving
 from bondlab.study.anchor_ablations import raw_moving
 from bondlab.study.claims import Claim
 from bondlab.study.experiment import Experiment
-from bondlab.study.j_bond import figure_7
-from bondlab.study.j_bond_claims import RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE
+from bondlab.study.j_bond import RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE, figure_7
 
 RLOO = "RLOO, K = 3"  # as many completions as J-BOND samples
 OTHERS = (RLOO, "RAFT", "vBoN", "online DPO", "BoNBoN", "WARP, first stage")
@@ -76,7 +75,7 @@ EXPERIMENT = Experiment(
             "C15",
             "A reward that is only a rank is exploited less: at equal KL the second judge is "
             "higher.",
-            "section 4.4",
+            "section 4.1, a conjecture without an experiment",
             [
                 *above(RANK, [RAW], "judge"),
                 *above(RANK_MOVING, [RAW_MOVING], "judge"),

@@ -115,7 +115,7 @@ def trained(spec: Spec) -> pd.DataFrame:
     task = spec.build()
     policy = train(task, spec.algorithm, spec.config, paths.runs_folder() / RUNS).policy
     models = {name: cooled(policy, t) for name, t in writes(spec.labels["series"]).items()}
-    with device.accelerator(spec.config.precision).autocast():
+    with device.autocast(spec.config.precision):
         parts = [_draws(spec.task, task, model, name, {}) for name, model in models.items()]
     return pd.concat(parts, ignore_index=True)
 

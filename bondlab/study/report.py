@@ -94,14 +94,16 @@ def anchor_marks(found: Results) -> list[Mark]:
 
 def note(found: Results, unit: str = "document") -> str:
     """The small print of a figure: how much it rests on; `unit` is what a prompt is."""
-    lines, kind = [], "" if found.experiment == TOY else "held-out "
+    lines = []
     for profile, part in found["evaluations"].groupby("profile", sort=False):
         rows = ", ".join(filter(None, part["row"].unique()))
-        seeds, prompts = part["seed"].nunique(), part["prompt"].nunique()
+        seeds, prompts = part["seed"].nunique(), f"{part['prompt'].nunique()} held-out {unit}s"
         means = f"t over seeds and {unit}s" if seeds > 1 else f"t over {unit}s"
+        if found.experiment == TOY:
+            prompts, means = f"each with {unit}s of its own", "t over seeds"
         lines.append(
             f"{rows + ': profile' if rows else 'Profile'} {profile}, {seeds} "
-            f"seed{'s' * (seeds > 1)}, {prompts} {kind}{unit}s, 95 % intervals ({means})."
+            f"seed{'s' * (seeds > 1)}, {prompts}, 95 % intervals ({means})."
         )
     manifests = [row["manifest"] for row in found.manifests]
     kinds = {k for m in manifests for k in (*m.get("kinds", ()), *m.get("bank_kinds", ()))}

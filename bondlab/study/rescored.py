@@ -69,7 +69,7 @@ def scored(
     """
 
     def measure() -> pd.DataFrame:
-        with torch.no_grad(), device.accelerator(precision).autocast():
+        with torch.no_grad(), device.autocast(precision):
             return pd.DataFrame(score(reward, prompts, texts).numpy()).add_prefix("sample ")
 
     read = {"texts": results.digest([list(prompts), list(texts)])}

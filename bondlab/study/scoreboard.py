@@ -25,10 +25,10 @@ def placed(text: str, table: pd.DataFrame) -> str:
 
 
 def scoreboard(table: pd.DataFrame) -> str:
-    """A Markdown table, a line per claim: figure, claim, verdicts by place, a number, seeds.
+    """A Markdown table, a line per claim: figure, claim, verdicts by place, a number, its seeds.
 
-    The number is of the language models, where there are any, of the place with most seeds, the
-    first named, and of what its verdict hangs on; the toy's stand in CLAIMS.md.
+    The number is of the place with most seeds, the first named, and of what its verdict hangs on;
+    the toy's stand in CLAIMS.md, but for what has no other.
 
     Args:
         table: `ledger.table`, or its file read as text.
@@ -47,8 +47,10 @@ def _line(part: pd.DataFrame) -> dict[str, str]:
         "claim": f"[{first['short']}](CLAIMS.md#{anchor(first['id'])})",
         "on the toy": _verdicts(part[toy]),
         "on language models": _verdicts(most[most["kind"] != "toy"]),
-        "number [95 %]": number if number == "-" else f"{first['measured']}: {number}",
-        "seeds": first["seeds"],
+        "deciding number on language models [95 %]": number
+        if number == "-"
+        else f"{first['measured']}: {number}",
+        "its seeds": first["seeds"],
     }
 
 

@@ -22,6 +22,7 @@ from bondlab.report.intervals import mean_interval, paired_difference
 from bondlab.report.kept import Results
 from bondlab.study.audit import SIZES
 from bondlab.study.audit_rewards import SCORERS, TASKS, in_spreads
+from bondlab.study.judge import beaten
 
 HOTTEST = 1e3  # spreads of reward: a choice at random
 
@@ -55,7 +56,7 @@ def table(found: Results) -> pd.DataFrame:
     for task in TASKS:
         wide = in_spreads(found, task).pivot(index="prompt", columns="sample")
         reward, judge = (torch.tensor(wide[name].to_numpy(float)) for name in SCORERS)
-        measured = {"judge": judge, "wins": _wins(judge)}
+        measured = {"judge": judge, "wins": beaten(judge)}
         for n in SIZES[1:]:
             best = {k: measures.best_of_n_value(v, reward, n) for k, v in measured.items()}
             gain = measures.best_of_n_value(reward, reward, n)
@@ -71,9 +72,3 @@ def table(found: Results) -> pd.DataFrame:
                     line[f"{name}, soft - best"] = str(paired_difference(softly, best[name]))
             lines.append(line)
     return pd.DataFrame(lines).fillna("-")
-
-
-def _wins(judge: Tensor) -> Tensor:
-    """Share of a prompt's other samples that the judge puts below each, ties half: [B, K]."""
-    ahead = (judge.unsqueeze(2) - judge.unsqueeze(1)).sign().sum(2)  # itself counts 0
-    return 0.5 + ahead / (2 * (judge.shape[1] - 1))

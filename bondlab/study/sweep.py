@@ -126,7 +126,7 @@ def held_out_bank(spec: Spec) -> Bank:
 
     Drawn where they are missing: a run on noise leaves none that the task's reward has seen.
     """
-    return spec.banks()[-1].filled(spec.build(), device.accelerator(spec.config.precision))
+    return spec.banks()[-1].filled(spec.build())
 
 
 def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
@@ -141,7 +141,7 @@ def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
 
 
 def _fill(spec: Spec, which: int, part: int) -> None:
-    spec.banks()[which].fill(spec.build(), part, device.accelerator(spec.config.precision))
+    spec.banks()[which].fill(spec.build(), part)
 
 
 def _train(spec: Spec, parent: Path) -> None:

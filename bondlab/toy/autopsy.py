@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bondlab import best_of_n, toy
 from bondlab.report.intervals import Interval, mean_interval, paired_difference
+from bondlab.toy.descents import over_problems
 
 ETA, BETA, GAMMA, STEPS = 0.02, 0.5, 0.1, 320
 # A logit is the weight times this: a weight that changes by 1 % moves its logit by about 1. A
@@ -129,14 +130,8 @@ def _measure(
 
 
 def curve_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Mean and interval over problems: panel (the measure), series, step, mean, low, high."""
-    names = ["anchor_share", "success", "kl"]
-    long = records.melt(["series", "step"], names, var_name="panel")
-    keys = ["panel", "series", "step"]
-    return pd.DataFrame([
-        mean_interval(part).row(**dict(zip(keys, key, strict=True)))
-        for key, part in long.groupby(keys, sort=False)["value"]
-    ])  # fmt: skip
+    """`descents.over_problems` of what is drawn, all in one row."""
+    return over_problems(records.assign(row=""), ["anchor_share", "success", "kl"])
 
 
 def ends(records: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from bondlab import best_of_n, rules, toy
-from bondlab.report.intervals import Interval, mean_interval, paired_difference
+from bondlab.report.intervals import Interval, curves, paired_difference
 from bondlab.toy import training
 from bondlab.toy.exact import QUANTILE_SAMPLES, Settings
 
@@ -58,13 +58,9 @@ def _descend(row: str, beta: float, seed: int, settings: Settings) -> list[train
 
 
 def over_problems(records: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
-    """Mean and interval over problems: row, panel (the measure), series, step, mean, low, high."""
-    long = records.melt(["row", "series", "step"], measures, var_name="panel")
-    keys = ["row", "panel", "series", "step"]
-    return pd.DataFrame([
-        mean_interval(part).row(**dict(zip(keys, key, strict=True)))
-        for key, part in long.groupby(keys, sort=False)["value"]
-    ])  # fmt: skip
+    """`intervals.curves` by row, series and step, over problems, of which each has a record."""
+    keys = ["row", "series", "step"]
+    return curves(records.assign(prompt=records.groupby(keys).cumcount()), measures, keys)
 
 
 def gaps(records: pd.DataFrame) -> dict[tuple[str, str], Interval]:
