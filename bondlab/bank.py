@@ -21,6 +21,7 @@ from bondlab import device, paths, processes, results
 from bondlab.config import Config
 from bondlab.lm.completions import Completions, Prompts, concatenate
 from bondlab.lm.language_model import LanguageModel
+from bondlab.lm.sampler import forget
 from bondlab.naming import fingerprint
 from bondlab.processes import Share
 from bondlab.task import Reward, Task, score
@@ -61,13 +62,17 @@ class Bank:
 
 @dataclass(frozen=True)
 class BankFolder:
-    """A bank on disk; `path` is named by a hash of what determines the samples."""
+    """A bank on disk; `path` is named by a hash of what determines the samples.
+
+    `at_once` prompts are drawn for together, which changes them by rounding alone.
+    """
 
     path: Path
     prompts: Sequence[str]
     samples: int
     seed: int
     precision: device.Precision
+    at_once: int
 
     @classmethod
     def of(
@@ -77,6 +82,7 @@ class BankFolder:
         samples: int,
         seed: int,
         precision: device.Precision,
+        at_once: int = PROMPTS_A_PART,
     ) -> BankFolder:
         """The folder for `samples` completions per prompt of the task's reference.
 
@@ -102,7 +108,7 @@ class BankFolder:
             "precision": device.resolve(precision),
         }
         path = paths.runs_folder() / "banks" / results.digest(identity)
-        return cls(path, list(prompts), samples, seed, precision)
+        return cls(path, list(prompts), samples, seed, precision, at_once)
 
     def _files(self) -> list[Path]:
         """The file of each part."""
@@ -120,9 +126,13 @@ class BankFolder:
             ValueError: the model gives NaN.
         """
         prompts = self.prompts[part * PROMPTS_A_PART : (part + 1) * PROMPTS_A_PART]
-        generator, model = seeded(self.seed, "bank", part), task.model.to(device.place())
-        with device.autocast(self.precision):
-            drawn, rewards = draw(model, task.reward, prompts, self.samples, generator)
+        model, found = task.model.to(device.place()), []
+        for rows in slices(len(prompts), self.at_once):
+            given = prompts[rows], self.samples, seeded(self.seed, "bank", part)
+            with device.autocast(self.precision):
+                found.append(draw(model, task.reward, *given, share=Share(rows, len(prompts))))
+        parts, rewards = zip(*found, strict=True)
+        drawn, rewards = concatenate(parts, dim=0), torch.cat(rewards)
         if not drawn.log_probs.isfinite().all():
             raise ValueError("the model gives NaN before any training: load it in another dtype")
         tensors = {"tokens": drawn.tokens.int(), "mask": drawn.mask}
@@ -153,6 +163,7 @@ class BankFolder:
         parts, hidden = processes.mine(processes.told(self.missing)), not processes.is_main()
         for part in tqdm(parts, desc="reference samples", leave=False, disable=hidden):
             self.fill(task, part)
+        forget(task.model)
         processes.gathered(None)  # once all parts are there
         return self.load()
 
@@ -176,13 +187,20 @@ def draw(
     k: int,
     generator: torch.Generator,
     encoded: Prompts | None = None,
+    share: Share | None = None,
 ) -> tuple[Completions, Tensor]:
     """Sample k completions per prompt and score them: completions and rewards [B, k].
 
-    `encoded` are the prompts as tokens, where they are there already.
+    `encoded` are the prompts as tokens, where they are there already; `share` as in
+    `LanguageModel.sample`.
     """
-    drawn = model.sample(encoded or model.encode(prompts), k, generator)
+    drawn = model.sample(encoded or model.encode(prompts), k, generator, share)
     return drawn, score(reward, prompts, model.decode(drawn))
+
+
+def slices(total: int, size: int) -> list[slice]:
+    """Places of a batch, so many at a time."""
+    return [slice(i, min(i + size, total)) for i in range(0, total, size)]
 
 
 def seeded(seed: int, *purpose: object) -> torch.Generator:

@@ -20,9 +20,10 @@ class Config(BaseModel):
     completions per prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient
     norm (a run's record says which steps it bound). `fresh` draws the reference's samples anew at
     each step, as the paper does, and not from a bank. `lora_rank` None trains every weight;
-    as many tokens as `micro_batch` of the longest prompts have pass through together, which changes
-    no result; without `forward_kl` evaluations do not score their bank. `seed` sets all draws;
-    `precision` is "auto" (bf16 where the hardware multiplies it), "bf16" or "fp32".
+    as many tokens as `micro_batch` of the longest prompts have pass through together, and banks and
+    evaluations take so many prompts at once, which changes no result; without `forward_kl`
+    evaluations do not score their bank. `seed` sets all draws; `precision` is "auto" (bf16 where
+    the hardware multiplies it), "bf16" or "fp32".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -14,9 +14,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bondlab import processes, quantiles
-from bondlab.bank import PROMPTS_A_PART, Bank, draw
+from bondlab.bank import PROMPTS_A_PART, Bank, draw, slices
 from bondlab.lm.completions import Completions, Prompts, trimmed
 from bondlab.lm.language_model import LanguageModel
+from bondlab.processes import Share
 from bondlab.rules import Scores
 from bondlab.task import Task
 
@@ -36,6 +37,7 @@ def evaluate(
     generators: Callable[[int], torch.Generator],
     predict: Callable[[Prompts, Completions], Tensor] | None = None,
     forward_kl: bool = True,
+    at_once: int = PROMPTS_A_PART,
 ) -> pd.DataFrame:
     """Sample the policy on the held-out prompts and score the reference's samples.
 
@@ -46,6 +48,7 @@ def evaluate(
         generators: called with a batch's first prompt, gives the generator that the batch shares.
         predict: the learned quantile model, where there is one.
         forward_kl: whether the bank's completions are scored, too, which the forward KL needs.
+        at_once: prompts that pass together, which changes numbers by rounding alone.
 
     Returns:
         One row per completion: source ("policy", or "reference" of the bank's), prompt, sample,
@@ -54,12 +57,13 @@ def evaluate(
         the completion: `LanguageModel.score_beside`), quantile (under the bank) and text.
     """
     tables, total, hidden = [], len(task.eval_prompts), not processes.is_main()
-    starts = processes.mine(range(0, total, PROMPTS_A_PART))
-    for start in tqdm(starts, desc="evaluation", leave=False, disable=hidden):
-        index = list(range(start, min(start + PROMPTS_A_PART, total)))
+    parts = [range(total)[rows] for rows in processes.mine(slices(total, PROMPTS_A_PART))]
+    pieces = [(part, rows) for part in parts for rows in slices(len(part), at_once)]
+    for part, rows in tqdm(pieces, desc="evaluation", leave=False, disable=hidden):
+        index = [*part[rows]]
         texts = [task.eval_prompts[i] for i in index]
-        prompts = policy.encode(texts)
-        drawn, rewards = draw(policy, task.reward, texts, samples, generators(start), prompts)
+        prompts, given = policy.encode(texts), (texts, samples, generators(part[0]))
+        drawn, rewards = draw(policy, task.reward, *given, prompts, Share(rows, len(part)))
         others = bank.rewards[index]
         log_ref, kl = (x.sum(-1) for x in policy.score_beside(reference, *trimmed(prompts, drawn)))
         sides = {"policy": (drawn, rewards, drawn.log_prob, log_ref)}

@@ -24,6 +24,7 @@ from bondlab.config import Config
 from bondlab.evaluation import evaluate, step_measures
 from bondlab.lm.completions import Completions, Prompts, concatenate, micro_batches, trimmed
 from bondlab.lm.language_model import LanguageModel
+from bondlab.lm.sampler import forget
 from bondlab.processes import Share
 from bondlab.quantiles import Counted, LearnedQuantiles, QuantileModel
 from bondlab.results import RunFolder
@@ -273,7 +274,9 @@ class Trainer:
             generators = partial(seeded, self.config.seed, "evaluation", self.step)
             models, samples = (self.policy, self.reference), self.config.evaluation_samples
             given = self.task, self.held_out, samples, generators, self.quantiles.predict
-            table = evaluate(*models, *given, self.config.forward_kl)
+            sizes = self.config.forward_kl, self.config.micro_batch
+            table = evaluate(*models, *given, *sizes)
+        forget(self.policy)
         table.insert(0, "step", self.step)
         return table
 

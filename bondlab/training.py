@@ -92,15 +92,15 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     Raises:
         ValueError: the training bank is too small for the algorithm.
     """
-    precision = config.precision
-    held_out = BankFolder.of(task, task.eval_prompts, config.evaluation_bank, 1, precision)
+    given = config.precision, config.micro_batch
+    held_out = BankFolder.of(task, task.eval_prompts, config.evaluation_bank, 1, *given)
     wanted, stored = algorithm.anchor_draws + algorithm.quantile_draws, config.bank_samples
     if config.fresh or algorithm.anchor_moves or not wanted:
         return [held_out]
     demand = f"the algorithm needs bank_samples of {wanted} or more, or fresh=True"
     check(demand, wanted <= stored, stored)
     read = [task.train_prompts[i] for i in passing(len(task.train_prompts), config)]
-    return [BankFolder.of(task, read, stored, 0, precision), held_out]
+    return [BankFolder.of(task, read, stored, 0, *given), held_out]
 
 
 def trainer(task: Task, algorithm: Algorithm, config: Config, parent: Path) -> Trainer:

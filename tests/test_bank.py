@@ -6,12 +6,15 @@ import dataclasses
 import itertools
 
 import lab
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
 from bondlab import bank, device
 from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder, seeded
+from bondlab.evaluation import evaluate
+from bondlab.lm import sampler
 from bondlab.lm.completions import Completions
 from bondlab.tasks import Task, tiny
 
@@ -65,6 +68,38 @@ def test_parts_may_be_filled_in_any_order(task, folder, tmp_path, monkeypatch):
     other = BankFolder.of(task, task.train_prompts, SAMPLES, 0, "fp32")
     assert files(fill(folder, task, [0, 1, 2])) == files(fill(other, task, [2, 0, 1]))
     assert len(files(folder)) == 4  # of each part, and the kinds of machine
+
+
+def test_fewer_prompts_at_once_are_the_same_draws(task, folder, tmp_path, monkeypatch):
+    """Of a bank's part and of an evaluation: the same tokens, texts and rewards, for a device that
+    does not hold eight prompts' completions; no more prompts pass together than it is told."""
+    whole, ones = folder.filled(task), []
+    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "other"))
+    few = BankFolder.of(task, task.train_prompts, SAMPLES, 0, "fp32", at_once=3)
+    encode, tables = task.model.encode, []
+    monkeypatch.setattr(
+        task.model, "encode", lambda texts: ones.append(len(texts)) or encode(texts)
+    )
+    found = few.filled(task)
+    assert max(ones) == 3 and sum(ones) == len(task.train_prompts)
+    assert torch.equal(found.completions.tokens, whole.completions.tokens)
+    assert torch.equal(found.rewards, whole.rewards) and few.path.name == folder.path.name
+    torch.testing.assert_close(found.completions.log_probs, whole.completions.log_probs)
+    given = task.model, task.model, task, whole, 2, lambda start: bank.seeded(0, "x", start)
+    for size in (8, 3):
+        ones.clear()
+        tables.append(evaluate(*given, at_once=size))
+        assert max(ones) == min(size, len(task.eval_prompts))
+    order = ["source", "prompt", "sample"]
+    one, other = (table.sort_values(order, ignore_index=True) for table in tables)
+    pd.testing.assert_frame_equal(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_graphs_are_freed_once_their_shapes_are_over(task, folder):
+    """Those of a bank's parts, and of evaluations, are larger than training's."""
+    sampler._CAPTURED[task.model] = {}
+    folder.filled(task)
+    assert task.model not in sampler._CAPTURED
 
 
 def test_only_missing_parts_are_left(task, folder):

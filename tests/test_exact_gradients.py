@@ -97,7 +97,7 @@ def sampled_gradients(trainer: Trainer) -> torch.Tensor:
     trainer.config = trainer.config.model_copy(update={"learning_rate": 0.0, "clip": 1e9})
     trainer.algorithm = dataclasses.replace(trainer.algorithm, anchor=FROZEN)
     found = []
-    trainer.optimizer.optimizer.register_step_pre_hook(
+    trainer.optimizer.register_step_pre_hook(
         lambda *_: found.append(flat([p.grad.clone() for p in trainer.parameters]))
     )
     before = flat([p.detach().clone() for p in trainer.parameters])

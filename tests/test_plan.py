@@ -63,7 +63,7 @@ def nbytes(tensors) -> int:
 def averages_of(optimizer) -> tuple[int, int]:
     """Bytes of Adam's averages, and of parameters without any: a head that is not asked, or the
     embedding that this tiny T5 has beside its encoder's and its decoder's."""
-    state = optimizer.optimizer.state
+    state = optimizer.state
     known = [x for values in state.values() for x in values.values() if x.dim()]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return nbytes(known), nbytes(p for p in parameters if p not in state)

@@ -163,7 +163,7 @@ class Network(nn.Module):
             hidden = hidden * config.d_model**-0.5
         with torch.autocast(hidden.device.type, enabled=False), in_half(hidden, head.weight):
             bias = None if head.bias is None else head.bias.float()
-            logits = nn.functional.linear(hidden.float(), _in_float32(head.weight), bias)
+            logits = nn.functional.linear(hidden.float(), in_float32(head.weight), bias)
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -184,7 +184,7 @@ def in_half(*factors: Tensor) -> Iterator[None]:
         mode.fp32_precision = before
 
 
-def _in_float32(weight: Tensor) -> Tensor:
+def in_float32(weight: Tensor) -> Tensor:
     """A head's weight; of a frozen one the copy is made once for all models that share it."""
     if weight.dtype == torch.float32 or weight.requires_grad:
         return weight.float()

@@ -24,7 +24,7 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from bondlab.lm import attention, model_settings
 from bondlab.lm.adapters import Mixture, beside
 from bondlab.lm.completions import Completions, Prompts
-from bondlab.lm.network import Prefix
+from bondlab.lm.network import Prefix, in_float32
 
 if TYPE_CHECKING:
     from bondlab.lm.language_model import LanguageModel
@@ -160,9 +160,12 @@ def _replayed(model: LanguageModel, prefix: Prefix, uniforms: Tensor) -> list[Te
 
     A graph reads weights where they were: one of a model that was moved since is captured again.
     """
+    weights = [*model.parameters()]
+    if not model.plain:  # the head is read in float32
+        weights.append(in_float32(model.model.get_output_embeddings().weight))
     kind = model.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    places = tuple(weight.data_ptr() for weight in model.parameters())
+    places = tuple(weight.data_ptr() for weight in weights)
     ends = tuple(model_settings.end_tokens(model.model, model.tokenizer))
     constants = places, ends, model.pad_token, model.temperature, autocast
     key = (*prefix.mask.shape, len(uniforms), hash(constants))
@@ -175,6 +178,12 @@ def _replayed(model: LanguageModel, prefix: Prefix, uniforms: Tensor) -> list[Te
                 kept.popitem(last=False)
         kept.move_to_end(key)
         return kept[key].sample(model, prefix, uniforms)
+
+
+def forget(model: LanguageModel) -> None:
+    """Free a model's graphs, and the caches that they hold, once their shapes will not come again
+    soon: those of a bank's parts are larger than those of training."""
+    _CAPTURED.pop(model, None)
 
 
 class Captured:

@@ -1,8 +1,8 @@
 """What a run will take before it is started: memory, operations, seconds, and what fits one GPU.
 
 From a model's configuration, an algorithm's draws and a run's settings alone. All completions count
-with their longest length. The reward's own memory and time are not in it, nor are evaluations and
-the bank, which is drawn once.
+with their longest length. The reward's own memory and time are not in it, nor is the time of
+evaluations and of the bank, which is drawn once in parts of a few prompts.
 
     shape     a model as its costs see it, from torch's meta device
     machines  data sheets of GPUs, and this machine, measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +10,7 @@ import torch
 
 from bondlab import device
 from bondlab.algorithms import Algorithm
+from bondlab.bank import PROMPTS_A_PART
 from bondlab.config import Config
 from bondlab.lm.attention import KEPT_WEIGHTS
 from bondlab.lm.language_model import LOGITS_AT_ONCE
@@ -152,16 +154,27 @@ class Setting:
 
     @property
     def sampling(self) -> dict[str, float]:
-        """While completions are drawn."""
+        """While a step's completions are drawn."""
+        alive, logits = self._drawn(self.prompts, self.draws)
+        return {"key-value caches": alive, "logits of a draw": logits}
+
+    @property
+    def storing(self) -> dict[str, float]:
+        """While a part of a bank is drawn, before any step."""
+        stored = not (self.config.fresh or self.algorithm.anchor_moves)
+        k = max(self.config.evaluation_bank, self.config.bank_samples * stored)
+        together = min(PROMPTS_A_PART, self.config.micro_batch)
+        alive, logits = self._drawn(together, [Draw(self.anchor, k)])
+        return {"caches of a bank's part": alive, "logits of its draw": logits}
+
+    def _drawn(self, prompts: int, draws: Sequence[Draw]) -> tuple[float, float]:
+        """Bytes of caches and of logits."""
         before, own = self.cache
-        caches = [before * (d.models if self.ours else d.k) + own * d.k for d in self.draws]
-        most = max((d.k for d in self.draws), default=0)
+        caches = [before * (d.models if self.ours else d.k) + own * d.k for d in draws]
+        most = max((d.k for d in draws), default=0)
         # Captured graphs keep the anchor's and the policy's, beside the prompts' copied there.
         alive = sum(caches) + before * most if self.replays else max(caches, default=0)
-        return {
-            "key-value caches": alive * self.prompts,
-            "logits of a draw": LOGITS * most * self.prompts * self.shape.head[0] * FLOAT,
-        }
+        return alive * prompts, LOGITS * most * prompts * self.shape.head[0] * FLOAT
 
     @property
     def training(self) -> dict[str, float]:
@@ -195,13 +208,14 @@ class Setting:
 
     @property
     def memory(self) -> dict[str, float]:
-        """What stays, what is there in sampling, what is there in training."""
-        return self.stays | self.sampling | self.training
+        """What stays, and what is there while a bank is drawn, in sampling, in training."""
+        return self.stays | self.storing | self.sampling | self.training
 
     @property
     def peak(self) -> float:
-        """Most at once: all that stays, and the larger of the two on the machine's heap."""
-        passing = max(sum(part.values()) for part in (self.sampling, self.training))
+        """Most at once: all that stays, and the largest of the three on the machine's heap."""
+        parts = self.storing, self.sampling, self.training
+        passing = max(sum(part.values()) for part in parts)
         return sum(self.stays.values()) + self.machine.heap * passing
 
     @property
