@@ -4,7 +4,7 @@
 
 Every rule returns weights [B, N+K]: the anchor's N completions first, then the policy's K. A mean
 over K samples carries its 1/K in the weights. Weights never carry a gradient. Shapes are static
-and nothing waits for the device, so rewards must have been checked for NaN before.
+and no value is looked at, so rewards must have been checked for NaN before.
 
 Legend: B prompts, N anchor completions (Best-of-N draws), K policy completions per prompt.
 """
@@ -204,7 +204,8 @@ def max_at_k(scores: Scores, k: int, beta_rl: float) -> Tensor:
 
     A completion weighs what it adds: the mean best of all k-subsets of the K, minus that of the
     others alone, which sums to 0 over a prompt (of max@k, PKPO, arXiv:2505.15201, whose baselines
-    are others). Where K = k the others' best of k-1 stands in. At k = 1 it is `reinforce`.
+    are others). Where K = k the others' best of k-1 stands in, and it does not. At k = 1 it is
+    `reinforce`.
     """
     count, h = scores.policy_rewards.shape[1], scores.log_ratio
     check(f"leaving one out of {k} needs more policy completions", count >= max(k, 2), count)

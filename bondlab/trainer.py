@@ -240,7 +240,7 @@ class Trainer:
     def _record(
         self, loss: Tensor, norm: Tensor, scores: Scores, drawn: Completions | None
     ) -> dict[str, float]:
-        """One line of the record; beside the texts to be scored, all that waits for the device.
+        """One line of the record, read from the device at once.
 
         Raises:
             ValueError: the loss or the gradient is not finite.

@@ -4,8 +4,8 @@ It never knows which algorithm runs. What differs from the paper, or fills what 
 1. The reference's samples come from a bank drawn once (`fresh=True` draws anew, as the paper does).
 2. Policies are LoRA adapters over shared frozen weights, unless `lora_rank` is None.
 3. Prompts go by in shuffled passes; two policy samples per prompt (J-BOND: one); no weight decay.
-4. Under bf16 the log ratio compares the sampler's log-probabilities with a scoring pass of the
-   reference, both rounded alike; the trained pass is never run twice.
+4. The log ratio compares the sampler's log-probabilities with a scoring pass of the anchor; the
+   trained pass is never run twice. Under bf16 the two are rounded nearly alike.
 5. A moving anchor cannot have a bank: its Best-of-n and quantile draws are made at each step.
 6. A learned quantile model reads prompt and completion, its head the last state; it has its own
    Adam, gives its estimate before it learns from the step's batch, and is trained on the policy's
