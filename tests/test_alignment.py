@@ -8,9 +8,11 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bondlab import paths, rules
 from bondlab.anchors import Frozen, MovingAverage, Periodic
+from bondlab.bank import spread
 from bondlab.report.intervals import cell_interval
 from bondlab.report.notebook import ParameterError
 from bondlab.rules import J_BOND_PENALTY
@@ -24,6 +26,7 @@ from bondlab.study import (
     on_toy,
     other_baselines,
     report,
+    rescored,
     tuning,
 )
 from bondlab.study.alignment import ETAS, FIRST, J_BOND, SCALES, STRIDES, AlignmentSettings
@@ -39,8 +42,9 @@ from bondlab.study.j_bond import (
     SEEN,
     seen,
 )
-from bondlab.study.judge import tiny_judge
+from bondlab.study.judge import per_prompt, tiny_judge
 from bondlab.study.other_baselines import FACTORS, OTHERS, RLOO
+from bondlab.study.sweep import held_out_bank
 from bondlab.tasks import tiny
 
 ANCHORS, BASELINE = anchor_ablations.EXPERIMENT, j_bond.EXPERIMENT
@@ -503,3 +507,36 @@ def test_the_judge_does_not_agree_with_a_policy_that_learned_the_rewards_mistake
     gains = {name: cell_interval(seen(name, found)) for name in (J_BOND, list(REINFORCE)[0])}
     healthy, collapsed = gains.values()
     assert collapsed.high < SEEN < healthy.low
+
+
+def of_step(found, name: str, step: int) -> tuple:
+    """The run of a series, its policy's rows at a step as [B, K] and its rows in the tables."""
+    (spec,) = alignment.chosen(BASELINE, SETTINGS, [name])
+    own = spec.folder(paths.runs_folder() / BASELINE.runs).evaluation()
+    grid = own[(own["source"] == "policy") & (own["step"] == step)]
+    table = found["evaluations"].query("series == @name and step == @step").sort_values("prompt")
+    return spec, grid.pivot(index="prompt", columns="sample"), table
+
+
+def test_a_judges_measures_are_those_of_each_prompts_own_samples(found):
+    """Against `judge.per_prompt` of the run's own completions and of the stored ones, in order."""
+    spec, grid, table = of_step(found, J_BOND, 4)
+    task, stored = spec.build(), held_out_bank(spec)
+    others = task.model.decode(stored.completions)
+    texts = grid["text"].to_numpy().tolist()
+    given, theirs = (tiny_judge(task.eval_prompts, drawn) for drawn in (texts, others))
+    rewards = torch.tensor(grid["reward"].to_numpy(float))
+    expected = per_prompt(given, rewards, theirs.double(), stored.rewards, [1, 4])
+    for name in ("judge", "penalised", "win_over_1", "win_over_4"):
+        assert table[name].tolist() == pytest.approx(expected[name].tolist()), name
+    assert table["spread"].unique() == pytest.approx([spread(stored.rewards)])
+
+
+def test_a_run_on_noise_has_its_references_rewards_by_the_tasks_own(found):
+    spec, *_ = of_step(found, NOISE[0], 4)
+    table = rescored.evaluation(spec, spec.folder(paths.runs_folder() / BASELINE.runs))
+    task = rescored.measured(spec).build()
+    expected = tiny.reward(task.eval_prompts, task.model.decode(held_out_bank(spec).completions))
+    rest = table[(table["source"] == "reference") & (table["step"] == 4)]
+    given = rest.sort_values(["prompt", "sample"])["reward"]
+    assert given.tolist() == pytest.approx(expected.flatten().tolist())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
-from bondlab.anchors import Frozen, MovingAverage, Periodic, followed
+from bondlab.anchors import Frozen, MovingAverage, Periodic, followed, warn_if_stuck
 
 
 def parameters(seed: int) -> list[torch.nn.Parameter]:
@@ -97,3 +99,10 @@ def test_anchors_keep_parameters_and_policy():
 def test_a_pace_that_is_none_is_refused(make, value, said):
     with pytest.raises(ValueError, match=said):
         make(value)
+
+
+def test_a_stuck_anchor_is_told_by_what_a_steady_policy_leaves_it_by_then():
+    with pytest.warns(match="hardly follows"):
+        warn_if_stuck(MovingAverage(0.1), 0.2, 50)  # 0.82
+    with warnings.catch_warnings(action="error"):
+        warn_if_stuck(MovingAverage(0.1), 0.2, 2)  # 0.15

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
+from lab import spied, task_of
 
 from bondlab import training
+from bondlab.bank import seeded
+from bondlab.lm.language_model import LanguageModel
 from bondlab.report.kept import Results
 from bondlab.study import best_at
-from bondlab.study.alignment import AlignmentSettings, results
+from bondlab.study.alignment import AlignmentSettings, chosen, results
 from bondlab.study.items import REFERENCE
-from bondlab.study.j_bond import EXPERIMENT, J_BOND
+from bondlab.study.j_bond import EXPERIMENT, J_BOND, NOISE
 
 
 def test_best_at_n_by_hand():
@@ -52,3 +57,29 @@ def test_what_is_not_shipped_is_empty(capsys):
     assert found["best_at"].empty
     best_at.draw(EXPERIMENT, found, settings, [J_BOND])
     assert capsys.readouterr().out.startswith("Best@n was not drawn")
+
+
+def test_each_run_draws_from_its_own_policy(drawn_runs):
+    """Two runs of one task; neither draws from the reference."""
+    specs, asked, found = drawn_runs
+    assert not torch.equal(*(rewards for rewards, *_ in found))
+    assert len(asked) and all(model is not specs[0].build().model for model in asked)
+
+
+@pytest.fixture
+def drawn_runs(runs, monkeypatch, tmp_path):
+    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
+    settings = AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
+    results(EXPERIMENT, settings, [J_BOND, NOISE[0]])
+    specs = chosen(EXPERIMENT, settings, [J_BOND, NOISE[0]])
+    asked = spied(monkeypatch, LanguageModel, "sample", lambda model, *_: model)
+    return specs, asked, [best_at.drawn(spec) for spec in specs]
+
+
+def test_parts_are_of_their_own_prompts_and_draws(monkeypatch):
+    task = task_of(evaluate=10)
+    spec = SimpleNamespace(build=lambda: task, config=SimpleNamespace(seed=3))
+    seen = spied(monkeypatch, LanguageModel, "sample", lambda m, p, k, g, *_: g.initial_seed())
+    parts = [best_at._part(spec, task.model, start) for start in (0, 8)]
+    assert sorted({*pd.concat(parts)["prompt"]}) == list(range(10))
+    assert seen == [seeded(3, "best_at", start).initial_seed() for start in (0, 8)]

@@ -128,3 +128,23 @@ def test_a_claim_says_its_rule_and_decides_each_row():
     assert terms["says"].tolist() == ["open", "yes", "yes", "yes"]
     assert terms["bounds"].tolist() == ["above 0", "below 9"] * 2
     assert "row" not in claims.decided([claim], pd.concat(parts[2:]))
+
+
+def test_to_reject_from_above_takes_the_wider_interval_too():
+    term = x_of("a", below=0)
+    assert [term.answer(1.1 + NOISE[None], looks) for looks in (1, 4)] == [claims.NO, claims.OPEN]
+
+
+def test_the_first_term_that_is_clearly_outside_is_enough():
+    """Both means lie outside; the further one is told with fewer seeds."""
+    apart = np.array([[-1.0], [0.0], [1.0]]) + np.zeros((3, 6))
+    terms = [x_of("a", above=0), x_of("b", above=0)]
+    each = [t.seeds_needed(mean + apart, 2) for t, mean in zip(terms, (-1, -2), strict=True)]
+    assert decided(*terms, a=-1 + apart, b=-2 + apart).needed == min(each) < max(each)
+
+
+def test_halves_of_an_even_number_of_evaluations():
+    """Of 0, 1, 3, 9 the first half rises to the third."""
+    rows = {"series": "a", "seed": 0, "prompt": 0, "step": range(4), "x": [0.0, 1, 3, 9]}
+    first, second = cells.halves(pd.DataFrame(rows), "a", "x")
+    assert (first.item(), second.item()) == (3, 6)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
+import torch
 
+from bondlab import measures
 from bondlab.report.plots import Panel
 from bondlab.study import alignment, cooling, j_bond, report
 from bondlab.study.cooling import PROFILES, SAMPLES
 from bondlab.study.j_bond import J_BOND, NOISE
+from bondlab.study.judge import tiny_judge
 
 TEMPERATURES = PROFILES["smoke"]
 PANELS = (Panel("reward", "Reward", "r"), Panel("judge", "Judge", "j"))
@@ -63,3 +68,24 @@ def test_a_cold_reference_is_far_away_and_what_was_measured_is_kept(found):
     model = run.build().model
     cold = cooling.cooled(model, 0.7)
     assert (cold.temperature, model.temperature) == (0.7, 1.0) and cold.model is model.model
+
+
+def test_what_is_measured_once_is_named_by_temperature_and_prompts(monkeypatch):
+    run = j_bond.EXPERIMENT.specs("smoke")[0]
+    fewer = replace(run, task=run.task.model_copy(update={"evaluate": 3}))
+    monkeypatch.setattr(cooling, "once", lambda kind, name, measure: name)
+    names = [str(cooling.evaluation(*of)) for of in ((run, 0.7), (run, 0.9), (fewer, 0.7))]
+    assert len({*names}) == 3
+
+
+def test_its_measures_are_means_over_a_prompts_completions(found):
+    """The judge's, and the backward KL to Best-of-n at the run's own n."""
+    run = j_bond.EXPERIMENT.specs("smoke")[0]
+    drawn, _ = cooling.evaluation(run, 0.7)
+    own = drawn[drawn["source"] == "policy"].pivot(index="prompt", columns="sample")
+    table = found["cooling"].query("temperature == 0.7").sort_values("prompt")
+    given = tiny_judge(run.build().eval_prompts, own["text"].to_numpy().tolist())
+    assert table["judge"].tolist() == pytest.approx(given.mean(1).tolist())
+    kl, quantile = (torch.tensor(own[name].to_numpy(float)) for name in ("kl", "quantile"))
+    expected = measures.backward_kl(kl, quantile, int(run.labels["n"]))
+    assert table["backward_kl"].tolist() == pytest.approx(expected.tolist())

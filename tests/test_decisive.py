@@ -75,3 +75,12 @@ def test_probes_are_shown_as_their_text_those_first_that_please_the_reward_alone
     shown = told(pd.DataFrame(parts, columns=keys))["group"].unique().tolist()
     quoted = [f'"{PROBES["chat"][name]("", [])}"' for name in ("agrees", "refuses")]
     assert shown == [quoted[0], "nothing at all", quoted[1]]
+
+
+def test_a_change_is_since_the_first_step_of_the_same_seed():
+    """In whatever order the rows come."""
+    other = evaluations().assign(seed=1, reward=lambda t: t["reward"] + 5)
+    table = pd.concat([evaluations(), other]).iloc[::-1].reset_index(drop=True)
+    found = Results("some", "laptop", tables={"evaluations": table})
+    start = decisive.since_start(found, PANELS)["evaluations"].query("step == 0")
+    assert len(start) and (start["reward"] == 0).all()

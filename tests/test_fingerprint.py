@@ -445,3 +445,10 @@ def test_where_pip_installs_is_a_library(beside, count, tmp_path, monkeypatch):
     texts = ("def worth(n):\n    return 2 * n\n", "def worth(n):\n    return 3 * n\n")
     modules = [module_of(tmp_path, monkeypatch, f"worth_{count}", text) for text in texts]
     assert len({of(module.worth) for module in modules}) == count
+
+
+def test_a_tensors_type_and_a_keywords_default_count():
+    kinds = (torch.bfloat16, torch.float16, torch.float32, torch.int32)
+    assert len({of(torch.zeros(2, 3, dtype=kind)) for kind in kinds}) == 4
+    texts = [f"def f(scores, *, beta={x}):\n    return beta" for x in (0.5, 0.7)]
+    assert of(made(texts[0])) != of(made(texts[1]))

@@ -122,3 +122,9 @@ def test_a_kl_that_stays_has_no_bend():
     grown, _ = frontier.growth(table({"a": (0 * STEPS, 0 * STEPS)}), "a")
     assert grown["slope"].mean == pytest.approx(0) and np.isnan(grown["bend"].low)
     assert np.isnan(grown["r_squared"].mean)
+
+
+def test_a_curve_reaches_as_far_as_its_furthest_evaluation():
+    """Not its last, where a run came back."""
+    found = table({"a": ([0.0, 1, 2], [0, 2, 1]), "b": ([0.0, 1, 2], [0, 1, 3])}).assign(spread=1.0)
+    assert frontier.heights(found, "a", ["b"])["up to KL"].tolist() == [2]

@@ -225,3 +225,10 @@ def test_a_cell_counts_the_prompts_that_have_a_value_with_every_seed():
     found = intervals.curves(known, ["x", "same"], ["seed"])
     assert found["panel"].tolist() == ["x", "x", "same", "same"]
     assert found["mean"].tolist() == [1.5, 3.5, -0.125, -0.125]
+
+
+def test_clusters_that_vary_less_than_chance_are_no_surer_than_independent_items():
+    """Right and wrong in each cluster alike."""
+    correct, clusters = [1, 0] * 10, np.repeat(np.arange(10), 2)
+    found, alone = (intervals.accuracy_interval(correct, c) for c in (clusters, None))
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))

@@ -254,3 +254,10 @@ def test_the_smoke_runs_bring_predictions_and_times(tmp_path, monkeypatch):
     start = found["predictions"].query("step == 0")
     assert (start["predicted"] == 0.5).all()  # the head starts at zero
     assert len(found.manifests) == 3 and len(found["evaluations"]) == 3 * 3 * 4
+
+
+def test_the_error_of_a_calibrated_model_is_what_chance_gives():
+    """Over ten studies."""
+    found = [calibration.calibration_error(of_policy(prompts=100, seed=s)) for s in range(10)]
+    ratio = np.mean([error.mean for error, _ in found]) / np.mean([chance for _, chance in found])
+    assert ratio == pytest.approx(1, abs=0.2)

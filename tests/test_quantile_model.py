@@ -204,3 +204,46 @@ def test_settings_are_checked(wrong):
     """The error names the field."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Learned(**wrong)
+
+
+def test_its_gradient_is_clipped():
+    reference, found = estimator()
+    prompts, completions, rewards = batch(reference, 3)
+    norms, own = [], found.model.trainable()
+
+    def norm(*_) -> None:
+        norms.append(torch.cat([p.grad.flatten() for p in own]).norm().item())
+
+    found.optimizer.register_step_pre_hook(norm)
+    found.clip = 1e-3
+    found(prompts, completions, rewards, rewards[:, :1])
+    assert norms == [pytest.approx(1e-3, rel=1e-2)]
+
+
+def test_each_prompt_has_its_own_estimates_back():
+    """From passes of two prompts, which go by length."""
+    reference, found = estimator(micro_batch=2)
+    torch.nn.init.normal_(found.model.head.weight)
+    prompts, completions, rewards = batch(reference, 3)
+    expected = found.predict(prompts, completions).clamp(min=1 / 32)
+    given = found(prompts, completions, rewards, rewards[:, :1])
+    assert expected.std() > 0.01
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+
+
+def test_a_seed_makes_its_adapter():
+    reference = tiny.language_model("t5").requires_grad_(False)
+    first, same, other = (QuantileModel(reference, 2, s).trainable()[0] for s in (0, 0, 1))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("family", ["t5", "gemma"])
+def test_it_reads_a_completion_to_its_last_token(family):
+    """Another last token is another state."""
+    reference = tiny.language_model(family)
+    prompts, drawn, _ = batch(reference, 4)
+    last = (drawn.lengths - 1)[..., None]
+    tokens = drawn.tokens.scatter(2, last, (drawn.tokens.gather(2, last) + 1) % 100)
+    others = dataclasses.replace(drawn, tokens=tokens)
+    one, other = (reference.last_state(prompts, read) for read in (drawn, others))
+    assert (one - other).abs().amax(-1).min() > 1e-3

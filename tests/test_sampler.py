@@ -170,3 +170,29 @@ def test_prompts_have_tokens_where_the_mask_is():
     prompts = Prompts(torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.long))
     wide = sampler._to_bucket(prompts, 3)
     assert wide.ids[0, -2:].tolist() == [5, 6] and wide.mask.sum() == 2
+
+
+def test_steps_are_captured_again_where_what_they_hold_has_changed():
+    """A graph's temperature, ends and the places of its weights are constants of it."""
+    model, counts = tiny.language_model("gemma", max_new_tokens=4), []
+    model.shared = False
+    prompts = model.encode(PROMPTS)
+    uniforms = torch.rand(4, len(PROMPTS), 1, generator=seeded(0, "x"))
+
+    def replay() -> None:
+        with torch.no_grad():
+            sampler._replayed(model, model._prefix(prompts, 1), uniforms)
+        counts.append(len(sampler._CAPTURED[model]))
+
+    replay()
+    replay()
+    model.temperature = 0.5
+    replay()
+    model.model.generation_config.eos_token_id = [1, 2]
+    replay()
+    weight = next(model.parameters())
+    weight.data = weight.data.clone()
+    replay()
+    assert counts == [1, 1, 2, 3, 4]
+    sampler.forget(model)
+    assert model not in sampler._CAPTURED

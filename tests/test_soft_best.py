@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+from bondlab import measures
+from bondlab.report.intervals import paired_difference
 from bondlab.report.kept import Results
 from bondlab.study import soft_best
+from bondlab.study.audit_rewards import in_spreads
 
 
 def test_the_temperature_gives_the_mean_reward():
@@ -46,3 +49,14 @@ def test_a_judge_who_agrees_sees_the_reward_and_one_who_knows_better_its_fall():
     gained = [number(text) for text in doubts["judge, n - n/2"]]
     assert gained[0] > 0 > gained[-1]
     assert number(doubts["wins"].iloc[-1]) < number(doubts["wins"].iloc[1])
+
+
+def test_what_twice_the_samples_give_is_paired_by_prompt():
+    """Of a judge that is the reward: the gain from n / 2 to n, from the sorted rewards."""
+    reward = np.random.default_rng(0).normal(size=(40, 16))
+    given = found(reward, reward)
+    wide = in_spreads(given, "chat").pivot(index="prompt", columns="sample", values="judge")
+    own = torch.tensor(wide.to_numpy())
+    best = {n: measures.best_of_n_value(own, own, n) for n in (1, 2, 4, 8, 16)}
+    expected = [str(paired_difference(best[n], best[n // 2])) for n in (2, 4, 8, 16)]
+    assert soft_best.table(given).query("task == 'chat'")["judge, n - n/2"].tolist() == expected

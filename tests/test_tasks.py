@@ -19,7 +19,8 @@ from lab import configured
 from bondlab import assets, device, tasks, training
 from bondlab.algorithms import bond
 from bondlab.lm.language_model import LanguageModel
-from bondlab.tasks import Task, TaskSettings, models, tiny, xsum
+from bondlab.tasks import Task, TaskSettings, models, noise, tiny, xsum
+from bondlab.tasks.binary import Binary
 from bondlab.tasks.settings import LIMITS
 from bondlab.training import train
 
@@ -363,3 +364,11 @@ def test_data_that_leak_are_refused(folders, tmp_path):
     folders["data"] = saved_data(tmp_path / "leaking", overlap=True)
     with pytest.raises(ValueError, match="1 prompts are in train_prompts and in eval_prompts"):
         tasks.build(settings(folders), "fp32")
+
+
+def test_rewards_in_a_tasks_place():
+    """Noise goes by prompt and text; a binary reward is 1 above its threshold alone."""
+    found = noise.reward(["rain", "fire"], [["a dog", "b"], ["a dog", "b"]])
+    assert found.unique().numel() == 4 and found.dtype == torch.float64
+    yes = Binary(lambda prompts, completions: [[0.5, 1.0, 1.5]], 1.0)
+    assert yes([""], [[""] * 3]).tolist() == [[0, 0, 1]]

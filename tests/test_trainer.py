@@ -16,6 +16,7 @@ from lab import BOND, BOTH, configured, log_probs, spied, task_of, taste, traine
 from bondlab import evaluation, measures, quantiles, rules
 from bondlab.algorithms import Algorithm, bonbon, bond, j_bond, online_dpo, raft, reinforce, warp
 from bondlab.anchors import MovingAverage, Periodic
+from bondlab.lm.completions import Completions
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.intervals import mean_interval
 from bondlab.rules import Scores
@@ -325,3 +326,46 @@ def test_a_copied_anchor_is_the_policy_of_the_last_multiple_of_m(weights):
         assert torch.equal(log_probs(trainer.anchor, trainer), policies[2 * (step // 2)])
         assert torch.equal(log_probs(trainer.reference, trainer), reference)
     assert all((policies[s] - policies[s - 1]).abs().max() > 1e-3 for s in (1, 2, 3, 4))
+
+
+def test_an_evaluation_of_several_parts_counts_in_each_prompts_own_samples(monkeypatch):
+    """Ten prompts are two parts: each has draws of its own, and each quantile is counted among the
+    reference's samples of its prompt."""
+    trainer = trainer_of(task=task_of(evaluate=10))
+    rewards = trainer.held_out.rewards
+    seen = spied(monkeypatch, LanguageModel, "sample", lambda m, p, k, g, *_: g.initial_seed())
+    table = trainer.evaluate()
+    assert len(seen) == len({*seen}) == 2
+    own = table[table["source"] == "policy"].pivot(index="prompt", columns="sample")
+    expected = quantiles.empirical(torch.tensor(own["reward"].to_numpy(float)), rewards)
+    assert own["quantile"].to_numpy().tolist() == expected.tolist()
+
+
+def test_a_tie_with_an_anchor_draw_is_not_penalised():
+    one = torch.ones(1, 1, 1)
+    drawn = Completions(one.long(), one.bool(), -one)
+    tied = Scores(torch.tensor([[1.0, 2.0]]), one[0], None, 0 * one[0])
+    assert evaluation.step_measures(tied, drawn)["penalised"] == 0
+
+
+@pytest.mark.parametrize("algorithm", [j_bond(), bond(3, 0.5, quantile_draws=5)])
+def test_policy_and_anchor_draw_with_numbers_of_their_own(algorithm, monkeypatch):
+    def seeds(model, other, prompts, ks, generators, *rest) -> list[int]:
+        return [generator.initial_seed() for generator in generators]
+
+    trainer = trainer_of(algorithm, configured(fresh=True))
+    seen = spied(monkeypatch, LanguageModel, "sample_beside", seeds)
+    trainer.sample([0, 1, 2])
+    assert len({*seen[0]}) == 2
+
+
+def test_another_seed_and_another_step_draw_other_texts():
+    """In an evaluation and in a step, of a policy that is the same."""
+    drawn = []
+    for seed, step in ((0, 0), (0, 1), (1, 0)):
+        trainer = trainer_of(config=configured(seed=seed))
+        trainer.step = step
+        texts = trainer.evaluate()["text"].dropna().tolist()
+        drawn.append((texts, trainer.sample([0, 1, 2]).policy.tokens.tolist()))
+    for texts, tokens in drawn[1:]:
+        assert texts != drawn[0][0] and tokens != drawn[0][1]

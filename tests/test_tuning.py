@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bondlab import paths, tasks
 from bondlab.report.notebook import ParameterError
@@ -114,3 +117,16 @@ def test_tuning_keeps_what_every_rate_gave(runs, tmp_path, monkeypatch):
     assert len(pd.read_parquet(folder / "results_runs.parquet")) == 4
     start = kept[kept["step"] == 0]
     assert start["kl_to_reference"].abs().max() < 1e-5 and start["reward"].nunique() == 1
+
+
+def test_a_candidate_is_measured_by_the_policys_rows_and_the_spread_within_prompts(monkeypatch):
+    """Mean rewards of prompts differ by 9, within each they scatter by the root of 2."""
+    rows = {"source": ["policy", "policy", "reference"], "step": 0}
+    rows |= {"reward": [1.0, 3.0, 50.0], "kl": [0.1, 0.3, None]}
+    stored = SimpleNamespace(rewards=torch.tensor([[1.0, 3.0], [10.0, 12.0]]))
+    monkeypatch.setattr(tuning, "held_out_bank", lambda spec: stored)
+    spec = SimpleNamespace(labels={"series": "a", "rate": 1e-3, "seed": 11})
+    run = SimpleNamespace(evaluation=lambda: pd.DataFrame(rows))
+    (line,) = tuning._measured(spec, run).to_dict("records")
+    found = [line[name] for name in ("reward", "kl_to_reference", "spread")]
+    assert found == pytest.approx([2, 0.2, 2**0.5])
