@@ -301,6 +301,14 @@ def test_a_mean_over_samples_carries_its_share(rule, peers):
     assert many / few == pytest.approx(factor, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", sorted({*ALL_RULES} - {"j_bond", "jeffreys", "backward_kl"}))
+def test_a_prompt_weighs_its_completions_by_its_own_scores(name):
+    """But for the rules whose baseline is the batch's mean."""
+    scores, others = scores_of(seed=1), scores_of(seed=2)
+    mixed = changed(scores, lambda field, x: torch.cat([x[:1], getattr(others, field)[1:]]))
+    assert torch.equal(ALL_RULES[name](mixed)[0], ALL_RULES[name](scores)[0])
+
+
 def test_one_sample_has_no_baseline():
     """A batch with one policy sample: the return itself, (n-1) log p_hat - log ratio."""
     scores = Scores(torch.zeros(1, 0, dtype=F64), column(0), column(0.5), column(0.25))
