@@ -31,7 +31,7 @@ class Algorithm:
         scales_rewards: whether it wants rewards in units of their spread; see `bank.spread`.
 
     Raises:
-        ValueError: a number of draws below 0.
+        ValueError: a number of draws below 0 or not whole; what is no anchor.
     """
 
     rule: Callable[..., Tensor]
@@ -46,7 +46,11 @@ class Algorithm:
 
     def __post_init__(self) -> None:
         for name in ("anchor_draws", "policy_draws", "quantile_draws"):
-            check(f"{name} must not be negative", getattr(self, name) >= 0, getattr(self, name))
+            draws = getattr(self, name)
+            demand = f"{name} must be a whole number and not negative"
+            check(demand, isinstance(draws, int) and draws >= 0, draws)
+        made = hasattr(self.anchor, "update") and not isinstance(self.anchor, type)
+        check("anchor must be one of `anchors`, such as MovingAverage(0.02)", made, self.anchor)
 
     def weights(self, scores: Scores) -> Tensor:
         """Weights [B, N+K] of one batch, in the type of the log ratio.

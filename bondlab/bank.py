@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,13 +160,23 @@ class BankFolder:
         return Bank(completions, torch.cat([p["rewards"] for p in found]))
 
     def filled(self, task: Task) -> Bank:
-        """The bank, with what is missing of it drawn, by all processes together."""
+        """The bank, with what is missing of it drawn, by all processes together.
+
+        Warns where all completions of each prompt have one reward.
+        """
         parts, hidden = processes.mine(processes.told(self.missing)), not processes.is_main()
         for part in tqdm(parts, desc="reference samples", leave=False, disable=hidden):
             self.fill(task, part)
         forget(task.model)
         processes.gathered(None)  # once all parts are there
-        return self.load()
+        bank = self.load()
+        if self.samples > 1 and (bank.rewards == bank.rewards[:, :1]).all():
+            warnings.warn(
+                "the reward gives all completions of a prompt the same value: there is nothing to "
+                "learn, and what changes in training is noise",
+                stacklevel=2,
+            )
+        return bank
 
     @property
     def kinds(self) -> list[str]:

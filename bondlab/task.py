@@ -44,8 +44,8 @@ class Task:
             `fingerprint`. After `dataclasses.replace` of a model or reward its name is derived.
 
     Raises:
-        ValueError: what is no list of texts, an empty list or prompt, one in both lists, a
-            reference too many or too few, no callable reward, no dictionary of names.
+        ValueError: what is no `LanguageModel`, no list of texts, an empty list or prompt, one in
+            both lists, a reference too many or too few, no callable reward, no dictionary of names.
 
     A reward or model that cannot be named, since it holds a lock or a connection, gives the task a
     name that no other has, with a warning: its runs cannot be continued.
@@ -59,6 +59,8 @@ class Task:
     identity: dict | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, LanguageModel):
+            raise ValueError(f"the model is no LanguageModel: {repr(self.model)[:80]}")
         if not callable(self.reward):
             raise ValueError(f"the reward is no function of prompts and texts: {self.reward!r}")
         for name in ("train_prompts", "eval_prompts"):

@@ -274,8 +274,7 @@ class Trainer:
             generators = partial(seeded, self.config.seed, "evaluation", self.step)
             models, samples = (self.policy, self.reference), self.config.evaluation_samples
             given = self.task, self.held_out, samples, generators, self.quantiles.predict
-            sizes = self.config.forward_kl, self.config.micro_batch
-            table = evaluate(*models, *given, *sizes)
+            table = evaluate(*models, *given, self.config.forward_kl, self.config.micro_batch)
         forget(self.policy)
         table.insert(0, "step", self.step)
         return table

@@ -131,11 +131,18 @@ def train(
             `Accelerator.log` of accelerate, after `init_trackers`, takes them to a tracker.
 
     Raises:
+        TypeError: something else in an argument's place.
         ValueError: the bank is too small for the algorithm; a reward or the loss is not finite;
             `log` is no function.
         RuntimeError: another program computes the same run; processes that share a run name it
             differently, or find different files.
     """
+    for kind, given in ((Task, task), (Algorithm, algorithm), (Config, config)):
+        if not isinstance(given, kind):
+            told = (
+                f"train takes a Task, an Algorithm, such as j_bond(), and a Config, not {given!r}"
+            )
+            raise TypeError(told)
     demand = "log must be a function of numbers and step, such as accelerate's Accelerator.log"
     check(demand, log is None or callable(log), log)
     parent = Path(folder).expanduser() if folder else paths.runs_folder() / "library"

@@ -10,7 +10,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from peft.tuners import lora
 from safetensors.torch import load_file
-from test_agreement import made
+from test_agreement import LLAMA, made
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -220,6 +220,19 @@ def test_quiet_leaves_transformers_as_it_was():
             assert not logging.is_progress_bar_enabled()
             raise KeyError
         assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == before
+
+
+def test_adapters_around_each_other_are_folded_into_what_they_are_around(tmp_path):
+    """On a layer of experts one adapter is around another: the saved policy computes the same."""
+    model = made("Mixtral", LLAMA | {"num_local_experts": 2})
+    policy = LanguageModel(model, tiny.tokenizer(), **LIMITS).trainable_copy(2)
+    move(policy, 0.3)
+    policy.save_pretrained(tmp_path)
+    saved, ids = AutoModelForCausalLM.from_pretrained(tmp_path), torch.arange(3, 17).view(2, 7)
+    with torch.no_grad():
+        logits = [each(input_ids=ids).logits for each in (saved, policy.model, model)]
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-4, rtol=1e-4)
+    assert (logits[0] - logits[2]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("family", ["gemma", "t5"])

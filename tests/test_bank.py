@@ -274,3 +274,9 @@ def test_streams_depend_on_seed_and_purpose_alone():
     number = int.from_bytes(bank.hashlib.sha256(b"(0, 'bank', 0)").digest()[:7], "big")
     assert seeded(0, "bank", 0).initial_seed() == number
     assert PROMPTS_A_PART == 8  # another number would make another bank under the same name
+
+
+def test_a_reward_that_tells_nothing_apart_is_warned_of(runs):
+    task = lab.task_of(reward=lambda prompts, texts: [[1.0] * len(row) for row in texts])
+    with pytest.warns(match="nothing to learn"):
+        BankFolder.of(task, task.eval_prompts, 2, 1, "fp32").filled(task)

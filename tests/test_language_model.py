@@ -444,3 +444,21 @@ def test_a_processor_multiplies_halves_without_loss_and_leaves_the_mode():
     )
     with in_half(left.float(), right):
         assert torch.backends.mkldnn.matmul.fp32_precision == mode
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_new_tokens": 8.0}, {"max_new_tokens": "8"}, {"max_new_tokens": None},
+     {"max_prompt_tokens": 24.0}, {"temperature": float("inf")}],
+)  # fmt: skip
+def test_limits_are_whole_numbers_and_a_temperature_is_finite(limits):
+    with pytest.raises(ValueError, match=f"{next(iter(limits))} must be"):
+        tiny.language_model(**limits)
+
+
+def test_a_token_without_an_embedding_is_refused_by_name():
+    model = tiny.language_model("gemma")
+    model.tokenizer.add_tokens(["zebra"])
+    model.encode(["rain"])
+    with pytest.raises(ValueError, match="'zebra', number .*resize_token_embeddings"):
+        model.encode(["rain zebra"])

@@ -441,3 +441,17 @@ def test_checkpoints_are_written_by_the_clock(folder, monkeypatch):
         config = configured(steps=2, checkpoint_seconds=seconds)
         train(task_of(), BOND, config, folder / str(seconds))
         assert steps == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"algorithm": bond},
+        {"config": CONFIG.model_dump()},
+        {"task": "a task"},
+    ],
+)
+def test_what_is_no_argument_of_its_kind_is_refused_first(given, folder):
+    arguments = {"task": task_of(), "algorithm": BOND, "config": CONFIG} | given
+    with pytest.raises(TypeError, match=r"an Algorithm, such as j_bond\(\)"):
+        train(*arguments.values(), folder)

@@ -101,7 +101,8 @@ class Trainable(nn.Module):
         """Fold the adapter, if there is one, into the weights for good."""
         for path, layer in adapted(self.model):
             layer.merge()
-            self.model.set_submodule(path, layer.get_base_layer())
+            if "base_layer" not in path.split("."):  # of an adapter around another, as on experts
+                self.model.set_submodule(path, layer.get_base_layer())
         self.model.__dict__.pop("peft_config", None)
         self.model._hf_peft_config_loaded = False
 

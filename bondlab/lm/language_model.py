@@ -8,6 +8,7 @@ hidden width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,11 @@ class LanguageModel(templates.Reader, Trainable, Network):
         refuse_adapters(model, but=ADAPTER)
         model_settings.check(model, tokenizer)
         templates.check(template)
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be above 0, not {temperature}")
+        for name, given in {"max_prompt": max_prompt_tokens, "max_new": max_new_tokens}.items():
+            if type(given) is not int and (given is not None or name == "max_new"):
+                raise ValueError(f"{name}_tokens must be a whole number, not {given!r}")
         limit = model_settings.prompt_limit(model.config, max_prompt_tokens, max_new_tokens)
         model_settings.warn_of_unused(model, tokenizer, temperature)
         self.model, self.tokenizer = model.eval(), tokenizer
@@ -98,7 +102,7 @@ class LanguageModel(templates.Reader, Trainable, Network):
 
         Raises:
             ValueError: no prompts, an empty one (its position is named), one string alone, one
-                without tokens, or as `filled`.
+                without tokens or with one that the model does not know, or as `filled`.
         """
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
@@ -108,8 +112,15 @@ class LanguageModel(templates.Reader, Trainable, Network):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"prompt {position} is empty or not a string: {prompt!r}")
         side = "right" if self.is_encoder_decoder else "left"
-        ids, mask = self._padded([self._tokens(prompt) for prompt in prompts], side)
-        return Prompts(ids, mask)
+        rows = [self._tokens(prompt) for prompt in prompts]
+        size, most = len(self.model.get_input_embeddings().weight), max(map(max, rows))
+        if most >= size:
+            raise ValueError(
+                f"a prompt has the token {self.tokenizer.convert_ids_to_tokens(most)!r}, number "
+                f"{most}, of which the model's {size} embeddings know nothing: "
+                "model.resize_token_embeddings(len(tokenizer)), or another tokenizer"
+            )
+        return Prompts(*self._padded(rows, side))
 
     def encode_completions(self, texts: Sequence[str]) -> Completions:
         """Given completions as tokens [B, 1, T] with their end token; log_probs are zeros."""
