@@ -182,6 +182,19 @@ def test_closures_arguments_and_attributes_count():
     assert len({first for first, _, _ in names}) == len(makers)
 
 
+def test_what_a_class_is_called_by_counts_whatever_it_is():
+    class Scale:
+        def __init__(self, by: float) -> None:
+            self.by = by
+
+        def __call__(self, *given) -> float:
+            return self.by
+
+    kinds = [type("Reward", (), {"__call__": Scale(by)}) for by in (1.0, 2.0, 1.0)]
+    first, other, again = (of(kind()) for kind in kinds)
+    assert first == again != other
+
+
 def test_methods_count_inherited_ones_too():
     """A changed method of a base class is another object, an edited property as well."""
     text = """
@@ -452,3 +465,29 @@ def test_a_tensors_type_and_a_keywords_default_count():
     assert len({of(torch.zeros(2, 3, dtype=kind)) for kind in kinds}) == 4
     texts = [f"def f(scores, *, beta={x}):\n    return beta" for x in (0.5, 0.7)]
     assert of(made(texts[0])) != of(made(texts[1]))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import owned.settings\ndef reward(p, c):\n    return owned.settings.TARGET",
+        "def reward(p, c):\n    import owned.settings as own\n    return own.TARGET",
+        "def reward(p, c):\n    from owned.settings import TARGET\n    return TARGET",
+    ],
+)
+def test_settings_in_a_users_module_count_however_they_are_reached(body, tmp_path, monkeypatch):
+    """As they are now, not as the module's file has them; another setting of it does not."""
+    folder = tmp_path / "owned"
+    folder.mkdir()
+    for name in [name for name in sys.modules if name.startswith("owned")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    (folder / "__init__.py").write_text("")
+    (folder / "settings.py").write_text("TARGET = 5\nOTHER = 1\n")
+    settings = importlib.import_module("owned.settings")
+    reward = made(body, "reward")
+    before = of(reward)
+    settings.OTHER = 2
+    assert of(reward) == before
+    settings.TARGET = 1
+    assert of(reward) != before

@@ -19,6 +19,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 _MADE_BY_CODE = 1 << 9  # Python's flag of classes that are no part of compiled code
+_TAKEN = ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")  # from what is there
 
 
 @functools.cache
@@ -70,14 +71,21 @@ def assigned(steps: list[tuple[str, Any]]) -> set[str]:
     return {value for kind, value in steps if kind in kinds}
 
 
-def loaded(steps: list[tuple[str, Any]]) -> set[tuple[str, str]]:
-    """Globals that code loads and does not assign, each with the attribute taken at once, or ""."""
-    own = assigned(steps)
-    return {
-        (name, attribute if after in ("LOAD_ATTR", "LOAD_METHOD") else "")
-        for (kind, name), (after, attribute) in itertools.pairwise(steps)
-        if kind in ("LOAD_GLOBAL", "LOAD_NAME") and name not in own
-    }
+def loaded(steps: list[tuple[str, Any]]) -> set[tuple[str, ...]]:
+    """Globals that code loads and does not assign, each with the attributes taken at once."""
+    own, found = assigned(steps), set()
+    for place, (kind, name) in enumerate(steps, 1):
+        if kind in ("LOAD_GLOBAL", "LOAD_NAME") and name not in own:
+            taken = itertools.takewhile(lambda step: step[0] in _TAKEN[:2], steps[place:])
+            found.add((name, *(attribute for _, attribute in taken)))
+    return found
+
+
+def settings(steps: list[tuple[str, Any]], module: ModuleType) -> dict[str, Any]:
+    """What code may read of a module that it imports when it runs, but for code."""
+    names = {value for kind, value in steps if kind in _TAKEN}
+    held = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    return {k: v for k, v in held.items() if not callable(v) and not isinstance(v, ModuleType)}
 
 
 def imported(steps: list[tuple[str, Any]], package: str | None) -> dict[str, ModuleType]:

@@ -170,15 +170,21 @@ def _(value: types.FunctionType) -> dict[str, object]:
             found[f"outer {name}"] = cell.cell_contents
     if code_of.installed(space.get("__name__")):
         return found | {"its name": [space["__name__"], code.co_qualname]}
-    for name, attribute in code_of.loaded(steps):
+    for name, *attributes in code_of.loaded(steps):
         if name not in space and not hasattr(builtins, name):
             raise Unnamed(f"code that uses {name}, which is not defined yet")
         held = space.get(name)
-        users = isinstance(held, types.ModuleType) and not code_of.installed(held.__name__)
-        if users and hasattr(held, attribute):
+        for attribute in attributes:  # of the user's modules
+            module = isinstance(held, types.ModuleType) and not code_of.installed(held.__name__)
+            if not module or not hasattr(held, attribute):
+                break
             name, held = f"{name}.{attribute}", getattr(held, attribute)
         found[f"global {name}"] = held
-    return found | {"its code": steps} | code_of.imported(steps, space.get("__package__"))
+    modules = code_of.imported(steps, space.get("__package__"))
+    for name, module in modules.items():
+        read = code_of.settings(steps, module)
+        found |= {f"{name}.{setting}": value for setting, value in read.items()}
+    return found | {"its code": steps} | modules
 
 
 @parts.register
@@ -192,11 +198,13 @@ def _(value: type) -> dict[str, object]:
     """A library's class by its name, any other by its bases, methods and attributes."""
     if code_of.installed_class(value):
         return {"its name": [value.__module__, value.__qualname__]}
-    code = (types.FunctionType, staticmethod, classmethod, property)
+    code = (staticmethod, classmethod, property)
     members = {
         name: member
         for name, member in vars(value).items()
-        if isinstance(member, code) or not (name.startswith("__") or name == "_abc_impl")
+        if callable(member)
+        or isinstance(member, code)
+        or not (name.startswith("__") or name == "_abc_impl")
     }
     return members | {"its name": value.__qualname__, "its bases": value.__bases__}
 
