@@ -59,7 +59,7 @@ class Task:
     identity: dict | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, LanguageModel):
+        if not (hasattr(self.model, "sample") and hasattr(self.model, "encode")):
             raise ValueError(f"the model is no LanguageModel: {repr(self.model)[:80]}")
         if not callable(self.reward):
             raise ValueError(f"the reward is no function of prompts and texts: {self.reward!r}")

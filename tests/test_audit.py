@@ -129,7 +129,7 @@ class Echo:
     def encode(self, prompts):
         return prompts
 
-    def sample(self, prompts, k, generator):
+    def sample(self, prompts, k, generator, share=None):
         return [[f"{prompt} {i}" for i in range(k)] for prompt in prompts]
 
     def decode(self, drawn):

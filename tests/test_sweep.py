@@ -62,7 +62,7 @@ def test_a_sweep_computes_each_run_and_each_bank_part_once(runs, monkeypatch):
     assert (len(updates), len(fills)) == (2, 1)
     folders = sweep.sweep(specs(), runs / "x", workers=1)
     assert (len(updates), len(fills)) == (8, 3)
-    assert len({(folder.path, part) for folder, _, part, _ in fills}) == 3
+    assert len({(folder.path, part) for folder, _, part in fills}) == 3
     assert all(folder.finished for folder in folders)
     assert [folder.config["algorithm"]["settings"]["beta"] for folder in folders] == [0.0, 0.5, 1.0]
     relabelled = [dataclasses.replace(spec, labels={}) for spec in specs()]
