@@ -88,6 +88,9 @@ def test_held_out_prompts_are_held_out():
     """Two prompts in both lists are counted in the error."""
     with pytest.raises(ValueError, match="2 prompts are in train_prompts and in eval_prompts"):
         Task(tiny.language_model(), tiny.reward, ["a", "b", "c"], ["c", "d", "a"])
+
+
+def test_a_model_comes_with_its_tokenizer():
     with pytest.raises(ValueError, match="no LanguageModel"):
         Task(tiny.gemma(), tiny.reward, ["a"], ["b"])
 
