@@ -280,3 +280,8 @@ def test_a_reward_that_tells_nothing_apart_is_warned_of(runs):
     task = lab.task_of(reward=lambda prompts, texts: [[1.0] * len(row) for row in texts])
     with pytest.warns(match="nothing to learn"):
         BankFolder.of(task, task.eval_prompts, 2, 1, "fp32").filled(task)
+
+
+def test_the_spread_is_the_root_of_the_mean_variance():
+    """Of prompts whose rewards scatter by 2 and by 8: the root of 5, not the mean of the roots."""
+    assert bank.spread(torch.tensor([[1.0, 3.0], [10.0, 14.0]])) == pytest.approx(5**0.5)

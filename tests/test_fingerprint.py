@@ -491,3 +491,8 @@ def test_settings_in_a_users_module_count_however_they_are_reached(body, tmp_pat
     assert of(reward) == before
     settings.TARGET = 1
     assert of(reward) != before
+
+
+def test_a_global_that_a_classs_body_reads_counts():
+    text = "W = {}\ndef f(p):\n    class A:\n        x = W\n    return A.x"
+    assert of(made(text.format(1), "f")) != of(made(text.format(2), "f"))

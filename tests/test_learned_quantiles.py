@@ -261,3 +261,13 @@ def test_the_error_of_a_calibrated_model_is_what_chance_gives():
     found = [calibration.calibration_error(of_policy(prompts=100, seed=s)) for s in range(10)]
     ratio = np.mean([error.mean for error, _ in found]) / np.mean([chance for _, chance in found])
     assert ratio == pytest.approx(1, abs=0.2)
+
+
+def test_intervals_of_calibration_go_by_prompts_and_are_of_the_ratio():
+    """Seeds of one prompt are no further prompts; what does not scatter has no width."""
+    two = pd.concat([of_policy(prompts=30), of_policy(prompts=30).assign(seed=1)])
+    assert calibration.rank_correlations(two)["within prompts"].count == 30
+    same = of_policy(prompts=60).assign(predicted=lambda t: t["share"])
+    assert calibration.rank_correlations(same)["across prompts"].low == pytest.approx(1)
+    found = calibration.reliability(of_policy(prompts=60).assign(share=0.5))
+    assert found[["mean", "low", "high"]].to_numpy() == pytest.approx(0.5)

@@ -377,3 +377,10 @@ def test_rewards_in_a_tasks_place():
     assert found.unique().numel() == 4 and found.dtype == torch.float64
     yes = Binary(lambda prompts, completions: [[0.5, 1.0, 1.5]], 1.0)
     assert yes([""], [[""] * 3]).tolist() == [[0, 0, 1]]
+
+
+def test_a_threshold_is_part_of_a_binary_rewards_name():
+    settings = TaskSettings(name="tiny", train=2, evaluate=2)
+    rewards = ("tiny", "tiny > 1", "tiny > 2")
+    made = [tasks.build(settings.model_copy(update={"reward": r}), "fp32") for r in rewards]
+    assert len({task.identity["reward"] for task in made}) == 3

@@ -34,7 +34,7 @@ from lab import (
 from bondlab import device, rules, training
 from bondlab.algorithms import Algorithm, bonbon, bond, j_bond, reinforce, warp
 from bondlab.anchors import MovingAverage, Periodic
-from bondlab.bank import BankFolder
+from bondlab.bank import SPREAD_STREAM, BankFolder
 from bondlab.config import Config
 from bondlab.quantiles import Learned
 from bondlab.report.intervals import paired_difference
@@ -455,3 +455,9 @@ def test_what_is_no_argument_of_its_kind_is_refused_first(given, folder):
     arguments = {"task": task_of(), "algorithm": BOND, "config": CONFIG} | given
     with pytest.raises(TypeError, match=r"an Algorithm, such as j_bond\(\)"):
         train(*arguments.values(), folder)
+
+
+def test_stored_samples_have_streams_of_their_own():
+    """Training's, held-out prompts' and those of the reward's unit."""
+    seeds = [folder.seed for folder in training.banks(task_of(), BOND, CONFIG)]
+    assert [*seeds, SPREAD_STREAM] == [0, 1, 2]
