@@ -46,7 +46,7 @@ def resolve(precision: Precision) -> str:
 
 
 def autocast(precision: Precision) -> torch.autocast:
-    """Computes at a precision, `place`'s products at least.
+    """A context in which products are computed at a precision where this process computes.
 
     Not accelerate's own: it keeps one precision for the whole process, which is the caller's.
     torch's float32 matmul mode is left alone: in "medium" some processors multiply float32 in

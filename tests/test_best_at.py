@@ -59,21 +59,17 @@ def test_what_is_not_shipped_is_empty(capsys):
     assert capsys.readouterr().out.startswith("Best@n was not drawn")
 
 
-def test_each_run_draws_from_its_own_policy(drawn_runs):
+@pytest.mark.usefixtures("runs")
+def test_each_run_draws_from_its_own_policy(monkeypatch, tmp_path):
     """Two runs of one task; neither draws from the reference."""
-    specs, asked, found = drawn_runs
-    assert not torch.equal(*(rewards for rewards, *_ in found))
-    assert len(asked) and all(model is not specs[0].build().model for model in asked)
-
-
-@pytest.fixture
-def drawn_runs(runs, monkeypatch, tmp_path):
     monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     settings = AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
     results(EXPERIMENT, settings, [J_BOND, NOISE[0]])
     specs = chosen(EXPERIMENT, settings, [J_BOND, NOISE[0]])
     asked = spied(monkeypatch, LanguageModel, "sample", lambda model, *_: model)
-    return specs, asked, [best_at.drawn(spec) for spec in specs]
+    first, other = (best_at.drawn(spec)[0] for spec in specs)
+    assert not torch.equal(first, other)
+    assert len(asked) and all(model is not specs[0].build().model for model in asked)
 
 
 def test_parts_are_of_their_own_prompts_and_draws(monkeypatch):

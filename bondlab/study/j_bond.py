@@ -153,7 +153,7 @@ CLAIMS = (
         ],
         "Eta is the choice that J-BOND has in beta_RL's place: it is to matter less. (The "
         "paper does not compare the two: this is our test of \"without a choice\".)",
-        short="J-BOND improves without such a choice",
+        short="J-BOND needs no choice like beta_RL",
     ),
     Claim(
         "C12",

@@ -47,9 +47,7 @@ def _line(part: pd.DataFrame) -> dict[str, str]:
         "claim": f"[{first['short']}](CLAIMS.md#{anchor(first['id'])})",
         "on the toy": _verdicts(part[toy]),
         "on language models": _verdicts(most[most["kind"] != "toy"]),
-        "deciding number on language models [95 %]": number
-        if number == "-"
-        else f"{first['measured']}: {number}",
+        "deciding number [95 %]": number if number == "-" else f"{first['measured']}: {number}",
         "its seeds": first["seeds"],
     }
 
