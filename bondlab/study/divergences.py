@@ -31,6 +31,7 @@ from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, collect, seeds
 from bondlab.study.report import OWN_BEST, best_name
 from bondlab.study.sweep import Spec
+from bondlab.study.tables import by_sample
 from bondlab.study.xsum import AS_GOOD, RUNS, SIZES, spec
 from bondlab.toy.descents import OBJECTIVES
 from bondlab.training import banks, train
@@ -237,11 +238,7 @@ def _held_out(run: RunFolder) -> torch.Tensor:
     table = run.evaluation()
     table = table[(table["step"] == table["step"].max()) & (table["source"] == "reference")]
     table = table.assign(fall=table["reference_log_prob"] - table["log_prob"])
-    fall, rewards = (
-        torch.tensor(table.pivot(index="prompt", columns="sample", values=name).to_numpy())
-        for name in ("fall", "reward")
-    )
-    return measures.best_of_n_value(fall, rewards, N)
+    return measures.best_of_n_value(by_sample(table, "fall"), by_sample(table, "reward"), N)
 
 
 def starts(found: Results) -> pd.DataFrame:
