@@ -197,10 +197,8 @@ def results(
 ) -> Results:
     """The tables of some series' runs with the second judge's columns, and that of `cooling`.
 
-    Those of another task or policy are a variant, named by both; "shipped" has what it has.
-
-    Raises:
-        FileNotFoundError: "shipped" was asked for and nothing is.
+    Those of another task or policy are a variant, named by both; "shipped" has what it has. Raises
+    as `Results.load`.
     """
     variant = "" if settings.task == "sentiment" else settings.task
     if settings.policy:

@@ -270,10 +270,8 @@ def lead(
 ) -> Term:
     """The term of a measure of one series minus that of another: after the last step, on the same
     prompts."""
-    return Term(
-        what,
-        (series, other),
-        lambda t: at(t, series, column) - at(t, other, column),
-        above,
-        below,
-    )
+
+    def measure(table: pd.DataFrame) -> np.ndarray:
+        return at(table, series, column) - at(table, other, column)
+
+    return Term(what, (series, other), measure, above, below)

@@ -280,8 +280,7 @@ def last(found: Results, columns: Sequence[str], sizes: Collection[int] = ()) ->
     """
     lines, words = [], {name: f"{name} (log-odds)" for name in ("reward", "judge")}
     for row, part in found["evaluations"].groupby("row", sort=False):
-        base = found["baselines"]
-        base = base[base["profile"] == part["profile"].iloc[0]]
+        base = of_same_profiles(found["baselines"], part)
         for size in (1, *sorted({*sizes, *part["n"].unique()} - {1})):
             lines.append((row, best_name(size), base[base["n"] == size]))
         lines += by_series(ends(part))
