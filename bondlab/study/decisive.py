@@ -34,8 +34,7 @@ def draw_change(
     if found["evaluations"].empty:
         print(f"{title}: the profile {found.profile} has no such runs.")
         return
-    words = {panel.name: f"change ({panel.unit})" for panel in panels}
-    panels = [replace(panel, ylabel=words[panel.name]) for panel in panels]
+    panels = [replace(panel, ylabel=f"change ({panel.unit})") for panel in panels]
     table = report.curve_table(since_start(found, panels), panels)
     drawn = table.assign(low=table["low"].where(table["series"] == banded))
     small = f"{report.note(found)} Changes since step 0, paired by document. Band: {banded} alone."

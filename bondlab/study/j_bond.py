@@ -95,9 +95,7 @@ def _noise_share(table: pd.DataFrame) -> np.ndarray:
 
 def seen(series: str, table: pd.DataFrame) -> np.ndarray:
     """A policy's gain under the judge over its gain of reward, in those of Best-of-4, [S, B]."""
-    values = [
-        at(table, name, column) for column in ("judge", REWARD) for name in (series, *BEST)
-    ]  # fmt: skip
+    values = [at(table, name, column) for column in ("judge", REWARD) for name in (series, *BEST)]
     values = [np.broadcast_to(each, values[0].shape) for each in values]
 
     def share(own, start, best, reward, first, last) -> float:
