@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from bondlab.paths import committed_folder, repository_root
-from bondlab.study import ledger, scoreboard
+from bondlab.study import ledger
 from bondlab.study.claims import LEAST, NO, NOT_RUN, YES
 from bondlab.study.experiments import EXPERIMENTS
-from bondlab.study.ledger_page import page
+from bondlab.study.ledger_page import page, placed, scoreboard
 
 CSV = committed_folder("report") / "claims.csv"
 
@@ -29,13 +29,13 @@ def test_it_is_what_the_command_makes_of_the_committed_tables(committed):
     assert CSV.read_text() == ledger.table().to_csv(index=False)
     assert (repository_root() / "CLAIMS.md").read_text() == page(committed, ledger.spent())
     readme = (repository_root() / "README.md").read_text()
-    assert scoreboard.placed(readme, committed) == readme
+    assert placed(readme, committed) == readme
 
 
 def test_the_scoreboard_says_what_a_verdict_hangs_on(committed):
     """A line per claim in six words; a worse answer's number goes before a better one's, a place
     with more seeds before another, and language models before the toy."""
-    lines = scoreboard.scoreboard(committed).splitlines()[2:]
+    lines = scoreboard(committed).splitlines()[2:]
     assert len(lines) == committed["id"].nunique()
     assert all(1 <= len(words.split()) <= 6 for words in committed["short"])
     own = {"id": "C0", "short": "x", "source": "section 6, Fig. 3", "rule fixed": "before"}
@@ -47,13 +47,13 @@ def test_the_scoreboard_says_what_a_verdict_hangs_on(committed):
          "effect": str(place), "low": "0", "high": "9", "kind": w.split(",")[0], **own}
         for place, (w, s, v, a) in enumerate(told)
     ]  # fmt: skip
-    board = scoreboard.scoreboard(pd.DataFrame(rows))
+    board = scoreboard(pd.DataFrame(rows))
     assert board.splitlines()[2] == (
         "| Fig. 3 | [x](CLAIMS.md#c0) | repeated (N = 4) | open (b); one run: suggests no (a; c) "
         "| log quantile 2: 2 [0, 9] | 3 |"
     )
     with pytest.raises(ValueError, match="must hold"):
-        scoreboard.placed("no comments", committed)
+        placed("no comments", committed)
 
 
 def test_every_claim_of_the_paper_is_in_it(committed):

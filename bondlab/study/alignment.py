@@ -197,10 +197,8 @@ def results(
 ) -> Results:
     """The tables of some series' runs with the second judge's columns, and that of `cooling`.
 
-    Those of another task or policy are a variant, named by both; "shipped" has what it has.
-
-    Raises:
-        FileNotFoundError: "shipped" was asked for and nothing is.
+    Those of another task or policy are a variant, named by both; "shipped" has what it has. Raises
+    as `Results.load`.
     """
     variant = "" if settings.task == "sentiment" else settings.task
     if settings.policy:
@@ -271,8 +269,12 @@ def trend(x: Collection[float], values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def fall(series: dict[str, float], column: str, table: pd.DataFrame) -> np.ndarray:
-    """By how much a measure after the last step falls per unit of each series' setting, [S, B]."""
-    return -trend(series.values(), [at(table, name, column) for name in series])
+    """By how much a measure after the last step falls per unit of each series' setting, [S, B].
+
+    The reward in spreads.
+    """
+    values = [at(table, name, column) for name in series]
+    return -trend(series.values(), values) / frontier.unit(table, column)
 
 
 def above(series: str, others: Collection[str], column: str = "reward") -> list[Term]:
@@ -283,10 +285,6 @@ def above(series: str, others: Collection[str], column: str = "reward") -> list[
     unit, what = ("spreads", "") if column == "reward" else (column, f"{column}: ")
     return [
         Term(f"{what}{series} above {other} ({unit})", (series, other),
-             partial(_height, series, other, column), above=0)
+             partial(frontier.gap, series=series, other=other, column=column), above=0)
         for other in others
     ]  # fmt: skip
-
-
-def _height(series: str, other: str, column: str, table: pd.DataFrame) -> np.ndarray:
-    return frontier.area(table, series, other, column) / frontier.unit(table, column)

@@ -80,12 +80,8 @@ def _mean(table: pd.DataFrame, series: str, column: str) -> np.ndarray:
     return grid(table[(table["series"] == series) & (table["step"] > 0)], column)
 
 
-def _apart(table: pd.DataFrame) -> np.ndarray:
-    return mean_reward(table, J_BOND) - mean_reward(table, COPY)
-
-
-def _nearer(table: pd.DataFrame) -> np.ndarray:
-    return MARKED * at(table, COPY, KL) - at(table, J_BOND, KL)
+def _apart(series: str, other: str, table: pd.DataFrame) -> np.ndarray:
+    return mean_reward(table, series) - mean_reward(table, other)
 
 
 def _half(table: pd.DataFrame) -> pd.DataFrame:
@@ -93,16 +89,13 @@ def _half(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"].isin(table.loc[table["series"] == FLOAT32, "step"])]
 
 
-def _reward_off(table: pd.DataFrame) -> np.ndarray:
-    return mean_reward(_half(table), FLOAT32) - mean_reward(_half(table), J_BOND)
-
-
 def _kl_off(table: pd.DataFrame) -> np.ndarray:
     again, first = (_mean(_half(table), name, KL) for name in (FLOAT32, J_BOND))
     return influence(lambda again, first: again / first - 1, again, first)
 
 
-EQUAL = Term("reward, moving average minus copies (spreads)", (J_BOND, COPY), _apart, -SAME, SAME)
+EQUAL = Term("reward, moving average minus copies (spreads)", (J_BOND, COPY),
+             partial(_apart, J_BOND, COPY), -SAME, SAME)  # fmt: skip
 EXPERIMENT = Experiment(
     "anchor_ablations",
     "A moving average as anchor, or copies of the policy",
@@ -123,7 +116,9 @@ EXPERIMENT = Experiment(
             "At the same reward a moving average's KL to the reference is markedly lower.",
             "section 6, Fig. 5 middle",
             [EQUAL, Term(f"{MARKED} times the copies' KL minus the moving average's (nats)",
-                         (J_BOND, COPY), _nearer, above=0)],
+                         (J_BOND, COPY),
+                         lambda table: MARKED * at(table, COPY, KL) - at(table, J_BOND, KL),
+                         above=0)],
             "Reward as in C9a, KL after the last step: a slower anchor alone would do for the KL.",
             short="moving average stays nearer the reference",
         ),
@@ -151,8 +146,8 @@ EXPERIMENT = Experiment(
             "J-BOND comes out the same on another kind of machine, which rounds otherwise.",
             "ours; equal settings and seeds, but numbers part from the last digit on",
             [
-                Term("reward, float32 minus bfloat16 (spreads)", (J_BOND, FLOAT32), _reward_off,
-                     -SAME, SAME),
+                Term("reward, float32 minus bfloat16 (spreads)", (J_BOND, FLOAT32),
+                     lambda table: _apart(FLOAT32, J_BOND, _half(table)), -SAME, SAME),
                 Term("KL, float32 over bfloat16 minus 1", (J_BOND, FLOAT32), _kl_off, -NEAR, NEAR),
             ],
             "Means over the evaluations of the first half of the steps. The rule is younger than "

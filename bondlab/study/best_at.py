@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bondlab import device, measures, paths
+from bondlab import device, paths
 from bondlab.bank import PROMPTS_A_PART, seeded
 from bondlab.bank import draw as sample
 from bondlab.lm.language_model import LanguageModel
@@ -26,7 +26,7 @@ from bondlab.report.intervals import cell, curves
 from bondlab.report.kept import Results, Tables, once
 from bondlab.report.notebook import show
 from bondlab.report.plots import Panel
-from bondlab.study import judge, report
+from bondlab.study import judge, report, tables
 from bondlab.study.alignment import RUNS, SIZES, AlignmentSettings, chosen
 from bondlab.study.experiment import Experiment
 from bondlab.study.items import REFERENCE
@@ -78,12 +78,9 @@ def drawn(spec: Spec) -> tuple[Tensor, Tensor]:
 
     what = {"run": spec.folder(parent).path.name, "samples": SAMPLES}
     table, _ = once("best_at", what, measure)
-    rewards, texts = (
-        table.pivot(index="prompt", columns="sample", values=name).to_numpy()
-        for name in ("reward", "text")
-    )
-    scores = judge.scores(spec, task.eval_prompts, texts.tolist())
-    return torch.tensor(rewards.astype(float)), scores
+    wide = table.pivot(index="prompt", columns="sample")
+    scores = judge.scores(spec, task.eval_prompts, wide["text"].to_numpy().tolist())
+    return torch.tensor(wide["reward"].to_numpy(float)), scores
 
 
 def _part(spec: Spec, policy: LanguageModel, start: int) -> pd.DataFrame:
@@ -101,22 +98,9 @@ def _part(spec: Spec, policy: LanguageModel, start: int) -> pd.DataFrame:
 
 
 def per_prompt(rewards: Tensor, scores: Tensor) -> pd.DataFrame:
-    """Reward and judge's score of the best of n by the reward, n: a row an n and prompt.
-
-    n goes up to K, but not above `SAMPLES`. Each is the mean over all n-subsets of the K
-    (`measures.best_of_n_value`), without bias.
-    """
-    values = {"reward": rewards, "judge": scores}
-    return pd.concat(
-        [
-            pd.DataFrame({
-                name: measures.best_of_n_value(value, rewards, n).numpy()
-                for name, value in values.items()
-            }).assign(n=n, prompt=range(len(rewards)))
-            for n in range(1, min(SAMPLES, rewards.shape[1]) + 1)
-        ],
-        ignore_index=True,
-    )  # fmt: skip
+    """`tables.best_of` of reward and judge's score, n up to K, but not above `SAMPLES`."""
+    sizes = range(1, min(SAMPLES, rewards.shape[1]) + 1)
+    return tables.best_of({"reward": rewards, "judge": scores}, rewards, sizes)
 
 
 def draw(

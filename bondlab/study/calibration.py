@@ -4,7 +4,7 @@ The truth p_<=(y) is never seen, only the share of a bank's samples that score n
 mean is p whatever the bank's size, so a reliability curve needs no more; from squared errors the
 share's own variance is subtracted. Both are then unbiased, and a few dozen samples per prompt do.
 
-Legend: S seeds, B prompts, F columns.
+Legend: S seeds, B prompts.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def reliability(table: pd.DataFrame) -> pd.DataFrame:
     A bin's mean is a ratio; its interval is that of the ratio's linear part (delta method). Empty
     bins are left out.
     """
-    cells, rows = np.split(_cells(table, _in_bins(table)), 3, axis=2), []
+    cells, rows = _in_bins(table), []
     for b in np.flatnonzero(cells[0].sum((0, 1))):
         count, predicted, share = (values[:, :, b] for values in cells)
         mean = share.sum() / count.sum()
@@ -143,18 +143,21 @@ def calibration_error(table: pd.DataFrame) -> tuple[Interval, float]:
     Args:
         table: `observed` of one source and step.
     """
-    count, predicted, share = np.split(_cells(table, _in_bins(table)), 3, axis=2)
+    count, predicted, share = _in_bins(table)
     gaps = (share - predicted) / count.sum(2).mean()
     errors = [cell_interval(gaps[:, :, b]).standard_error for b in range(BINS)]
     by_chance = math.sqrt(2 / math.pi) * sum(errors)
     return _within(cell_interval((gaps * np.sign(gaps.mean((0, 1)))).sum(2)), 0.0), by_chance
 
 
-def _in_bins(table: pd.DataFrame) -> np.ndarray:
-    """Count, prediction and share of each completion, each in its bin's column: [rows, 3 bins]."""
-    place = np.minimum((table["predicted"] * BINS).astype(int), BINS - 1).to_numpy()
-    values = np.stack([np.ones(len(table)), table["predicted"], table["share"]], 1)
-    return (values[:, :, None] * np.eye(BINS)[place][:, None, :]).reshape(len(table), -1)
+def _in_bins(table: pd.DataFrame) -> list[np.ndarray]:
+    """Count, and sums of prediction and share, in each bin of the prediction: [S, B, BINS] each."""
+    place = np.minimum((table["predicted"] * BINS).astype(int), BINS - 1)
+    table = table.assign(count=1.0, bin=pd.Categorical(place, range(BINS)))
+    names = ["count", "predicted", "share"]
+    sums = table.groupby(["seed", "prompt", "bin"], observed=False)[names].sum()
+    shape = [len(level) for level in sums.index.levels]
+    return [sums[name].to_numpy().reshape(shape) for name in names]
 
 
 def rank_correlations(table: pd.DataFrame) -> dict[str, Interval]:
@@ -168,21 +171,14 @@ def rank_correlations(table: pd.DataFrame) -> dict[str, Interval]:
     Args:
         table: `observed` of one source and step.
     """
-    values: dict[int, list[float]] = {}
-    for (prompt, _), part in table.groupby(["prompt", "seed"]):
-        if _varies(part):
-            found = stats.spearmanr(part["predicted"], part["share"]).statistic
-            values.setdefault(prompt, []).append(found)
-    within = mean_interval([np.mean(own) for own in values.values()]) if values else NOTHING
+    found = table.groupby(["prompt", "seed"])[["predicted", "share"]].corr("spearman")
+    own = found.xs("predicted", level=-1)["share"].groupby("prompt").mean().dropna()
+    within = mean_interval(own) if len(own) else NOTHING
     return {"within prompts": _within(within), "across prompts": _across(table)}
 
 
-def _varies(table: pd.DataFrame) -> bool:
-    return table["predicted"].nunique() > 1 and table["share"].nunique() > 1
-
-
 def _across(table: pd.DataFrame) -> Interval:
-    if not _varies(table):
+    if 1 in (table["predicted"].nunique(), table["share"].nunique()):
         return NOTHING
     x, y = (stats.zscore(stats.rankdata(table[name])) for name in ("predicted", "share"))
     found = (x * y).mean()
@@ -202,13 +198,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             found[f"rank correlation {name}"] = interval
         columns[source] = {what: text(i.mean, i.low, i.high) for what, i in found.items()}
     return pd.DataFrame(columns).rename_axis("measure").reset_index()
-
-
-def _cells(table: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Totals of values [rows, F] in each seed and prompt, [S, B, F], as many everywhere."""
-    frame = pd.DataFrame(values).groupby([table["seed"].to_numpy(), table["prompt"].to_numpy()])
-    shape = (table["seed"].nunique(), table["prompt"].nunique(), values.shape[1])
-    return frame.sum().to_numpy().reshape(shape)
 
 
 def _within(found: Interval, least: float = -1.0) -> Interval:

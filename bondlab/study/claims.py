@@ -213,13 +213,12 @@ def decided(claims: Sequence[Claim], table: pd.DataFrame) -> pd.DataFrame:
     bounds (where it is to lie), says (the verdict, what each interval says), seeds, needed (further
     ones), fixed (whether the rule was before or after the runs started).
     """
-    parts = table.groupby("row", sort=False) if "row" in table else [("", table)]
-    parts, lines = list(parts), []
+    parts, lines = list(table.groupby("row", sort=False)), []
     for claim in claims:
         for row, part in parts:
             found = claim.decide(part)
             lines.append(
-                {"claim": claim.at(str(row)).id, "row": row, "what": claim.text, "value": "",
+                {"claim": claim.at(row).id, "row": row, "what": claim.text, "value": "",
                  "bounds": "", "says": found.verdict, "seeds": str(found.seeds),
                  "needed": in_words(found),
                  "fixed": when_fixed(claim, part) if found.seeds else "-"}
@@ -271,10 +270,8 @@ def lead(
 ) -> Term:
     """The term of a measure of one series minus that of another: after the last step, on the same
     prompts."""
-    return Term(
-        what,
-        (series, other),
-        lambda t: at(t, series, column) - at(t, other, column),
-        above,
-        below,
-    )
+
+    def measure(table: pd.DataFrame) -> np.ndarray:
+        return at(table, series, column) - at(table, other, column)
+
+    return Term(what, (series, other), measure, above, below)

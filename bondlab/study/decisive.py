@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import pandas as pd
 
@@ -16,11 +17,10 @@ from bondlab.report.intervals import cell_interval
 from bondlab.report.kept import Results
 from bondlab.report.plots import Level, Panel
 from bondlab.study import evidence, report
-from bondlab.study.claims import Claim, shared
-from bondlab.study.frontier import area, unit
+from bondlab.study.claims import Claim
+from bondlab.study.frontier import gap
 
 SHADED = "Shaded: where the rule wants the whole interval."
-COLUMNS = ["panel", "group", "series", "mean", "low", "high", "count"]
 HEIGHTS = (
     Panel("reward", "Reward", "mean height (spreads of the reference's reward)"),
     Panel("judge", "Second judge", "mean height (log-odds)"),
@@ -34,8 +34,7 @@ def draw_change(
     if found["evaluations"].empty:
         print(f"{title}: the profile {found.profile} has no such runs.")
         return
-    words = {panel.name: f"change ({panel.unit})" for panel in panels}
-    panels = [replace(panel, ylabel=words[panel.name]) for panel in panels]
+    panels = [replace(panel, ylabel=f"change ({panel.unit})") for panel in panels]
     table = report.curve_table(since_start(found, panels), panels)
     drawn = table.assign(low=table["low"].where(table["series"] == banded))
     small = f"{report.note(found)} Changes since step 0, paired by document. Band: {banded} alone."
@@ -87,13 +86,12 @@ def heights(table: pd.DataFrame, base: str, others: Sequence[str]) -> pd.DataFra
 
     See `frontier.area`: NaN where two curves have too little KL in common.
     """
-    lines, there = [], set(table["series"].unique())
-    for panel in HEIGHTS:
-        for other in (name for name in others if name in there):
-            own = shared(table, (base, other))
-            found = cell_interval(area(own, base, other, panel.name) / unit(table, panel.name))
-            lines.append(found.row(panel=panel.name, group=other, series=other))
-    return pd.DataFrame(lines, columns=COLUMNS)
+    there = [name for name in others if name in set(table["series"])]
+    lines = []
+    for panel, other in product(HEIGHTS, there):
+        found = cell_interval(gap(table, base, other, panel.name))
+        lines.append(found.row(panel=panel.name, group=other, series=other))
+    return pd.DataFrame(lines)
 
 
 def draw_heights(
@@ -107,11 +105,10 @@ def draw_heights(
 ) -> None:
     """Publish how far one curve of a trade-off lies above others, over the KL both reach."""
     table = heights(found["evaluations"], base, others)
-    words = report.as_run(found) | (words or {})
-    panels = report.in_units(found, [p for p in HEIGHTS if p.name in set(table["panel"])])
     if table.empty:
         print(f"{title}: the profile {found.profile} has no such runs.")
         return
+    panels, words = report.in_units(found, HEIGHTS), report.as_run(found) | (words or {})
     drawn = table.assign(group=table["group"].map(lambda name: words.get(name, name)))
     note = (
         f"{report.note(found, 'prompt')} Right of 0: {words.get(base, base)} has more at the same "

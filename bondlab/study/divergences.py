@@ -10,6 +10,7 @@ held-out articles only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 
 from bondlab import best_of_n, device, measures
 from bondlab.algorithms import bond
-from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
+from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder, slices
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.intervals import Interval, cell_interval, grouped, mean_interval
 from bondlab.report.kept import Results, once
@@ -31,9 +32,10 @@ from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, collect, seeds
 from bondlab.study.report import OWN_BEST, best_name
 from bondlab.study.sweep import Spec
+from bondlab.study.tables import by_sample
 from bondlab.study.xsum import AS_GOOD, RUNS, SIZES, spec
 from bondlab.toy.descents import OBJECTIVES
-from bondlab.training import banks, train
+from bondlab.training import train
 
 FORWARD, JEFFREYS, BACKWARD = OBJECTIVES.values()
 N, ROW = 8, "N = 8"  # Figure 2's
@@ -72,14 +74,10 @@ def runs(
 
 def specs(profile: str, tuned: bool = True) -> list[Spec]:
     """The runs of a profile: Figure 2's, what stored samples make of it, and Figure 10's."""
+    made = partial(runs, profile, seeds=seeds(profile), tuned=tuned)
     if profile != "study":
-        return runs(profile, SIZES, seeds(profile))
-    chosen, others = seeds(profile), [n for n in SIZES if n != N]
-    return [
-        *runs(profile, [N], chosen, tuned=tuned),
-        *runs(profile, [N], chosen, stored=True, tuned=tuned),
-        *runs(profile, others, chosen, tuned=tuned),
-    ]
+        return made(SIZES)
+    return [*made([N]), *made([N], stored=True), *made([n for n in SIZES if n != N])]
 
 
 def _fall(column: str) -> Term:
@@ -174,10 +172,7 @@ def by_article(found: Results, settings: RunSettings) -> Results:
     """The results with the table by_article: how the forward KL to Best-of-8 changed in training.
 
     A row per run, kind and prompt: series, beta, seed, profile, kind (`STORED`, `NEW` or
-    `HELD_OUT`), prompt, change (from the first step to the last, nats).
-
-    Raises:
-        FileNotFoundError: "shipped" was asked for and nothing is.
+    `HELD_OUT`), prompt, change (from the first step to the last, nats). Raises as `Results.load`.
     """
 
     def compute() -> dict[str, pd.DataFrame]:
@@ -193,23 +188,20 @@ def by_article(found: Results, settings: RunSettings) -> Results:
 
 
 def _of(spec: Spec, run: RunFolder) -> pd.DataFrame:
-    """kind, prompt and change of one finished run."""
+    """prompt, kind and change of one finished run."""
     task, config = spec.build(), spec.config
-    stored = banks(task, spec.algorithm, config)[0]
+    stored = spec.banks()[0]
     prompts = stored.prompts[: len(task.eval_prompts)]
     again = BankFolder.of(task, prompts, config.bank_samples, STREAM, config.precision)
 
     def measure() -> pd.DataFrame:
         policy = train(task, spec.algorithm, config, run.path.parent).policy
-        trained = {
-            kind: change(policy, prompts, bank.filled(task), config.precision)
+        changes = {
+            kind: change(policy, prompts, bank.filled(task), config.precision).numpy()
             for kind, bank in ((STORED, stored), (NEW, again))
         }
-        parts = [
-            pd.DataFrame({"kind": kind, "prompt": range(len(values)), "change": values.tolist()})
-            for kind, values in {**trained, HELD_OUT: _held_out(run)}.items()
-        ]
-        return pd.concat(parts, ignore_index=True)
+        table = pd.DataFrame({**changes, HELD_OUT: _held_out(run).numpy()}).rename_axis("prompt")
+        return table.reset_index().melt("prompt", var_name="kind", value_name="change")
 
     names = [run.path.name, stored.path.name, again.path.name]
     return once("by_article", {"run and banks": names}, measure)[0]
@@ -223,8 +215,7 @@ def change(policy: LanguageModel, prompts: list[str], bank: Bank, precision: str
         bank: the reference's samples; its first B rows belong to the prompts.
     """
     found = []
-    for start in range(0, len(prompts), PROMPTS_A_PART):
-        index = slice(start, min(start + PROMPTS_A_PART, len(prompts)))
+    for index in slices(len(prompts), PROMPTS_A_PART):
         drawn = bank.completions.rows(index)
         with device.autocast(precision):
             log_pi = policy(policy.encode(prompts[index]), drawn.to(policy.device)).sum(-1).cpu()
@@ -237,11 +228,7 @@ def _held_out(run: RunFolder) -> torch.Tensor:
     table = run.evaluation()
     table = table[(table["step"] == table["step"].max()) & (table["source"] == "reference")]
     table = table.assign(fall=table["reference_log_prob"] - table["log_prob"])
-    fall, rewards = (
-        torch.tensor(table.pivot(index="prompt", columns="sample", values=name).to_numpy())
-        for name in ("fall", "reward")
-    )
-    return measures.best_of_n_value(fall, rewards, N)
+    return measures.best_of_n_value(by_sample(table, "fall"), by_sample(table, "reward"), N)
 
 
 def starts(found: Results) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from bondlab.report.kept import Results, of_same_profiles
@@ -47,7 +46,7 @@ def of(found: Results, beside: str = "") -> pd.DataFrame:
             table = pd.read_parquet(cooled).drop(columns=made, errors="ignore")
             table = of_same_profiles(table, part)
             labels = {"row": row, "series": COOLED, "step": table["temperature"]}
-            tables.append(_with_seeds(table).assign(**labels))
+            tables.append(table.assign(**labels))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -55,7 +54,7 @@ def of_items(items: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The evidence of measured items (`items`): policies are series, the reference has no seed."""
     table = items.rename(columns={"policy": "series"})
     table = table.merge(_runs(runs).drop(columns="row"), on=["series", "seed"], how="left")
-    return table.assign(seed=table["seed"].where(table["series"] != REFERENCE))
+    return table.assign(row="", seed=table["seed"].where(table["series"] != REFERENCE))
 
 
 def _trained(evaluations: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -82,9 +81,4 @@ def _best(part: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
     tables = [base.assign(series=base["n"].map(best_name))]
     if part["n"].nunique() == 1:
         tables.append(base[base["n"] == part["n"].iloc[0]].assign(series=OWN_BEST))
-    return _with_seeds(pd.concat(tables).assign(step=0))
-
-
-def _with_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Without a seed, where what was not trained has none of its own."""
-    return table if "seed" in table else table.assign(seed=np.nan)
+    return pd.concat(tables).assign(step=0)

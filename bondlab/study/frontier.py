@@ -27,13 +27,19 @@ NARROW = 0.02  # nats: over less, a difference between curves is the noise of th
 def area(table: pd.DataFrame, series: str, other: str, column: str = "reward") -> np.ndarray:
     """Mean height of one curve above another over their common KL, in the units of `column`.
 
-    Of the area between them over the root of the KL, [S, B] (`influence`). NaN where less than
-    `NARROW` is common.
+    Of the area between them over the root of the KL, [S, B] (`influence`), of the seeds that both
+    have. NaN where less than `NARROW` is common.
     """
+    table = shared(table, (series, other))
     arrays = [curve(table, name, measure) for name in (series, other) for measure in (KL, column)]
     seeds = max(map(len, arrays))  # what was not trained has none
     arrays = [np.broadcast_to(array, (seeds, *array.shape[1:])) for array in arrays]
     return influence(height, *arrays)
+
+
+def gap(table: pd.DataFrame, series: str, other: str, column: str = "reward") -> np.ndarray:
+    """`area` in the `unit` of the measure, [S, B]."""
+    return area(table, series, other, column) / unit(table, column)
 
 
 def height(x: np.ndarray, y: np.ndarray, x_other: np.ndarray, y_other: np.ndarray) -> float:
@@ -81,7 +87,7 @@ def heights(
     """`area` of one curve above each of some others, a line each; the reward also in spreads."""
     reach, lines = table.groupby(["series", "step"])[KL].mean().groupby("series").max(), []
     for other in others:
-        found = cell_interval(area(shared(table, (base, other)), base, other, column))
+        found = cell_interval(area(table, base, other, column))
         line = {f"{base} above": other, "up to KL": min(reach[base], reach[other])}
         line["mean height"] = str(found)
         if column == "reward":

@@ -78,15 +78,6 @@ def time_to_gain(times: np.ndarray, means: np.ndarray) -> float:
     return float(times[after - 1] + share * (times[after] - times[after - 1]))
 
 
-def _later(series: str, other: str) -> Term:
-    return Term(
-        f"share of the steps until {GAINED} of its gain, {series} minus {other}",
-        (series, other),
-        lambda t: _time(series, t) - _time(other, t),
-        above=0,
-    )
-
-
 def _late(what: str, series: str, other: str) -> Term:
     def measure(table: pd.DataFrame) -> np.ndarray:
         if "anew" in table and not table["anew"].all():
@@ -132,10 +123,6 @@ def off_the_curve(*curves: np.ndarray) -> float:
     return float(height[-1] - best_of_n_curve(kl[-1], *fitted))
 
 
-def _above_cooling(series: str, table: pd.DataFrame) -> np.ndarray:
-    return area(table, series, COOLED, "log_quantile")
-
-
 FIXED_N = tuple(f"N = {n}" for n in SIZES)
 ALL = (*FIXED_N, SMALL, LARGE)
 EXPERIMENT = Experiment(
@@ -152,7 +139,9 @@ EXPERIMENT = Experiment(
             [
                 Term(f"share of the steps until {GAINED} of its gain, N = 4", ("N = 4",),
                      partial(_time, "N = 4"), below=SATURATED),
-                _later("N = 16", "N = 4"),
+                Term(f"share of the steps until {GAINED} of its gain, N = 16 minus N = 4",
+                     ("N = 16", "N = 4"), lambda t: _time("N = 16", t) - _time("N = 4", t),
+                     above=0),
             ],
             "Of the rising curve nearest to the evaluations; steady growth to the end takes 0.9 of "
             "the steps.",
@@ -186,7 +175,7 @@ EXPERIMENT = Experiment(
             "ours; sampling at a lower temperature needs no training",
             [
                 Term(f"log quantile, {series} above {COOLED} (nats)", (series, COOLED),
-                     partial(_above_cooling, series), above=0)
+                     partial(area, series=series, other=COOLED, column="log_quantile"), above=0)
                 for series in (SMALL, LARGE)
             ],
             "Mean height between curves against the root of the KL, over the KL both reach.",

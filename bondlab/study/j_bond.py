@@ -24,7 +24,6 @@ from bondlab.study.alignment import (
     moving,
     on_noise,
     specs,
-    trend,
 )
 from bondlab.study.cells import at, halves
 from bondlab.study.claims import Claim, Term
@@ -69,19 +68,13 @@ def runs(profile: str) -> Runs:
 # -- claims ----------------------------------------------------------------------------------------
 
 
-def _falls(column: str, table: pd.DataFrame) -> np.ndarray:
-    """Fall of a measure after the last step per tenfold beta_RL, [S, B]; the reward in spreads."""
-    return fall(BETAS, column, table) / unit(table, column)
-
-
 def _with_eta(column: str, table: pd.DataFrame) -> np.ndarray:
     """Rise of a measure after the last step per tenfold eta, [S, B]; the reward in spreads."""
-    values = [at(table, name, column) for name in RATES]
-    return trend(RATES.values(), values) / unit(table, column)
+    return -fall(RATES, column, table)
 
 
 def _beta_less_eta(column: str, table: pd.DataFrame) -> np.ndarray:
-    return _falls(column, table) - _with_eta(column, table)
+    return fall(BETAS, column, table) - _with_eta(column, table)
 
 
 def _half(which: int, column: str, table: pd.DataFrame) -> np.ndarray:
@@ -100,19 +93,12 @@ def _noise_share(table: pd.DataFrame) -> np.ndarray:
     )
 
 
-def _wins(table: pd.DataFrame) -> np.ndarray:
-    return at(table, J_BOND, "win_over_1") - 0.5
-
-
 def seen(series: str, table: pd.DataFrame) -> np.ndarray:
     """A policy's gain under the judge over its gain of reward, in those of Best-of-4, [S, B]."""
-    values = [
-        at(table, name, column) for column in ("judge", REWARD) for name in (series, *BEST)
-    ]  # fmt: skip
+    values = [at(table, name, column) for column in ("judge", REWARD) for name in (series, *BEST)]
     values = [np.broadcast_to(each, values[0].shape) for each in values]
 
-    def share(own: float, start: float, best: float, *of_reward: float) -> float:
-        reward, first, last = of_reward
+    def share(own, start, best, reward, first, last) -> float:
         return (own - start) / (best - start) / ((reward - first) / (last - first))
 
     return influence(share, *values)
@@ -126,9 +112,9 @@ CLAIMS = (
         "section 6, Fig. 7 left and middle",
         [
             Term("fall of reward per tenfold beta_RL (spreads)", (*REINFORCE,),
-                 partial(_falls, REWARD), above=SAME),
+                 partial(fall, BETAS, REWARD), above=SAME),
             Term("fall of KL per tenfold beta_RL (nats)", (*REINFORCE,),
-                 partial(_falls, KL), above=0),
+                 partial(fall, BETAS, KL), above=0),
             Term("rise of J-BOND's reward per tenfold eta (spreads)", (*ETAS,),
                  partial(_with_eta, REWARD)),
             Term("rise of J-BOND's KL per tenfold eta (nats)", (*ETAS,), partial(_with_eta, KL)),
@@ -189,7 +175,8 @@ ALONE = (
         "What J-BOND gains a second judge sees too.",
         "ours; the paper's abstract claims better results beyond the trained reward",
         [
-            Term("win rate over the reference minus 1/2", (J_BOND,), _wins, above=0),
+            Term("win rate over the reference minus 1/2", (J_BOND,),
+                 lambda table: at(table, J_BOND, "win_over_1") - 0.5, above=0),
             Term("the judge's gain, as a share of the reward's", (J_BOND, *BEST),
                  partial(seen, J_BOND), above=SEEN),
         ],

@@ -86,8 +86,7 @@ EXPERIMENT = Experiment(
 def beside(found: Results, settings: RunSettings) -> Results:
     """The results with the tables predictions (`calibration.observed`) and steps (`steps`).
 
-    Raises:
-        FileNotFoundError: "shipped" was asked for and nothing is.
+    Raises as `Results.load`.
     """
 
     def compute() -> Tables:

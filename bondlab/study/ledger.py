@@ -1,5 +1,4 @@
-"""All claims in one place, decided on the committed tables: claims.csv, and what is made of it:
-CLAIMS.md, and the scoreboard of README.md.
+"""All claims in one place, decided on the committed tables: claims.csv (see `ledger_page`).
 
 A line of claims.csv is one number of one claim in one place. A claim is of a paper's figure, so it
 is beside the runs that decide it; here is the list of all, and what is exact: Theorem 1.
@@ -10,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -20,12 +19,10 @@ from bondlab import best_of_n, paths
 from bondlab.report import outcome
 from bondlab.report.kept import Results
 from bondlab.results import write_atomically
-from bondlab.study import benchmarks, cells, claims, evidence, j_bond, on_toy, scoreboard
+from bondlab.study import benchmarks, cells, claims, evidence, j_bond, ledger_page, on_toy
 from bondlab.study.claims import Claim, Term
-from bondlab.study.experiment import TABLES, Experiment
+from bondlab.study.experiment import TABLES
 from bondlab.study.experiments import EXPERIMENTS
-from bondlab.study.ledger_page import page
-from bondlab.study.report import TOY
 
 PROBLEMS, EXACT = 100, "Theorem 1"
 THEOREM = Claim(
@@ -48,45 +45,34 @@ class Place:
     Args:
         where: what the table is of; kind: "toy" or "real models".
         table: the evidence; its rows of a figure are places of their own.
-        command: computes the evidence at a profile, which takes the place of {profile}.
+        notebook: the number of the one that computes the evidence; "" where the ledger does.
     """
 
     where: str
     kind: str
-    claims: tuple[Claim, ...]
+    claims: Sequence[Claim]
     table: pd.DataFrame
-    command: str
+    notebook: str = ""
 
 
 def places() -> Iterator[Place]:
     """Every place where the clone has evidence, the toy first."""
-    yield Place("enumeration", "toy", (THEOREM,), enumerated(), "python -m bondlab claims")
+    yield Place("enumeration", "toy", (THEOREM,), enumerated())
     for name, shown in on_toy.FIGURES.items():
-        found = Results(TOY, "shipped", name).load(on_toy.TABLES, dict)
-        command = "python -m bondlab study --profile {profile} --only 00b"
-        yield Place("toy", "toy", tuple(shown.claims), evidence.of(found), command)
+        yield Place("toy", "toy", shown.claims, evidence.of(on_toy.results(name, "shipped")), "00b")
     for experiment in EXPERIMENTS.values():
         found = Results(experiment.name, "shipped")
         if experiment.claims and (found.folder / "results_evaluations.parquet").exists():
             table = evidence.of(found.load(TABLES, dict), experiment.beside)
             where = "XSum" if experiment.name.startswith("xsum") else "sentiment"
-            claims = tuple(experiment.claims)
-            yield Place(where, "real models", claims, table, _command(experiment))
-    yield from _elsewhere()
-
-
-def _elsewhere() -> Iterator[Place]:
-    """Figure 7's runs on benchmarks, and on chat."""
-    name, command = j_bond.EXPERIMENT.name, _command(benchmarks.EXPERIMENT)
+            yield Place(where, "real models", experiment.claims, table, experiment.number)
+    # Figure 7's runs on benchmarks, and on chat.
+    name, notebook = j_bond.EXPERIMENT.name, benchmarks.EXPERIMENT.number
     found = Results(name, "shipped").load(["benchmarks", "runs"], dict)
     table = evidence.of_items(found["benchmarks"], found["runs"])
-    yield Place("sentiment", "real models", benchmarks.CLAIMS, table, command)
+    yield Place("sentiment", "real models", benchmarks.CLAIMS, table, notebook)
     chat = evidence.of(Results(name, "shipped", "chat").load(TABLES, dict))
-    yield Place("chat", "real models", benchmarks.ON_CHAT, chat, command)
-
-
-def _command(experiment: Experiment) -> str:
-    return f"python -m bondlab study --profile {{profile}} --only {experiment.number}"
+    yield Place("chat", "real models", benchmarks.ON_CHAT, chat, notebook)
 
 
 def enumerated() -> pd.DataFrame:
@@ -102,26 +88,25 @@ def enumerated() -> pd.DataFrame:
         error = (best_of_n.pmf(probs, rewards, n) - exact).abs().max().item()
         rows.append({"series": EXACT, "seed": seed, "prompt": n, "step": 0, "error": error})
     table = pd.DataFrame(rows)
-    return table.assign(profile="exact", error=table["error"].max())
+    return table.assign(row="", profile="exact", error=table["error"].max())
 
 
 def table() -> pd.DataFrame:
     """The ledger: a line per claim, place and number, numbers as text of three decimals."""
     lines = []
     for place in places():
-        parts = [("", place.table)]
-        if "row" in place.table:
-            parts = list(place.table.groupby("row", sort=False))
         for claim in place.claims:
-            for row, part in parts:
-                lines += _lines(place, claim.at(str(row)), str(row), part)
-    return pd.DataFrame(lines).sort_values("id", key=lambda ids: ids.map(_order), kind="stable")
+            for row, part in place.table.groupby("row", sort=False):
+                lines += _lines(place, claim.at(row), row, part)
+    found = pd.DataFrame(lines).fillna("")
+    return found.sort_values("id", key=lambda ids: ids.map(_order), kind="stable")
 
 
 def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator[dict]:
     found, runs = claim.decide(part), claims.used(claim, part)["run"]
     when = claims.when_fixed(claim, part)
-    profile = part["profile"].dropna().iloc[0]
+    profile, command = part["profile"].dropna().iloc[0], "python -m bondlab"
+    made = f"study --profile {profile} --only {place.notebook}" if place.notebook else "claims"
     shared = {
         "id": claim.id, "claim": claim.text, "short": claim.short,
         "source": claim.source, "rule": claim.rule,
@@ -130,19 +115,18 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
         "verdict": found.verdict, "rule fixed": when.strip("-"),
         "seeds": found.seeds, "seeds needed": claims.in_words(found), "intervals": found.looks,
         "runs": " ".join(sorted(set(" ".join(runs).split()))),
-        "command": place.command.format(profile=profile),
+        "command": f"{command} {made}",
     }  # fmt: skip
     for what, interval in found.intervals.items():
-        ends = ("", "", "") if interval is None else (interval.mean, interval.low, interval.high)
-        names = ("effect", "low", "high")
-        numbers = dict(zip(names, map(_number, ends), strict=True))
-        yield {**shared, "measured": what, "says": found.says[what], **numbers}
+        line = {**shared, "measured": what, "says": found.says[what]}
+        if interval is not None:
+            ends = {"effect": interval.mean, "low": interval.low, "high": interval.high}
+            line |= {name: _number(end) for name, end in ends.items()}
+        yield line
 
 
-def _number(value: float | str) -> str:
+def _number(value: float) -> str:
     """Three decimals, or the digits of one that is smaller."""
-    if value == "":
-        return value
     return f"{value:.0e}" if 0 < abs(value) < 5e-4 else f"{value + 0.0:.3f}"
 
 
@@ -171,8 +155,8 @@ def write() -> list[str]:
     readme = root / "README.md"
     files = {
         paths.committed_folder("report") / "claims.csv": made.to_csv(index=False),
-        root / "CLAIMS.md": page(made, spent()),
-        readme: scoreboard.placed(readme.read_text(encoding="utf-8"), made),
+        root / "CLAIMS.md": ledger_page.page(made, spent()),
+        readme: ledger_page.placed(readme.read_text(encoding="utf-8"), made),
     }
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
-"""CLAIMS.md: the ledger as a page to read, made of the lines of claims.csv."""
+"""What is made of the lines of claims.csv: CLAIMS.md, and the scoreboard of README.md."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import pandas as pd
 
-from bondlab.report.outcome import effect
+from bondlab.report.outcome import by_seeds, deciding, effect
 from bondlab.study.claims import NO, NOT_RUN, OPEN, RULE, YES
 
 HEAD = f"""# Claims and verdicts
@@ -34,6 +35,7 @@ KINDS = {"toy": "the toy", "real models": "language models"}
 COLUMNS = ["where", "measured", "effect [95 %]", "says", "verdict", "seeds", "intervals",
            "seeds needed", "rule fixed"]  # fmt: skip
 OF_CLAIM = COLUMNS[4:]  # not of one number: on the first line of a place alone
+BEGIN, END = "<!-- scoreboard: python -m bondlab claims -->", "<!-- end of the scoreboard -->"
 
 
 def page(table: pd.DataFrame, spent: str) -> str:
@@ -107,3 +109,61 @@ def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown."""
     rows = [list(table), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+# -- the README's scoreboard -----------------------------------------------------------------------
+
+
+def placed(text: str, table: pd.DataFrame) -> str:
+    """The README's text with this ledger's scoreboard between the two comments.
+
+    Raises:
+        ValueError: it does not have these once each.
+    """
+    parts = re.split(f"({re.escape(BEGIN)}|{re.escape(END)})", text)
+    if parts[1::2] != [BEGIN, END]:
+        raise ValueError(f"README.md must hold {BEGIN!r} and, below it, {END!r}")
+    return "".join([*parts[:2], f"\n{scoreboard(table)}", *parts[3:]])
+
+
+def scoreboard(table: pd.DataFrame) -> str:
+    """A Markdown table, a line per claim: figure, claim, verdicts by place, a number, its seeds.
+
+    The number is of the place with most seeds, the first named, and of what its verdict hangs on;
+    the toy's stand in CLAIMS.md, but for what has no other.
+
+    Args:
+        table: `ledger.table`, or its file read as text.
+    """
+    return markdown(pd.DataFrame([_line(part) for _, part in table.groupby("id", sort=False)]))
+
+
+def _line(part: pd.DataFrame) -> dict[str, str]:
+    toy = part["kind"] == "toy"
+    real = part if toy.all() else part[~toy]
+    most = by_seeds(real)
+    first = deciding(most[most["where"] == most["where"].iloc[0]])
+    number = effect(first)
+    return {
+        "figure": _figure(first["source"]),
+        "claim": f"[{first['short']}](CLAIMS.md#{anchor(first['id'])})",
+        "on the toy": _by_verdict(part[toy]),
+        "on language models": _by_verdict(most[most["kind"] != "toy"]),
+        "deciding number [95 %]": number if number == "-" else f"{first['measured']}: {number}",
+        "its seeds": first["seeds"],
+    }
+
+
+def _by_verdict(part: pd.DataFrame) -> str:
+    """ "repeated (sentiment); open (chat)"; of the toy only its row of a figure is named."""
+    told = []
+    for verdict, own in marked(part.drop_duplicates("where")).groupby("verdict", sort=False):
+        names = "; ".join(filter(None, (w.removeprefix("toy").lstrip(", ") for w in own["where"])))
+        told.append(f"{verdict} ({names})" if names else verdict)
+    return "; ".join(told) or "-"
+
+
+def _figure(source: str) -> str:
+    """ "2" of "section 6, Fig. 2 left"; the source's first words where it names no figure."""
+    found = re.search(r"Fig\. \d+", source)
+    return found[0] if found else re.split(r"[;,]| and ", source)[0]

@@ -76,10 +76,7 @@ EXPERIMENT = Experiment(
             "A reward that is only a rank is exploited less: at equal KL the second judge is "
             "higher.",
             "section 4.1, a conjecture without an experiment",
-            [
-                *above(RANK, [RAW], "judge"),
-                *above(RANK_MOVING, [RAW_MOVING], "judge"),
-            ],
+            [*above(RANK, [RAW], "judge"), *above(RANK_MOVING, [RAW_MOVING], "judge")],
             f"The pairs differ in the reward alone. {AREA.replace('reward', 'the judge')}",
             short="a rank reward is exploited less",
         ),

@@ -62,8 +62,7 @@ def levels(found: Results, panels: Sequence[Panel], sizes: Sequence[int] = ()) -
     """
     lines = []
     for row, part in found["evaluations"].groupby("row", sort=False):
-        base = found["baselines"]
-        base = of_same_profiles(base, part)
+        base = of_same_profiles(found["baselines"], part)
         for panel in (panel.name for panel in panels):
             if sizes and panel in base and panel != DISTANCE.name:
                 means = base.groupby("n")[panel].mean()
@@ -193,8 +192,7 @@ def tradeoff(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
 def _sampled(found: Results, panels: Sequence[Panel]) -> pd.DataFrame:
     """Best-of-N of the reference's own samples, for every N of the baselines."""
     base = of_same_profiles(found["baselines"].query("n > 1"), found["evaluations"])
-    parts = [grouped(base, p.name, ["n"]).assign(panel=p.name) for p in panels]
-    table = pd.concat(parts, ignore_index=True)
+    table = curves(base, [panel.name for panel in panels], ["n"])
     distance = table["n"].map(base.groupby("n")[DISTANCE.name].first())
     table = table.assign(x=distance, x_low=distance, x_high=distance)
     table["point"] = [f"N = {n}" for n in table["n"]]
@@ -282,8 +280,7 @@ def last(found: Results, columns: Sequence[str], sizes: Collection[int] = ()) ->
     """
     lines, words = [], {name: f"{name} (log-odds)" for name in ("reward", "judge")}
     for row, part in found["evaluations"].groupby("row", sort=False):
-        base = found["baselines"]
-        base = base[base["profile"] == part["profile"].iloc[0]]
+        base = of_same_profiles(found["baselines"], part)
         for size in (1, *sorted({*sizes, *part["n"].unique()} - {1})):
             lines.append((row, best_name(size), base[base["n"] == size]))
         lines += by_series(ends(part))

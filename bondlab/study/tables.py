@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -35,8 +35,8 @@ def per_prompt(evaluation: pd.DataFrame, n: int, task: Task) -> pd.DataFrame:
 
 def _step(table: pd.DataFrame, step: int, n: int, task: Task) -> pd.DataFrame:
     own, bank = (table[table["source"] == source] for source in ("policy", "reference"))
-    log_pi, kl = _grid(own, "log_prob"), _grid(own, "kl")
-    quantile, reward = _grid(own, "quantile"), _grid(own, "reward")
+    names = ("log_prob", "kl", "quantile", "reward", "tokens")
+    log_pi, kl, quantile, reward, tokens = (by_sample(own, name) for name in names)
     columns = {
         "backward_kl": measures.backward_kl(kl, quantile, n),
         "log_quantile": quantile.log().mean(-1),
@@ -44,24 +44,22 @@ def _step(table: pd.DataFrame, step: int, n: int, task: Task) -> pd.DataFrame:
         "entropy": -log_pi.mean(-1),
         "reward": reward.mean(-1),
         "p_reward": reward.sigmoid().mean(-1),
-        "tokens": _grid(own, "tokens").mean(-1),
+        "tokens": tokens.mean(-1),
     }
     if len(bank):
-        scored = (_grid(bank, name) for name in ("log_prob", "reference_log_prob", "reward"))
+        scored = (by_sample(bank, name) for name in ("log_prob", "reference_log_prob", "reward"))
         columns["forward_kl"] = measures.forward_kl(*scored, n)
     texts = [
         list(group) for _, group in own.sort_values(["prompt", "sample"]).groupby("prompt")["text"]
     ]
     described = summaries.describe(task.eval_prompts, texts, task.eval_references)
     means = described.groupby("prompt").mean().drop(columns="sample")
-    result = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
-    result = pd.concat([result, means.reset_index(drop=True)], axis=1)
-    result.insert(0, "prompt", range(len(result)))
-    result.insert(0, "step", step)
-    return result
+    places = {"step": step, "prompt": range(len(reward))}
+    values = {name: value.numpy() for name, value in columns.items()}
+    return pd.DataFrame(places | values).join(means)
 
 
-def _grid(table: pd.DataFrame, column: str) -> Tensor:
+def by_sample(table: pd.DataFrame, column: str) -> Tensor:
     """A column of the table as [B, K] in float64, prompts and samples in ascending order."""
     wide = table.pivot(index="prompt", columns="sample", values=column)
     return torch.from_numpy(wide.to_numpy(dtype="float64", copy=True))
@@ -70,7 +68,7 @@ def _grid(table: pd.DataFrame, column: str) -> Tensor:
 def best_of_n(bank: Bank, sizes: Sequence[int], model: LanguageModel, task: Task) -> pd.DataFrame:
     """The same measures for sampled Best-of-n of the reference, a row a size and prompt.
 
-    n = 1 is the reference itself. Each is the mean over all n-subsets of the bank's samples; the
+    n = 1 is the reference itself. Each is that of `best_of` among the bank's samples; the
     KL to the reference is the bound log n - (n-1)/n, and the log quantile its closed form -1/n
     (exact for continuous rewards, to which estimates from the samples themselves add only noise).
     """
@@ -81,13 +79,20 @@ def best_of_n(bank: Bank, sizes: Sequence[int], model: LanguageModel, task: Task
         "p_reward": bank.rewards.sigmoid(),
         "tokens": bank.completions.lengths,
     }
-    values |= {name: _grid(described, name) for name in described.columns[2:]}
-    tables = []
+    values |= {name: by_sample(described, name) for name in described.columns[2:]}
+    table = best_of(values, bank.rewards, sizes)
+    kl = table["n"].map(measures.kl_bound)
+    return table.assign(kl_to_reference=kl, log_quantile=-1 / table["n"])
+
+
+def best_of(values: Mapping[str, Tensor], rewards: Tensor, sizes: Iterable[int]) -> pd.DataFrame:
+    """Measures [B, K] of the best of n by the reward: n, prompt and each, a row a size and prompt.
+
+    Each is the mean over all n-subsets of the K (`measures.best_of_n_value`), without bias.
+    """
+    parts = []
     for n in sizes:
-        columns = {
-            name: measures.best_of_n_value(value.double(), bank.rewards, n).numpy()
-            for name, value in values.items()
-        }
-        table = pd.DataFrame({"n": n, "prompt": range(len(task.eval_prompts)), **columns})
-        tables.append(table.assign(kl_to_reference=measures.kl_bound(n), log_quantile=-1 / n))
-    return pd.concat(tables, ignore_index=True)
+        best = {name: measures.best_of_n_value(x, rewards, n) for name, x in values.items()}
+        columns = {name: x.numpy() for name, x in best.items()}
+        parts.append(pd.DataFrame({"n": n, "prompt": range(len(rewards)), **columns}))
+    return pd.concat(parts, ignore_index=True)
