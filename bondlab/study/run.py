@@ -59,9 +59,12 @@ def study(
     """
     started = time.monotonic()
     chosen = select(experiments, only)
-    notebooks = {name: Notebook.of(name, e, profile) for name, e in chosen.items()}
-    for notebook in notebooks.values():
-        check(notebook.source, notebook.parameters)
+    notebooks = {}
+    for name, experiment in chosen.items():
+        source = repository_root() / "notebooks" / f"{experiment.notebook}.ipynb"
+        parameters = {"profile": profile, **(experiment.trains or {})}
+        check(source, parameters)
+        notebooks[name] = Notebook(name, source, parameters)
 
     def compute(name: str) -> None:
         found = [] if profile == "shipped" else chosen[name].run(profile, workers)
@@ -114,12 +117,6 @@ class Notebook:
     experiment: str
     source: Path
     parameters: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, name: str, experiment: Any, profile: str) -> Notebook:
-        """The notebook of an experiment, at a profile; one that trains is told to."""
-        source = repository_root() / "notebooks" / f"{experiment.notebook}.ipynb"
-        return cls(name, source, {"profile": profile, **(experiment.trains or {})})
 
     @property
     def profile(self) -> str:
@@ -199,32 +196,30 @@ def summary(experiments: Iterable[str], profile: str) -> str:
         number, file = record["paper_figure"], path.with_suffix(".png")
         label = f"Figure {number} of the paper" if number else "A figure of ours"
         lines.append(f"{label}: {file.relative_to(root) if file.is_relative_to(root) else file}")
-        rows = [(n["what"], _interval(n), n["samples"], n["seeds"]) for n in record["headline"]]
-        lines += _table(rows, ["what", "value [95 %]", "samples", "seeds"])
-        if record.get("trained_here"):
-            verdicts = [_excludes_no_change(n) for n in record["headline"]]
-            effects += [(*row, verdict) for row, verdict in zip(rows, verdicts, strict=True)]
+        rows = [_row(number) for number in record["headline"]]
+        lines += _table(rows, without=["no change"])
+        effects += rows if record.get("trained_here") else []
     if effects:
-        lines.append("Trained here, after minus before:")
-        lines += _table(effects, ["what", "value [95 %]", "samples", "seeds", "no change"])
+        lines += ["Trained here, after minus before:", *_table(effects)]
     return "\n".join(lines) or f"No figure of profile {profile} yet."
 
 
-def _table(rows: Sequence[tuple], columns: Sequence[str]) -> list[str]:
-    text = pd.DataFrame(rows, columns=columns).to_string(index=False)
+def _table(rows: Sequence[Mapping], without: Sequence[str] = ()) -> list[str]:
+    text = pd.DataFrame(rows).drop(columns=without, errors="ignore").to_string(index=False)
     return [textwrap.indent(text, "    ")] if rows else []
 
 
-def _excludes_no_change(number: Mapping[str, Any]) -> str:
+def _row(number: Mapping[str, Any]) -> dict[str, Any]:
     low, high = number["low"], number["high"]
     known = low is not None and high is not None
-    return "excluded" if known and (low > 0 or high < 0) else "not excluded"
-
-
-def _interval(number: dict[str, Any]) -> str:
-    low, high = number.get("low"), number.get("high")
-    bounds = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    return f"{number['value']:.3g}{bounds} {number['unit']}".strip()
+    bounds = f" [{low:.3g}, {high:.3g}]" if known else ""
+    return {
+        "what": number["what"],
+        "value [95 %]": f"{number['value']:.3g}{bounds} {number['unit']}".strip(),
+        "samples": number["samples"],
+        "seeds": number["seeds"],
+        "no change": "excluded" if known and (low > 0 or high < 0) else "not excluded",
+    }
 
 
 def _resources(seconds: float) -> str:
