@@ -64,6 +64,11 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         raise OSError(told) from None
 
 
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table, without its index, as `write_atomically` does."""
+    write_atomically(path, table.to_parquet(index=False))
+
+
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values, straight into the file; equal ones give equal bytes."""
     write_atomically(path, lambda file: torch.save(state, file))
@@ -168,6 +173,12 @@ class RunFolder:
         """The record as a table, one row per step; a line cut short by a kill is left out."""
         return pd.DataFrame(self._rows())
 
+    @property
+    def steps(self) -> int:
+        """How many steps the record has."""
+        path = self.path / "record.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
     def evaluation(self) -> pd.DataFrame:
         """All evaluations, one row a (step, source, prompt, sample); empty before the first."""
         path = self.path / "evaluation.parquet"
@@ -175,7 +186,8 @@ class RunFolder:
 
     def add_evaluation(self, table: pd.DataFrame) -> None:
         """Add one step's evaluation; the file is replaced whole."""
-        self._write_evaluation(pd.concat([self.evaluation(), table], ignore_index=True))
+        table = pd.concat([self.evaluation(), table], ignore_index=True)
+        write_table(self.path / "evaluation.parquet", table)
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation after `step` updates is there."""
@@ -185,8 +197,8 @@ class RunFolder:
         """Forget record lines and evaluations past `step`, which the checkpoint has not seen."""
         text = "".join(json.dumps(row) + "\n" for row in self._rows() if row["step"] <= step)
         write_atomically(self.path / "record.jsonl", text.encode())
-        if len(evaluation := self.evaluation()):
-            self._write_evaluation(evaluation[evaluation["step"] <= step])
+        if len(table := self.evaluation()):
+            write_table(self.path / "evaluation.parquet", table[table["step"] <= step])
 
     def _rows(self) -> list[dict[str, Any]]:
         path, rows = self.path / "record.jsonl", []
@@ -194,9 +206,6 @@ class RunFolder:
             with suppress(json.JSONDecodeError):
                 rows.append(json.loads(line))
         return rows
-
-    def _write_evaluation(self, table: pd.DataFrame) -> None:
-        write_atomically(self.path / "evaluation.parquet", table.to_parquet(index=False))
 
     # -- the manifest -----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.kept import Results
 from bondlab.report.notebook import ParameterError
+from bondlab.results import write_table
 from bondlab.study import alignment, anchor_ablations, tuning
 from bondlab.study.alignment import RUNS
 from bondlab.study.cooling import cooled
@@ -139,17 +140,15 @@ def _draws(
     prompts = made.model.encode(texts)
     completions = model.sample(prompts, DRAWS, seeded(SEED, name))
     decoded = model.decode(completions)
-    columns = {
+    measures = {
         "reward": score(made.reward, texts, decoded),
         "judge": second(settings, texts, decoded),
         **{f"log_pi_{n}": m(prompts, completions).sum(-1) for n, m in under.items()},
     }
-    parts = []
-    for place, own in enumerate(decoded):
-        cells = {column: values[place].tolist() for column, values in columns.items()}
-        part = pd.DataFrame({"sample": range(DRAWS), "text": own, **cells})
-        parts.append(part.assign(task=settings.name, prompt=place, drawn_by=name))
-    return pd.concat(parts, ignore_index=True)
+    cells = {"sample": [*range(DRAWS)] * len(texts), "text": sum(decoded, [])}
+    cells |= {column: values.flatten().tolist() for column, values in measures.items()}
+    places = [place for place in range(len(texts)) for _ in range(DRAWS)]
+    return pd.DataFrame(cells).assign(task=settings.name, prompt=places, drawn_by=name)
 
 
 def second(settings: TaskSettings, prompts: list[str], texts: list[list[str]]) -> torch.Tensor:
@@ -164,6 +163,4 @@ def second(settings: TaskSettings, prompts: list[str], texts: list[list[str]]) -
 
 def write() -> None:
     """Draw again, and put the table where `shipped` reads it."""
-    folder = paths.committed_folder("examples")
-    folder.mkdir(parents=True, exist_ok=True)
-    measured().to_parquet(folder / "results_prompts.parquet", index=False)
+    write_table(paths.committed_folder("examples") / "results_prompts.parquet", measured())
