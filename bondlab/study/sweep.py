@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,27 +166,28 @@ def _start_worker(parent: int, threads: int) -> None:
 
 
 @contextmanager
-def _bar_over_steps(runs: Sequence[RunFolder], total: int) -> Iterator[None]:
-    """One bar over the steps of all runs, read off their records, whichever process writes them."""
+def beside(follow: Callable[[threading.Event], None]) -> Iterator[None]:
+    """A thread beside the work that shows how far it is; the event tells it that the work ended."""
     ended = threading.Event()
-
-    def count() -> int:
-        records = [run.path / "record.jsonl" for run in runs]
-        return sum(path.read_bytes().count(b"\n") for path in records if path.exists())
-
-    def follow() -> None:
-        with tqdm(total=total, initial=count(), desc="training", unit="step") as bar:
-            going = True
-            while going:
-                going = not ended.wait(1.0)
-                more = count() - bar.n
-                bar.initial += min(more, 0)  # what a run that goes on had past its checkpoint
-                bar.update(more)
-
-    thread = threading.Thread(target=follow, daemon=True)
+    thread = threading.Thread(target=follow, args=(ended,), daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+
+
+def _bar_over_steps(runs: Sequence[RunFolder], total: int) -> AbstractContextManager:
+    """One bar over the steps of all runs, read off their records, whichever process writes them."""
+
+    def follow(ended: threading.Event) -> None:
+        done, going = sum(run.steps for run in runs), True
+        with tqdm(total=total, initial=done, desc="training", unit="step") as bar:
+            while going:
+                going = not ended.wait(1.0)
+                more = sum(run.steps for run in runs) - bar.n
+                bar.initial += min(more, 0)  # what a run that goes on had past its checkpoint
+                bar.update(more)
+
+    return beside(follow)
