@@ -7,13 +7,12 @@ anchor's rounding is the only one that differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from math import inf
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from bondlab.rules import Scores
 from bondlab.study import alignment, rescored
 from bondlab.study.cells import at
 from bondlab.study.claims import Claim, Term, lead
-from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
+from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.tasks import TaskSettings, binary, sentiment
 from bondlab.toy.autopsy import ARMS, BETA, ETA, GAMMA, STEPS
@@ -107,25 +106,13 @@ def specs(profile: str) -> list[Spec]:
 
 
 def results(settings: RunSettings) -> Results:
-    """The tables of the runs.
-
-    Evaluations have success (share of completions above the threshold) and anchor_share (as a run's
-    record has it) besides; baselines have success.
-
-    Raises:
-        FileNotFoundError: "shipped" was asked for and nothing is.
-    """
-
-    def compute() -> Tables:
-        wanted = specs(settings.profile)
-        folders = EXPERIMENT.sweep(wanted, settings.workers)
-        return measured(collect(wanted, folders, settings.profile), wanted, folders)
-
-    return Results(EXPERIMENT.name, settings.profile).load(TABLES, compute)
+    """The tables of the runs, `measured`. Raises as `Experiment.results`."""
+    return EXPERIMENT.results(settings, measured)
 
 
 def measured(found: Tables, wanted: Sequence[Spec], folders: Sequence[RunFolder]) -> Tables:
-    """The tables with the columns of `results`."""
+    """The tables, with success (share of completions above the threshold) in evaluations and
+    baselines, and in evaluations anchor_share, as a run's record has it."""
     threshold, parts = binary.threshold(wanted[0].task.reward), []
     for spec, folder in zip(wanted, folders, strict=True):
         own = rescored.evaluation(spec, folder).query("source == 'policy'")
@@ -144,12 +131,16 @@ def measured(found: Tables, wanted: Sequence[Spec], folders: Sequence[RunFolder]
     return found | {"evaluations": table, "baselines": base.assign(success=success)}
 
 
-def _followed(name: str) -> Callable[[pd.DataFrame], np.ndarray]:
+def _followed(name: str, **bounds: float) -> Term:
     steady = MovingAverage(ETA).share
-    return lambda table: at(table, name, "anchor_share") / steady(int(table["step"].max()))
+    return Term(
+        f"anchor's way as a share of an exact average's, {name}",
+        [name],
+        lambda table: at(table, name, "anchor_share") / steady(int(table["step"].max())),
+        **bounds,
+    )
 
 
-FOLLOWING = "anchor's way as a share of an exact average's, {}"
 EXPERIMENT = Experiment(
     "autopsy",
     "An autopsy of a J-BOND written elsewhere",
@@ -163,10 +154,8 @@ EXPERIMENT = Experiment(
             "alone raises success.",
             "ours; github.com/gurusha01/passk-frontier",
             [
-                Term(FOLLOWING.format(PUBLISHED), [PUBLISHED], _followed(PUBLISHED),
-                     below=anchors.STUCK),
-                Term(FOLLOWING.format(FLOAT32_ANCHOR), [FLOAT32_ANCHOR],
-                     _followed(FLOAT32_ANCHOR), above=anchors.STUCK),
+                _followed(PUBLISHED, below=anchors.STUCK),
+                _followed(FLOAT32_ANCHOR, above=anchors.STUCK),
                 *(lead(f"success, {after} minus {before}", after, before, "success",
                        above=0 if after == FLOAT32_ANCHOR else -inf)
                   for before, after in pairwise(NAMES)),
