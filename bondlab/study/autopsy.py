@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf
 
 import pandas as pd
@@ -30,7 +30,7 @@ from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.tasks import TaskSettings, binary, sentiment
-from bondlab.toy.autopsy import ARMS, BETA, ETA, GAMMA, STEPS
+from bondlab.toy.autopsy import ARMS, BETA, ETA, GAMMA, STEPS, Arm
 
 PUBLISHED, FLOAT32_ANCHOR, *_ = NAMES = tuple(arm.name for arm in ARMS)
 # A success has log-odds above this, as about a quarter of the reference's completions; so on the
@@ -81,14 +81,11 @@ def printed_sign(scores: Scores, beta: float, gamma: float) -> Tensor:
     return weights + gamma * torch.nn.functional.pad(scores.log_ratio / k, (2, 0))
 
 
-def algorithms() -> dict[str, Algorithm]:
-    """J-BOND of each arm of `toy.autopsy.ARMS`, by its name."""
-    found = {}
-    for arm in ARMS:
-        average = Bfloat16Average if arm.anchor == torch.bfloat16 else MovingAverage
-        own = j_bond(BETA, GAMMA, average(ETA))
-        found[arm.name] = own if arm.sign > 0 else replace(own, rule=printed_sign)
-    return found
+def _algorithm(arm: Arm) -> Algorithm:
+    """J-BOND as an arm of `toy.autopsy` has it."""
+    average = Bfloat16Average if arm.anchor == torch.bfloat16 else MovingAverage
+    own = j_bond(BETA, GAMMA, average(ETA))
+    return own if arm.sign > 0 else replace(own, rule=printed_sign)
 
 
 def specs(profile: str) -> list[Spec]:
@@ -96,12 +93,11 @@ def specs(profile: str) -> list[Spec]:
     task, config = SCALES[profile]
     yes_or_no = task.reward or f"{sentiment.REWARD}{binary.ABOVE}{THRESHOLD:g}"
     found = []
-    for seed in seeds(profile):
-        for arm, own in zip(ARMS, algorithms().values(), strict=True):
-            reward = yes_or_no if arm.binary else None
-            labels = {"row": "", "series": arm.name, "n": 2, "beta": BETA, "seed": seed}
-            named = task.model_copy(update={"reward": reward})
-            found.append(Spec(named, own, config.model_copy(update={"seed": seed}), labels))
+    for seed, arm in product(seeds(profile), ARMS):
+        named = task.model_copy(update={"reward": yes_or_no if arm.binary else None})
+        own = config.model_copy(update={"seed": seed})
+        labels = {"row": "", "series": arm.name, "n": 2, "beta": BETA, "seed": seed}
+        found.append(Spec(named, _algorithm(arm), own, labels))
     return found
 
 

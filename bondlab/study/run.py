@@ -23,7 +23,7 @@ import pandas as pd
 import papermill
 from tqdm import tqdm
 
-from bondlab import assets
+from bondlab import assets, results
 from bondlab.assets.catalogue import STUDY
 from bondlab.paths import committed_folder, figures_folder, repository_root, runs_folder
 from bondlab.report.notebook import ParameterError, check
@@ -166,13 +166,11 @@ class Notebook:
 
 
 def digest(notebook: Path, folders: Iterable[Path]) -> str:
-    """SHA-256 over what an executed notebook depends on: itself, the package, and tables."""
+    """Names what an executed notebook depends on: itself, the package, and tables."""
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     files += [path for each in folders for path in each.rglob("*") if path.name.endswith(TABLES)]
-    total = hashlib.sha256()
-    for path in [notebook, *sorted(files)]:
-        total.update(f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
-    return total.hexdigest()
+    files = [notebook, *files]
+    return results.digest({str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
 
 
 def _figures(experiment: str, profile: str) -> dict[Path, dict[str, Any]]:

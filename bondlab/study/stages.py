@@ -59,8 +59,14 @@ class Clock:
 
     @property
     def position(self) -> float:
-        """Expected seconds of what is done."""
-        return self.behind + self.running * self._share()
+        """Expected seconds of what is done; of a stage that trains, by steps from the first on."""
+        share = min((time.time() - self.began) / max(self.running, 1.0), 0.99)
+        done, total = steps(self.began)
+        if total:
+            if not done:  # stored samples and a first evaluation come before it
+                self.ahead = min(share, 0.5)
+            share = self.ahead + (0.99 - self.ahead) * min(done / total, 1.0)
+        return self.behind + self.running * share
 
     @property
     def left(self) -> str:
@@ -70,16 +76,6 @@ class Clock:
         pace = (time.time() - self.started + MINUTE) / (done + MINUTE)
         minutes = round((self.total - done) * pace / MINUTE)
         return f"about {minutes} min left" if minutes else "less than a minute left"
-
-    def _share(self) -> float:
-        """Of the running stage: by the time; where it trains, by steps from the first one on."""
-        share = min((time.time() - self.began) / max(self.running, 1.0), 0.99)
-        done, total = steps(self.began)
-        if not total:
-            return share
-        if not done:  # stored samples and a first evaluation come before it
-            self.ahead = min(share, 0.5)
-        return self.ahead + (0.99 - self.ahead) * min(done / total, 1.0)
 
 
 def steps(since: float) -> tuple[int, int]:

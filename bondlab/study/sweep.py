@@ -89,10 +89,15 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
             _train(spec, parent)
         return folders
     workers = min(workers or default_workers(len(left)), len(left))
-    missing = _missing_parts([spec for spec, _ in left])
+    missing = {  # each part once, with one of the runs that need it
+        (folder.path, part): (spec, which, part)
+        for spec, _ in left
+        for which, folder in enumerate(spec.banks())
+        for part in folder.missing()
+    }
     with _pool(workers):
         filled = Parallel(return_as="generator_unordered", batch_size=1)(
-            delayed(_fill)(*part) for part in missing
+            delayed(_fill)(*each) for each in missing.values()
         )
         # A job in this process draws bars of its own, which tell more than these.
         list(tqdm(filled, "reference samples", len(missing), leave=False, disable=workers == 1))
@@ -127,17 +132,6 @@ def held_out_bank(spec: Spec) -> Bank:
     Drawn where they are missing: a run on noise leaves none that the task's reward has seen.
     """
     return spec.banks()[-1].filled(spec.build())
-
-
-def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
-    """Every bank part still to be drawn once: (a spec that needs it, which bank, part)."""
-    wanted = {
-        (folder.path, part): (spec, which, part)
-        for spec in specs
-        for which, folder in enumerate(spec.banks())
-        for part in folder.missing()
-    }
-    return list(wanted.values())
 
 
 def _fill(spec: Spec, which: int, part: int) -> None:
