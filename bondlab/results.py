@@ -3,9 +3,7 @@
     config.json  record.jsonl (a line per step)  evaluation.parquet  manifest.json  checkpoints/
 
 A finished run is never computed twice, an unfinished one continues, a changed setting is another
-run. Evaluations hold one row per completion, so every measure can be taken from them later. Files
-are written whole under another name and then renamed: a kill or a full disk leaves the earlier
-ones.
+run. Evaluations hold one row per completion, so every measure can be taken from them later.
 """
 
 from __future__ import annotations
@@ -44,7 +42,9 @@ def digest(identity: Any) -> str:
 
 
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file, of these bytes or by this function, so that it is either whole or absent.
+    """Write a file, of these bytes or by this function, under another name and then rename it.
+
+    A kill or a full disk leaves the earlier one.
 
     Raises:
         OSError: the disk is full or not writable; the message names the file.
@@ -225,16 +225,12 @@ class RunFolder:
         return self.manifest.get("status") == "finished"
 
     def mark(self, status: str, seconds: float, banks: Iterable[str] = ()) -> None:
-        """Write the manifest.
+        """Write the manifest, as a process starts on the run ("running") and when all is there.
 
         Its `kinds` are those of machine that the run was computed on (`device.kind`), one a change,
-        and `bank_kinds` those others that its samples were drawn on: numbers depend on them, and
-        the run's name does not tell them apart.
-
-        Args:
-            status: "running" when a process starts on the run, "finished" when all is there.
-            seconds: of this process's work that is not counted yet; added to the earlier ones.
-            banks: kinds of machine that the samples it read were drawn on.
+        and `bank_kinds` the others of `banks`, which its samples were drawn on: numbers depend on
+        them, and the run's name does not tell them apart. `seconds` of this process's work, as far
+        as they are not counted yet, are added to the earlier ones.
         """
         earlier, kind = self.manifest, device.kind()
         kinds = earlier.get("kinds", [])

@@ -104,7 +104,7 @@ def per_prompt(
     """
     columns = {"judge": scores.mean(1), "penalised": penalised(rewards, ranks).mean(1)}
     columns |= {f"win_over_{n}": win_rate(scores, others, ranks, n) for n in sizes}
-    return _frame(columns)
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
 def best_of_n(scores: Tensor, ranks: Tensor, n: int) -> pd.DataFrame:
@@ -112,13 +112,11 @@ def best_of_n(scores: Tensor, ranks: Tensor, n: int) -> pd.DataFrame:
 
     Each chosen completion meets the M - 1 others, so at n = 1 win_over_1 is 1/2.
     """
-    values = {"judge": scores, "win_over_1": beaten(scores)}
-    best = {name: measures.best_of_n_value(value, ranks, n) for name, value in values.items()}
-    return _frame(best).assign(n=n, prompt=range(len(scores)))
-
-
-def _frame(columns: dict[str, Tensor]) -> pd.DataFrame:
-    return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+    columns = {
+        name: measures.best_of_n_value(values, ranks, n).numpy()
+        for name, values in {"judge": scores, "win_over_1": beaten(scores)}.items()
+    }
+    return pd.DataFrame(columns).assign(n=n, prompt=range(len(scores)))
 
 
 def wins(scores: Tensor, others: Tensor) -> Tensor:

@@ -40,12 +40,7 @@ SECONDS = {FETCH: 35.0, "xsum_divergences": 355.0, "xsum_quantiles": 35.0, "own_
 OTHERS, LONGER = 20.0, {"laptop": 4.0, "study": 60.0}
 
 
-def study(
-    profile: str,
-    only: Sequence[str] = (),
-    workers: int | None = None,
-    experiments: Mapping[str, Any] = EXPERIMENTS,
-) -> int:
+def study(profile: str, only: Sequence[str] = (), workers: int | None = None) -> int:
     """Run the study at one profile; returns the exit code, 1 if a stage failed.
 
     Args:
@@ -53,12 +48,11 @@ def study(
         only: experiments by name, by their notebook's number ("02") or its first letters; empty
             is all.
         workers: runs at once; None leaves it to the sweep.
-        experiments: by name, each an `Experiment` or what stands in for one.
     Raises:
         ParameterError: `only` names no experiment, or a notebook does not take its parameters.
     """
     started = time.monotonic()
-    chosen = select(experiments, only)
+    chosen = select(EXPERIMENTS, only)
     notebooks = {}
     for name, experiment in chosen.items():
         source = repository_root() / "notebooks" / f"{experiment.notebook}.ipynb"
