@@ -213,9 +213,8 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """Run id, config, commit, versions, machine, seconds and status; {} before a start.
 
-        The status is "finished", or else "running": begun, also where its process was killed; that
-        one is at work now, `lock` says. In `seconds` is all work but what a process that was
-        killed did after its last checkpoint.
+        The status is "finished", or else "running", also where its process was killed: `lock` says
+        whether one is at work. In `seconds` is all but what a killed one did past its checkpoint.
         """
         path = self.path / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
