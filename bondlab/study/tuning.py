@@ -56,14 +56,11 @@ def candidates(specs: Sequence[Spec], only: Collection[str] = ()) -> list[Spec]:
 
 def _with_rate(spec: Spec, rate: float) -> Spec:
     config, few = spec.config, min(PROMPTS, spec.task.train // 4)
-    changed = {
-        "steps": min(STEPS, config.steps),
-        "evaluate_every": min(EVERY, config.evaluate_every),
-    }
-    config = config.model_copy(update={**changed, "learning_rate": rate, "seed": SEED})
+    often, steps = min(EVERY, config.evaluate_every), min(STEPS, config.steps)
+    changed = {"steps": steps, "evaluate_every": often, "learning_rate": rate, "seed": SEED}
     task = spec.task.model_copy(update={"rehearsal": True, "evaluate": few})
     labels = {"series": spec.labels["series"], "rate": rate, "seed": SEED}
-    return Spec(task, spec.algorithm, config, labels)
+    return Spec(task, spec.algorithm, config.model_copy(update=changed), labels)
 
 
 def tune(
