@@ -3,9 +3,7 @@
     config.json  record.jsonl (a line per step)  evaluation.parquet  manifest.json  checkpoints/
 
 A finished run is never computed twice, an unfinished one continues, a changed setting is another
-run. Evaluations hold one row per completion, so every measure can be taken from them later. Files
-are written whole under another name and then renamed: a kill or a full disk leaves the earlier
-ones.
+run. Evaluations hold one row per completion, so every measure can be taken from them later.
 """
 
 from __future__ import annotations
@@ -44,7 +42,9 @@ def digest(identity: Any) -> str:
 
 
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file, of these bytes or by this function, so that it is either whole or absent.
+    """Write a file, of these bytes or by this function, under another name and then rename it.
+
+    A kill or a full disk leaves the earlier one.
 
     Raises:
         OSError: the disk is full or not writable; the message names the file.
@@ -62,6 +62,11 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         partial.unlink(missing_ok=True)
         told = f"could not write {path}: {error.strerror}; nothing earlier is lost"
         raise OSError(told) from None
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table, without its index, as `write_atomically` does."""
+    write_atomically(path, table.to_parquet(index=False))
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
@@ -168,6 +173,12 @@ class RunFolder:
         """The record as a table, one row per step; a line cut short by a kill is left out."""
         return pd.DataFrame(self._rows())
 
+    @property
+    def steps(self) -> int:
+        """How many steps the record has."""
+        path = self.path / "record.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
     def evaluation(self) -> pd.DataFrame:
         """All evaluations, one row a (step, source, prompt, sample); empty before the first."""
         path = self.path / "evaluation.parquet"
@@ -175,7 +186,8 @@ class RunFolder:
 
     def add_evaluation(self, table: pd.DataFrame) -> None:
         """Add one step's evaluation; the file is replaced whole."""
-        self._write_evaluation(pd.concat([self.evaluation(), table], ignore_index=True))
+        table = pd.concat([self.evaluation(), table], ignore_index=True)
+        write_table(self.path / "evaluation.parquet", table)
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation after `step` updates is there."""
@@ -185,8 +197,8 @@ class RunFolder:
         """Forget record lines and evaluations past `step`, which the checkpoint has not seen."""
         text = "".join(json.dumps(row) + "\n" for row in self._rows() if row["step"] <= step)
         write_atomically(self.path / "record.jsonl", text.encode())
-        if len(evaluation := self.evaluation()):
-            self._write_evaluation(evaluation[evaluation["step"] <= step])
+        if len(table := self.evaluation()):
+            write_table(self.path / "evaluation.parquet", table[table["step"] <= step])
 
     def _rows(self) -> list[dict[str, Any]]:
         path, rows = self.path / "record.jsonl", []
@@ -195,18 +207,14 @@ class RunFolder:
                 rows.append(json.loads(line))
         return rows
 
-    def _write_evaluation(self, table: pd.DataFrame) -> None:
-        write_atomically(self.path / "evaluation.parquet", table.to_parquet(index=False))
-
     # -- the manifest -----------------------------------------------------------------------------
 
     @property
     def manifest(self) -> dict[str, Any]:
         """Run id, config, commit, versions, machine, seconds and status; {} before a start.
 
-        The status is "finished", or else "running": begun, also where its process was killed; that
-        one is at work now, `lock` says. In `seconds` is all work but what a process that was
-        killed did after its last checkpoint.
+        The status is "finished", or else "running", also where its process was killed: `lock` says
+        whether one is at work. In `seconds` is all but what a killed one did past its checkpoint.
         """
         path = self.path / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
@@ -216,16 +224,12 @@ class RunFolder:
         return self.manifest.get("status") == "finished"
 
     def mark(self, status: str, seconds: float, banks: Iterable[str] = ()) -> None:
-        """Write the manifest.
+        """Write the manifest, as a process starts on the run ("running") and when all is there.
 
         Its `kinds` are those of machine that the run was computed on (`device.kind`), one a change,
-        and `bank_kinds` those others that its samples were drawn on: numbers depend on them, and
-        the run's name does not tell them apart.
-
-        Args:
-            status: "running" when a process starts on the run, "finished" when all is there.
-            seconds: of this process's work that is not counted yet; added to the earlier ones.
-            banks: kinds of machine that the samples it read were drawn on.
+        and `bank_kinds` the others of `banks`, which its samples were drawn on: numbers depend on
+        them, and the run's name does not tell them apart. `seconds` of this process's work, as far
+        as they are not counted yet, are added to the earlier ones.
         """
         earlier, kind = self.manifest, device.kind()
         kinds = earlier.get("kinds", [])

@@ -34,7 +34,7 @@ def test_the_reference_wins_half_of_its_own_comparisons():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 5, (3, 16), generator=generator).float()
     rewards = torch.rand(3, 16, generator=generator)
-    assert judge.win_rate_of_best(scores, rewards, 1).tolist() == pytest.approx([0.5] * 3)
+    assert judge.best_of_n(scores, rewards, 1)["win_over_1"].tolist() == pytest.approx([0.5] * 3)
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1), (-1, 0)])
@@ -44,7 +44,7 @@ def test_a_judge_that_agrees_or_disagrees_with_the_reward(sign, expected):
     m, n = 16, 4
     rewards = torch.randperm(m, generator=torch.Generator().manual_seed(0))[None].double()
     rate = (n * (m + 1) / (n + 1) - 1) / (m - 1)
-    found = judge.win_rate_of_best(sign * rewards, rewards, n).item()
+    found = judge.best_of_n(sign * rewards, rewards, n)["win_over_1"].item()
     assert found == pytest.approx(rate if expected else 1 - rate)
 
 

@@ -59,7 +59,7 @@ class Lab:
         return [types.SimpleNamespace(path=folder)]
 
     def study(self, profile: str = "smoke", **settings) -> int:
-        return study.study(profile, experiments=self.EXPERIMENTS, **settings)
+        return study.study(profile, **settings)
 
 
 @pytest.fixture
@@ -71,7 +71,9 @@ def lab(tmp_path, monkeypatch) -> Lab:
     monkeypatch.setattr(study, "PACKAGE", tmp_path / "package")
     for folder in ("notebooks", "package/weights"):
         (tmp_path / folder).mkdir(parents=True)
-    return Lab(tmp_path)
+    lab = Lab(tmp_path)
+    monkeypatch.setattr(study, "EXPERIMENTS", lab.EXPERIMENTS)
+    return lab
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from bondlab import paths
 from bondlab.report import plots
 from bondlab.report.intervals import Interval
 from bondlab.report.plots import Panel
-from bondlab.results import RunFolder, write_atomically
+from bondlab.results import RunFolder, write_table
 
 Profile = Literal["shipped", "smoke", "laptop", "study", "paper"]
 Tables = dict[str, pd.DataFrame]
@@ -47,7 +47,7 @@ def once(
         if not run.finished:
             started = time.perf_counter()
             run.mark("running", 0.0)
-            _write(path, measure())
+            write_table(path, measure())
             run.mark("finished", time.perf_counter() - started)
     return pd.read_parquet(path), run.manifest
 
@@ -104,7 +104,7 @@ class Results:
         found = compute()
         if all(_covers(found[name], path) for name, path in files.items()):
             for name, path in files.items():
-                _write(path, found[name])
+                write_table(path, found[name])
         else:
             told = f"{self.folder} keeps its tables: these lack some of their series"
             warnings.warn(told, stacklevel=2)
@@ -184,10 +184,6 @@ def _covers(table: pd.DataFrame, path: Path) -> bool:
     if "series" not in table or not path.exists():
         return True
     return set(pd.read_parquet(path, columns=["series"])["series"]) <= set(table["series"])
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    write_atomically(path, table.to_parquet(index=False))
 
 
 def _ends(table: pd.DataFrame, panels: Sequence[Panel]) -> dict[str, tuple[Interval, str]]:

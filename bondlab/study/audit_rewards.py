@@ -31,7 +31,6 @@ TASKS = ("sentiment", "chat")
 SCORERS = ("reward", "judge")
 REVIEWS = {"imdb": "IMDB", "rotten_tomatoes": "Rotten Tomatoes"}  # of reviews, and their titles
 TRAINED_ON = {"reward": "imdb", "judge": "rotten_tomatoes"}  # of sentiment
-LABELLED = ("labelled", "hhh")
 PROMPTS_AT_ONCE = 4  # sampled together: as many completions as the larger profiles draw of each
 BINS = 8  # of calibration, with equally many texts in each
 
@@ -67,9 +66,8 @@ def measure(settings: Settings) -> pd.DataFrame:
             drawn = audit.sampled(task.model, task.eval_prompts, counts, stream, PROMPTS_AT_ONCE)
             own = written(name, task.eval_prompts, drawn, task.eval_references)
             judges = {"reward": task.reward, "judge": judge}
-            texts = audit.scored(
-                pd.concat([known, own]), judges, labelled=LABELLED, written=["policy"]
-            )
+            every, labels = pd.concat([known, own]), ("labelled", "hhh")
+            texts = audit.scored(every, judges, labelled=labels, written=["policy"])
         parts.append(texts.assign(task=name))
     return pd.concat(parts, ignore_index=True)
 

@@ -8,7 +8,6 @@ number or name, nothing at all.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import random
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from bondlab.making.alterations import garble, swap_entities, swap_numbers
 from bondlab.report.intervals import accuracy_interval, auc_interval
 from bondlab.report.kept import Results
 from bondlab.study.audit import Audit, Settings, above, completions, of, sampled, scored
+from bondlab.study.cooling import cooled
 from bondlab.study.xsum import HUB
 from bondlab.tasks import Task, TaskSettings, models, tiny, xsum
 
@@ -87,11 +87,7 @@ def measure(settings: Settings) -> pd.DataFrame:
 
 
 AUDIT = Audit(
-    "xsum_task",
-    SETTINGS,
-    measure,
-    rules=[*CLAIMS],
-    models=("xsum_reference", "xsum_reward"),
+    "xsum_task", SETTINGS, measure, rules=[*CLAIMS], models=("xsum_reference", "xsum_reward")
 )
 
 
@@ -134,8 +130,7 @@ def summaries_of(
     near temperature 0 ("cold") and the untrained model, with one, and `texts_by_rule`.
     """
     articles, references = task.eval_prompts, task.eval_references
-    cold = copy.copy(task.model)  # shares the weights
-    cold.temperature = COLD
+    cold = cooled(task.model, COLD)
     ones = [1] * len(articles)
     models = {"policy": (task.model, counts), "cold": (cold, ones), "untrained": (untrained, ones)}
     sources = {

@@ -7,13 +7,12 @@ anchor's rounding is the only one that differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -28,10 +27,10 @@ from bondlab.rules import Scores
 from bondlab.study import alignment, rescored
 from bondlab.study.cells import at
 from bondlab.study.claims import Claim, Term, lead
-from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
+from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.tasks import TaskSettings, binary, sentiment
-from bondlab.toy.autopsy import ARMS, BETA, ETA, GAMMA, STEPS
+from bondlab.toy.autopsy import ARMS, BETA, ETA, GAMMA, STEPS, Arm
 
 PUBLISHED, FLOAT32_ANCHOR, *_ = NAMES = tuple(arm.name for arm in ARMS)
 # A success has log-odds above this, as about a quarter of the reference's completions; so on the
@@ -82,14 +81,11 @@ def printed_sign(scores: Scores, beta: float, gamma: float) -> Tensor:
     return weights + gamma * torch.nn.functional.pad(scores.log_ratio / k, (2, 0))
 
 
-def algorithms() -> dict[str, Algorithm]:
-    """J-BOND of each arm of `toy.autopsy.ARMS`, by its name."""
-    found = {}
-    for arm in ARMS:
-        average = Bfloat16Average if arm.anchor == torch.bfloat16 else MovingAverage
-        own = j_bond(BETA, GAMMA, average(ETA))
-        found[arm.name] = own if arm.sign > 0 else replace(own, rule=printed_sign)
-    return found
+def _algorithm(arm: Arm) -> Algorithm:
+    """J-BOND as an arm of `toy.autopsy` has it."""
+    average = Bfloat16Average if arm.anchor == torch.bfloat16 else MovingAverage
+    own = j_bond(BETA, GAMMA, average(ETA))
+    return own if arm.sign > 0 else replace(own, rule=printed_sign)
 
 
 def specs(profile: str) -> list[Spec]:
@@ -97,35 +93,22 @@ def specs(profile: str) -> list[Spec]:
     task, config = SCALES[profile]
     yes_or_no = task.reward or f"{sentiment.REWARD}{binary.ABOVE}{THRESHOLD:g}"
     found = []
-    for seed in seeds(profile):
-        for arm, own in zip(ARMS, algorithms().values(), strict=True):
-            reward = yes_or_no if arm.binary else None
-            labels = {"row": "", "series": arm.name, "n": 2, "beta": BETA, "seed": seed}
-            named = task.model_copy(update={"reward": reward})
-            found.append(Spec(named, own, config.model_copy(update={"seed": seed}), labels))
+    for seed, arm in product(seeds(profile), ARMS):
+        named = task.model_copy(update={"reward": yes_or_no if arm.binary else None})
+        own = config.model_copy(update={"seed": seed})
+        labels = {"row": "", "series": arm.name, "n": 2, "beta": BETA, "seed": seed}
+        found.append(Spec(named, _algorithm(arm), own, labels))
     return found
 
 
 def results(settings: RunSettings) -> Results:
-    """The tables of the runs.
-
-    Evaluations have success (share of completions above the threshold) and anchor_share (as a run's
-    record has it) besides; baselines have success.
-
-    Raises:
-        FileNotFoundError: "shipped" was asked for and nothing is.
-    """
-
-    def compute() -> Tables:
-        wanted = specs(settings.profile)
-        folders = EXPERIMENT.sweep(wanted, settings.workers)
-        return measured(collect(wanted, folders, settings.profile), wanted, folders)
-
-    return Results(EXPERIMENT.name, settings.profile).load(TABLES, compute)
+    """The tables of the runs, `measured`. Raises as `Experiment.results`."""
+    return EXPERIMENT.results(settings, measured)
 
 
 def measured(found: Tables, wanted: Sequence[Spec], folders: Sequence[RunFolder]) -> Tables:
-    """The tables with the columns of `results`."""
+    """The tables, with success (share of completions above the threshold) in evaluations and
+    baselines, and in evaluations anchor_share, as a run's record has it."""
     threshold, parts = binary.threshold(wanted[0].task.reward), []
     for spec, folder in zip(wanted, folders, strict=True):
         own = rescored.evaluation(spec, folder).query("source == 'policy'")
@@ -144,12 +127,16 @@ def measured(found: Tables, wanted: Sequence[Spec], folders: Sequence[RunFolder]
     return found | {"evaluations": table, "baselines": base.assign(success=success)}
 
 
-def _followed(name: str) -> Callable[[pd.DataFrame], np.ndarray]:
+def _followed(name: str, **bounds: float) -> Term:
     steady = MovingAverage(ETA).share
-    return lambda table: at(table, name, "anchor_share") / steady(int(table["step"].max()))
+    return Term(
+        f"anchor's way as a share of an exact average's, {name}",
+        [name],
+        lambda table: at(table, name, "anchor_share") / steady(int(table["step"].max())),
+        **bounds,
+    )
 
 
-FOLLOWING = "anchor's way as a share of an exact average's, {}"
 EXPERIMENT = Experiment(
     "autopsy",
     "An autopsy of a J-BOND written elsewhere",
@@ -163,10 +150,8 @@ EXPERIMENT = Experiment(
             "alone raises success.",
             "ours; github.com/gurusha01/passk-frontier",
             [
-                Term(FOLLOWING.format(PUBLISHED), [PUBLISHED], _followed(PUBLISHED),
-                     below=anchors.STUCK),
-                Term(FOLLOWING.format(FLOAT32_ANCHOR), [FLOAT32_ANCHOR],
-                     _followed(FLOAT32_ANCHOR), above=anchors.STUCK),
+                _followed(PUBLISHED, below=anchors.STUCK),
+                _followed(FLOAT32_ANCHOR, above=anchors.STUCK),
                 *(lead(f"success, {after} minus {before}", after, before, "success",
                        above=0 if after == FLOAT32_ANCHOR else -inf)
                   for before, after in pairwise(NAMES)),

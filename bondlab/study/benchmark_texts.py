@@ -141,11 +141,5 @@ def _without_end(model: LanguageModel, texts: Sequence[Sequence[str]]) -> Comple
 def rows(measure: str, groups: Sequence[str], values: Tensor) -> pd.DataFrame:
     """A long table: a row a value [B], its item named by its group and place."""
     items = [f"{group} {place}" for place, group in enumerate(groups)]
-    return pd.DataFrame(
-        {
-            "measure": measure,
-            "group": list(groups),
-            "item": items,
-            "value": values.flatten().tolist(),
-        }
-    )
+    found = values.flatten().tolist()
+    return pd.DataFrame({"measure": measure, "group": groups, "item": items, "value": found})

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from math import inf
 
 import numpy as np
 import pandas as pd
@@ -81,10 +80,7 @@ SUITES = {
 def results(found: Results, settings: AlignmentSettings, series: Collection[str]) -> Results:
     """The results with the table benchmarks: items of the reference, Best-of-N and some series.
 
-    The series' runs are finished. Nothing is measured twice.
-
-    Raises:
-        FileNotFoundError: "shipped" was asked for and nothing is.
+    The series' runs are finished. Nothing is measured twice. Raises as `Results.load`.
     """
 
     def compute() -> Tables:
@@ -181,8 +177,9 @@ def _gain(measure: str, items: pd.DataFrame) -> np.ndarray:
     return own.to_numpy() - base[own.columns].to_numpy()
 
 
-def _term(what: str, measure: str, above: float = -inf, below: float = inf) -> Term:
-    return Term(what, (J_BOND, REFERENCE), partial(_gain, measure), above, below)
+def _term(measure: str, **bounds: float) -> Term:
+    what = f"{measure.replace('_', ' ')}, J-BOND minus reference"
+    return Term(what, (J_BOND, REFERENCE), partial(_gain, measure), **bounds)
 
 
 CLAIMS = (
@@ -190,10 +187,7 @@ CLAIMS = (
         "ours-2",
         "J-BOND improves several benchmarks.",
         "abstract; the paper names and shows none",
-        [
-            _term("constraints, J-BOND minus reference", "constraints", above=0),
-            _term("preferences, J-BOND minus reference", "preferences", above=0),
-        ],
+        [_term("constraints", above=0), _term("preferences", above=0)],
         "Shares of the constraints met and of HHH's preferred replies found likelier.",
         short="J-BOND improves benchmarks",
     ),
@@ -201,7 +195,7 @@ CLAIMS = (
         "ours-3",
         "J-BOND costs no ability.",
         "ours",
-        [_term("bits per byte, J-BOND minus reference", "bits_per_byte", below=COST)],
+        [_term("bits_per_byte", below=COST)],
         "Of held-out text.",
         short="J-BOND costs no ability",
     ),

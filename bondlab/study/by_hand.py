@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from scipy.special import expit
@@ -59,9 +58,8 @@ class Draws:
 
 def draws(task: str, prompt: int, drawn_by: str) -> Draws:
     """The committed completions of one prompt by one of `prompts.TEMPERATURES`."""
-    table = prompts.shipped()
-    rows = (table["task"] == task) & (table["prompt"] == prompt) & (table["drawn_by"] == drawn_by)
-    return Draws(table[rows].reset_index(drop=True))
+    own = prompts.shipped().query("task == @task and prompt == @prompt and drawn_by == @drawn_by")
+    return Draws(own.reset_index(drop=True))
 
 
 def table(parts: Sequence[Draws], columns: Mapping[str, Tensor]) -> pd.DataFrame:
@@ -80,8 +78,7 @@ def table(parts: Sequence[Draws], columns: Mapping[str, Tensor]) -> pd.DataFrame
     })  # fmt: skip
     for name, values in columns.items():
         cells = values.double().flatten().numpy()
-        missing = np.full(len(rows) - len(cells), np.nan)
-        found[name] = np.concatenate([missing, cells])
+        found[name] = pd.Series(cells, rows.index[-len(cells) :])  # NaN before these
     return found
 
 

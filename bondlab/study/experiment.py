@@ -77,16 +77,18 @@ class Experiment:
         """The folders of some runs, computed where they are missing."""
         return sweep(specs, paths.runs_folder() / self.runs, workers or None)
 
-    def results(self, settings: RunSettings) -> Results:
+    def results(
+        self, settings: RunSettings, further: Callable[..., Tables] = lambda found, *_: found
+    ) -> Results:
         """The tables of the runs: computed at a profile, or those that are shipped.
 
-        Raises:
-            FileNotFoundError: "shipped" was asked for and nothing is.
+        `further` adds to them, given tables, runs and folders. Raises as `Results.load`.
         """
 
         def compute() -> Tables:
             specs = self.specs(settings.profile)
-            return collect(specs, self.sweep(specs, settings.workers), settings.profile)
+            folders = self.sweep(specs, settings.workers)
+            return further(collect(specs, folders, settings.profile), specs, folders)
 
         return Results(self.name, settings.profile).load(TABLES, compute)
 
@@ -95,24 +97,20 @@ def collect(
     specs: Sequence[Spec], folders: Sequence[RunFolder], profile: str, sizes: Collection[int] = ()
 ) -> Tables:
     """The tables of finished runs of one task; `sizes` are baselines beside the runs' own n."""
-    first, evaluations, examples, runs = rescored.measured(specs[0]), [], [], []
+    first, parts = rescored.measured(specs[0]), {"evaluations": [], "examples": [], "runs": []}
     task = first.build()
     for spec, folder in zip(specs, folders, strict=True):
         labels = {**spec.labels, "profile": profile}
         k = spec.config.evaluation_bank  # behind the quantile of each completion
         evaluation = rescored.evaluation(spec, folder)
         measured = tables.per_prompt(evaluation, spec.labels["n"], task)
-        evaluations.append(measured.assign(**labels, reference_samples=k))
-        examples.append(_examples(evaluation).assign(**labels))
-        runs.append(runs_table(folder.manifest, **labels))
+        parts["evaluations"].append(measured.assign(**labels, reference_samples=k))
+        parts["examples"].append(_examples(evaluation).assign(**labels))
+        parts["runs"].append(runs_table(folder.manifest, **labels))
     every = sorted({1, *sizes, *(spec.labels["n"] for spec in specs)})
     baselines = tables.best_of_n(held_out_bank(first), every, task.model, task)
-    return {
-        "evaluations": pd.concat(evaluations, ignore_index=True),
-        "baselines": baselines.assign(profile=profile),
-        "examples": pd.concat(examples, ignore_index=True),
-        "runs": pd.concat(runs, ignore_index=True),
-    }
+    found = {name: pd.concat(own, ignore_index=True) for name, own in parts.items()}
+    return found | {"baselines": baselines.assign(profile=profile)}
 
 
 def _examples(evaluation: pd.DataFrame) -> pd.DataFrame:

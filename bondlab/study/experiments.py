@@ -56,11 +56,7 @@ EXPERIMENTS = {
 def tune(
     task: str, profile: str, only: Collection[str] = (), workers: int | None = None
 ) -> pd.DataFrame:
-    """Choose the learning rates of a task's methods, or of some: `tuning.choice`.
-
-    Raises:
-        ParameterError: no method of this name is tuned.
-    """
+    """Choose the learning rates of a task's methods, or of some. Raises as `tuning.tune`."""
     if task == "xsum":
         specs = xsum.untuned(profile)
     else:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bondlab.report.intervals import grouped, text
-from bondlab.report.kept import Results
+from bondlab.report.kept import Results, of_same_profiles
 from bondlab.study.report import best_name, ends
 
 COLUMNS = ["policy", "seed", "measure", "group", "item", "value"]
@@ -32,7 +32,7 @@ def of_results(found: Results, columns: Sequence[str]) -> pd.DataFrame:
     Raises:
         ValueError: the rows are of several profiles, whose prompts differ.
     """
-    policies, base = ends(found["evaluations"]), found["baselines"]
+    policies = ends(found["evaluations"])
     profiles = sorted(policies["profile"].unique())
     if len(profiles) > 1:
         raise ValueError(
@@ -42,12 +42,11 @@ def of_results(found: Results, columns: Sequence[str]) -> pd.DataFrame:
     names = policies["series"]
     if policies["row"].nunique() > 1:  # rows share the names of series
         names = policies["row"] + ": " + names
-    base = base[base["profile"].isin(profiles)]
-    sizes = base["n"].map(best_name)
+    base = of_same_profiles(found["baselines"], policies)
     starts = found["evaluations"].query("step == 0").assign(policy=REFERENCE, seed=0)
     starts = starts.groupby(["policy", "seed", "prompt"], as_index=False)[list(columns)].mean()
     lacking = [c for c in columns if c not in base or base.loc[base["n"] == 1, c].isna().any()]
-    sampled = base.assign(policy=sizes, seed=0)
+    sampled = base.assign(policy=base["n"].map(best_name), seed=0)
     parts = [
         _long(starts, lacking),
         _long(sampled, [column for column in columns if column not in lacking]),

@@ -79,15 +79,11 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
     sizes, parts = sorted(base["n"].unique()), []
     for spec, folder in zip(specs, folders, strict=True):
         own = rescored.evaluation(spec, folder).query("source == 'policy'")
-        texts, rewards = (
-            own.pivot(index=["step", "prompt"], columns="sample", values=name)
-            for name in ("text", "reward")
-        )
-        place = list(texts.index.get_level_values("prompt"))
-        given = scores(spec, [prompts[i] for i in place], texts.to_numpy().tolist())
-        mine = torch.tensor(rewards.to_numpy(float))
-        part = per_prompt(given, mine, others[place], ranks[place], sizes)
-        part.index = texts.index
+        wide = own.pivot(index=["step", "prompt"], columns="sample", values=["text", "reward"])
+        place = list(wide.index.get_level_values("prompt"))
+        given = scores(spec, [prompts[i] for i in place], wide["text"].to_numpy().tolist())
+        mine = torch.tensor(wide["reward"].to_numpy(float))
+        part = per_prompt(given, mine, others[place], ranks[place], sizes).set_index(wide.index)
         parts.append(part.assign(series=spec.labels["series"], seed=spec.labels["seed"]))
     keys = ["series", "seed", "step", "prompt"]
     columns = pd.concat(parts).reset_index()
@@ -108,17 +104,19 @@ def per_prompt(
     """
     columns = {"judge": scores.mean(1), "penalised": penalised(rewards, ranks).mean(1)}
     columns |= {f"win_over_{n}": win_rate(scores, others, ranks, n) for n in sizes}
-    return _frame(columns)
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
 def best_of_n(scores: Tensor, ranks: Tensor, n: int) -> pd.DataFrame:
-    """The judge of sampled Best-of-n, a row per prompt: n, prompt, judge, win_over_1."""
-    means, wins = measures.best_of_n_value(scores, ranks, n), win_rate_of_best(scores, ranks, n)
-    return _frame({"judge": means, "win_over_1": wins}).assign(n=n, prompt=range(len(scores)))
+    """The judge of sampled Best-of-n, a row per prompt: n, prompt, judge, win_over_1.
 
-
-def _frame(columns: dict[str, Tensor]) -> pd.DataFrame:
-    return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+    Each chosen completion meets the M - 1 others, so at n = 1 win_over_1 is 1/2.
+    """
+    columns = {
+        name: measures.best_of_n_value(values, ranks, n).numpy()
+        for name, values in {"judge": scores, "win_over_1": beaten(scores)}.items()
+    }
+    return pd.DataFrame(columns).assign(n=n, prompt=range(len(scores)))
 
 
 def wins(scores: Tensor, others: Tensor) -> Tensor:
@@ -132,14 +130,6 @@ def win_rate(scores: Tensor, others: Tensor, other_rewards: Tensor, n: int) -> T
     Best-of-n chooses by the reward; the mean is over all n-subsets. n = 1 is the reference.
     """
     return measures.best_of_n_value(wins(scores, others).mean(1), other_rewards, n)
-
-
-def win_rate_of_best(scores: Tensor, rewards: Tensor, n: int) -> Tensor:
-    """P(the judge prefers a sampled Best-of-n to another of the completions): [B, M] x 2 -> [B].
-
-    Each chosen completion meets the M - 1 others, so at n = 1 this is 1/2.
-    """
-    return measures.best_of_n_value(beaten(scores), rewards, n)
 
 
 def beaten(scores: Tensor) -> Tensor:

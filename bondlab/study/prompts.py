@@ -22,6 +22,7 @@ from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.kept import Results
 from bondlab.report.notebook import ParameterError
+from bondlab.results import write_table
 from bondlab.study import alignment, anchor_ablations, tuning
 from bondlab.study.alignment import RUNS
 from bondlab.study.cooling import cooled
@@ -81,11 +82,6 @@ def shipped() -> pd.DataFrame:
     return Results("examples", "shipped").load(["prompts"], dict)["prompts"]
 
 
-def measured() -> pd.DataFrame:
-    """The same table, drawn and scored now by the real models."""
-    return pd.concat([*map(drawn, PROMPTS), *map(trained, finished())], ignore_index=True)
-
-
 def drawn(task: str) -> pd.DataFrame:
     """A task's part of the table, of the reference."""
     settings = TaskSettings(name=task, train=1, evaluate=1)
@@ -93,8 +89,7 @@ def drawn(task: str) -> pd.DataFrame:
     made.model.to(device.place()).eval()
     models = {name: cooled(made.model, t) for name, t in TEMPERATURES.items()}
     under = {name: models[name] for name in (REFERENCE, POLICY)}
-    parts = [_draws(settings, made, model, name, under) for name, model in models.items()]
-    return pd.concat(parts, ignore_index=True)
+    return _draws(settings, made, models, under)
 
 
 def finished() -> list[Spec]:
@@ -116,8 +111,7 @@ def trained(spec: Spec) -> pd.DataFrame:
     policy = train(task, spec.algorithm, spec.config, paths.runs_folder() / RUNS).policy
     models = {name: cooled(policy, t) for name, t in writes(spec.labels["series"]).items()}
     with device.autocast(spec.config.precision):
-        parts = [_draws(spec.task, task, model, name, {}) for name, model in models.items()]
-    return pd.concat(parts, ignore_index=True)
+        return _draws(spec.task, task, models, {})
 
 
 def writes(series: str) -> dict[str, float]:
@@ -130,25 +124,25 @@ def writes(series: str) -> dict[str, float]:
 def _draws(
     settings: TaskSettings,
     made: Task,
-    model: LanguageModel,
-    name: str,
+    models: Mapping[str, LanguageModel],
     under: Mapping[str, LanguageModel],
 ) -> pd.DataFrame:
-    """What one model draws for a task's prompts, with its log-probabilities under some."""
-    texts = list(PROMPTS[settings.name])
+    """What models draw for a task's prompts, with its log-probabilities under some."""
+    texts, parts = list(PROMPTS[settings.name]), []
     prompts = made.model.encode(texts)
-    completions = model.sample(prompts, DRAWS, seeded(SEED, name))
-    decoded = model.decode(completions)
-    columns = {
-        "reward": score(made.reward, texts, decoded),
-        "judge": second(settings, texts, decoded),
-        **{f"log_pi_{n}": m(prompts, completions).sum(-1) for n, m in under.items()},
-    }
-    parts = []
-    for place, own in enumerate(decoded):
-        cells = {column: values[place].tolist() for column, values in columns.items()}
-        part = pd.DataFrame({"sample": range(DRAWS), "text": own, **cells})
-        parts.append(part.assign(task=settings.name, prompt=place, drawn_by=name))
+    places = [place for place in range(len(texts)) for _ in range(DRAWS)]
+    for name, model in models.items():
+        completions = model.sample(prompts, DRAWS, seeded(SEED, name))
+        decoded = model.decode(completions)
+        measures = {
+            "reward": score(made.reward, texts, decoded),
+            "judge": second(settings, texts, decoded),
+            **{f"log_pi_{n}": m(prompts, completions).sum(-1) for n, m in under.items()},
+        }
+        cells = {"sample": [*range(DRAWS)] * len(texts), "text": sum(decoded, [])}
+        cells |= {column: values.flatten().tolist() for column, values in measures.items()}
+        part = pd.DataFrame(cells).assign(task=settings.name, prompt=places, drawn_by=name)
+        parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -163,7 +157,6 @@ def second(settings: TaskSettings, prompts: list[str], texts: list[list[str]]) -
 
 
 def write() -> None:
-    """Draw again, and put the table where `shipped` reads it."""
-    folder = paths.committed_folder("examples")
-    folder.mkdir(parents=True, exist_ok=True)
-    measured().to_parquet(folder / "results_prompts.parquet", index=False)
+    """Draw and score again by the real models, and put the table where `shipped` reads it."""
+    table = pd.concat([*map(drawn, PROMPTS), *map(trained, finished())], ignore_index=True)
+    write_table(paths.committed_folder("examples") / "results_prompts.parquet", table)

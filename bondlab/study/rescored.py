@@ -41,17 +41,14 @@ def evaluation(spec: Spec, run: RunFolder) -> pd.DataFrame:
     name = {"reward": task.identity["reward"], "precision": given}
     by_reward = partial(scored, "rewarded", name, task.reward, precision=given)
     others = by_reward(task.eval_prompts, stored)
-    texts = table[mine].pivot(index=["step", "prompt"], columns="sample", values="text")
+    own, rest = table[mine].sort_values(["step", "prompt", "sample"]), table[~mine]
+    texts = own.pivot(index=["step", "prompt"], columns="sample", values="text")
     place = list(texts.index.get_level_values("prompt"))
-    asked = [task.eval_prompts[i] for i in place]
-    rewards = by_reward(asked, texts.to_numpy().tolist())
+    rewards = by_reward([task.eval_prompts[i] for i in place], texts.to_numpy().tolist())
     ranks = quantiles.empirical(rewards, others[place])
-    own, rest = table[mine], table[~mine]
-    cells = texts.index.get_indexer(pd.MultiIndex.from_frame(own[["step", "prompt"]]))
-    at = cells, own["sample"].to_numpy()
-    table.loc[mine, "reward"], table.loc[mine, "quantile"] = rewards.numpy()[at], ranks.numpy()[at]
-    cells = rest["prompt"].to_numpy(), rest["sample"].to_numpy()
-    table.loc[~mine, "reward"] = others.numpy()[cells]
+    table.loc[own.index, "reward"] = rewards.flatten().numpy()
+    table.loc[own.index, "quantile"] = ranks.flatten().numpy()
+    table.loc[~mine, "reward"] = others.numpy()[rest["prompt"], rest["sample"]]
     return table
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 import papermill
 from tqdm import tqdm
 
-from bondlab import assets
+from bondlab import assets, results
 from bondlab.assets.catalogue import STUDY
 from bondlab.paths import committed_folder, figures_folder, repository_root, runs_folder
 from bondlab.report.notebook import ParameterError, check
@@ -40,12 +40,7 @@ SECONDS = {FETCH: 35.0, "xsum_divergences": 355.0, "xsum_quantiles": 35.0, "own_
 OTHERS, LONGER = 20.0, {"laptop": 4.0, "study": 60.0}
 
 
-def study(
-    profile: str,
-    only: Sequence[str] = (),
-    workers: int | None = None,
-    experiments: Mapping[str, Any] = EXPERIMENTS,
-) -> int:
+def study(profile: str, only: Sequence[str] = (), workers: int | None = None) -> int:
     """Run the study at one profile; returns the exit code, 1 if a stage failed.
 
     Args:
@@ -53,15 +48,17 @@ def study(
         only: experiments by name, by their notebook's number ("02") or its first letters; empty
             is all.
         workers: runs at once; None leaves it to the sweep.
-        experiments: by name, each an `Experiment` or what stands in for one.
     Raises:
         ParameterError: `only` names no experiment, or a notebook does not take its parameters.
     """
     started = time.monotonic()
-    chosen = select(experiments, only)
-    notebooks = {name: Notebook.of(name, e, profile) for name, e in chosen.items()}
-    for notebook in notebooks.values():
-        check(notebook.source, notebook.parameters)
+    chosen = select(EXPERIMENTS, only)
+    notebooks = {}
+    for name, experiment in chosen.items():
+        source = repository_root() / "notebooks" / f"{experiment.notebook}.ipynb"
+        parameters = {"profile": profile, **(experiment.trains or {})}
+        check(source, parameters)
+        notebooks[name] = Notebook(name, source, parameters)
 
     def compute(name: str) -> None:
         found = [] if profile == "shipped" else chosen[name].run(profile, workers)
@@ -115,12 +112,6 @@ class Notebook:
     source: Path
     parameters: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, name: str, experiment: Any, profile: str) -> Notebook:
-        """The notebook of an experiment, at a profile; one that trains is told to."""
-        source = repository_root() / "notebooks" / f"{experiment.notebook}.ipynb"
-        return cls(name, source, {"profile": profile, **(experiment.trains or {})})
-
     @property
     def profile(self) -> str:
         return self.parameters["profile"]
@@ -169,13 +160,11 @@ class Notebook:
 
 
 def digest(notebook: Path, folders: Iterable[Path]) -> str:
-    """SHA-256 over what an executed notebook depends on: itself, the package, and tables."""
+    """Names what an executed notebook depends on: itself, the package, and tables."""
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     files += [path for each in folders for path in each.rglob("*") if path.name.endswith(TABLES)]
-    total = hashlib.sha256()
-    for path in [notebook, *sorted(files)]:
-        total.update(f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
-    return total.hexdigest()
+    files = [notebook, *files]
+    return results.digest({str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
 
 
 def _figures(experiment: str, profile: str) -> dict[Path, dict[str, Any]]:
@@ -199,32 +188,30 @@ def summary(experiments: Iterable[str], profile: str) -> str:
         number, file = record["paper_figure"], path.with_suffix(".png")
         label = f"Figure {number} of the paper" if number else "A figure of ours"
         lines.append(f"{label}: {file.relative_to(root) if file.is_relative_to(root) else file}")
-        rows = [(n["what"], _interval(n), n["samples"], n["seeds"]) for n in record["headline"]]
-        lines += _table(rows, ["what", "value [95 %]", "samples", "seeds"])
-        if record.get("trained_here"):
-            verdicts = [_excludes_no_change(n) for n in record["headline"]]
-            effects += [(*row, verdict) for row, verdict in zip(rows, verdicts, strict=True)]
+        rows = [_row(number) for number in record["headline"]]
+        lines += _table(rows, without=["no change"])
+        effects += rows if record.get("trained_here") else []
     if effects:
-        lines.append("Trained here, after minus before:")
-        lines += _table(effects, ["what", "value [95 %]", "samples", "seeds", "no change"])
+        lines += ["Trained here, after minus before:", *_table(effects)]
     return "\n".join(lines) or f"No figure of profile {profile} yet."
 
 
-def _table(rows: Sequence[tuple], columns: Sequence[str]) -> list[str]:
-    text = pd.DataFrame(rows, columns=columns).to_string(index=False)
+def _table(rows: Sequence[Mapping], without: Sequence[str] = ()) -> list[str]:
+    text = pd.DataFrame(rows).drop(columns=without, errors="ignore").to_string(index=False)
     return [textwrap.indent(text, "    ")] if rows else []
 
 
-def _excludes_no_change(number: Mapping[str, Any]) -> str:
+def _row(number: Mapping[str, Any]) -> dict[str, Any]:
     low, high = number["low"], number["high"]
     known = low is not None and high is not None
-    return "excluded" if known and (low > 0 or high < 0) else "not excluded"
-
-
-def _interval(number: dict[str, Any]) -> str:
-    low, high = number.get("low"), number.get("high")
-    bounds = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    return f"{number['value']:.3g}{bounds} {number['unit']}".strip()
+    bounds = f" [{low:.3g}, {high:.3g}]" if known else ""
+    return {
+        "what": number["what"],
+        "value [95 %]": f"{number['value']:.3g}{bounds} {number['unit']}".strip(),
+        "samples": number["samples"],
+        "seeds": number["seeds"],
+        "no change": "excluded" if known and (low > 0 or high < 0) else "not excluded",
+    }
 
 
 def _resources(seconds: float) -> str:

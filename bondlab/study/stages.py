@@ -21,7 +21,8 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from bondlab.paths import runs_folder
-from bondlab.results import write_atomically
+from bondlab.results import RunFolder, write_atomically
+from bondlab.study.sweep import beside
 
 MINUTE = 60.0
 
@@ -58,8 +59,14 @@ class Clock:
 
     @property
     def position(self) -> float:
-        """Expected seconds of what is done."""
-        return self.behind + self.running * self._share()
+        """Expected seconds of what is done; of a stage that trains, by steps from the first on."""
+        share = min((time.time() - self.began) / max(self.running, 1.0), 0.99)
+        done, total = steps(self.began)
+        if total:
+            if not done:  # stored samples and a first evaluation come before it
+                self.ahead = min(share, 0.5)
+            share = self.ahead + (0.99 - self.ahead) * min(done / total, 1.0)
+        return self.behind + self.running * share
 
     @property
     def left(self) -> str:
@@ -70,26 +77,15 @@ class Clock:
         minutes = round((self.total - done) * pace / MINUTE)
         return f"about {minutes} min left" if minutes else "less than a minute left"
 
-    def _share(self) -> float:
-        """Of the running stage: by the time; where it trains, by steps from the first one on."""
-        share = min((time.time() - self.began) / max(self.running, 1.0), 0.99)
-        done, total = steps(self.began)
-        if not total:
-            return share
-        if not done:  # stored samples and a first evaluation come before it
-            self.ahead = min(share, 0.5)
-        return self.ahead + (0.99 - self.ahead) * min(done / total, 1.0)
-
 
 def steps(since: float) -> tuple[int, int]:
     """Training steps done, and all, of the runs that were begun or went on since a time."""
     done = total = 0
-    for config in runs_folder().glob("*/*/config.json"):
-        record = config.with_name("record.jsonl")
-        files = [path for path in (config, record) if path.exists()]
-        if max(path.stat().st_mtime for path in files) >= since:
-            total += json.loads(config.read_text()).get("config", {}).get("steps", 0)
-            done += record.read_bytes().count(b"\n") if record in files else 0
+    for path in runs_folder().glob("*/*/config.json"):
+        run, files = RunFolder(path.parent), [path, path.with_name("record.jsonl")]
+        if max(file.stat().st_mtime for file in files if file.exists()) >= since:
+            total += run.config.get("config", {}).get("steps", 0)
+            done += run.steps
     return done, total
 
 
@@ -137,11 +133,10 @@ def say(text: str) -> None:
 @contextmanager
 def _shown(clock: Clock) -> Iterator[Clock]:
     """A bar beside the work; with no terminal to redraw it (disable=None) a line per minute."""
-    ended, looks = threading.Event(), "{desc} |{bar}| {percentage:3.0f} %"
-    words = {"desc": clock.left, "bar_format": looks}
-    with tqdm(total=clock.total or 1, disable=None, leave=False, **words) as bar:
+    looks = {"desc": clock.left, "bar_format": "{desc} |{bar}| {percentage:3.0f} %"}
+    with tqdm(total=clock.total or 1, disable=None, leave=False, **looks) as bar:
 
-        def follow() -> None:
+        def follow(ended: threading.Event) -> None:
             while not ended.wait(MINUTE if bar.disable else 1.0):
                 if bar.disable:
                     say(clock.left)
@@ -149,10 +144,5 @@ def _shown(clock: Clock) -> Iterator[Clock]:
                     bar.n = clock.position
                     bar.set_description_str(clock.left)
 
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
+        with beside(follow):
             yield clock
-        finally:
-            ended.set()
-            thread.join()

@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +89,15 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
             _train(spec, parent)
         return folders
     workers = min(workers or default_workers(len(left)), len(left))
-    missing = _missing_parts([spec for spec, _ in left])
+    missing = {  # each part once, with one of the runs that need it
+        (folder.path, part): (spec, which, part)
+        for spec, _ in left
+        for which, folder in enumerate(spec.banks())
+        for part in folder.missing()
+    }
     with _pool(workers):
         filled = Parallel(return_as="generator_unordered", batch_size=1)(
-            delayed(_fill)(*part) for part in missing
+            delayed(_fill)(*each) for each in missing.values()
         )
         # A job in this process draws bars of its own, which tell more than these.
         list(tqdm(filled, "reference samples", len(missing), leave=False, disable=workers == 1))
@@ -129,17 +134,6 @@ def held_out_bank(spec: Spec) -> Bank:
     return spec.banks()[-1].filled(spec.build())
 
 
-def _missing_parts(specs: Sequence[Spec]) -> list[tuple[Spec, int, int]]:
-    """Every bank part still to be drawn once: (a spec that needs it, which bank, part)."""
-    wanted = {
-        (folder.path, part): (spec, which, part)
-        for spec in specs
-        for which, folder in enumerate(spec.banks())
-        for part in folder.missing()
-    }
-    return list(wanted.values())
-
-
 def _fill(spec: Spec, which: int, part: int) -> None:
     spec.banks()[which].fill(spec.build(), part)
 
@@ -166,27 +160,28 @@ def _start_worker(parent: int, threads: int) -> None:
 
 
 @contextmanager
-def _bar_over_steps(runs: Sequence[RunFolder], total: int) -> Iterator[None]:
-    """One bar over the steps of all runs, read off their records, whichever process writes them."""
+def beside(follow: Callable[[threading.Event], None]) -> Iterator[None]:
+    """A thread beside the work that shows how far it is; the event tells it that the work ended."""
     ended = threading.Event()
-
-    def count() -> int:
-        records = [run.path / "record.jsonl" for run in runs]
-        return sum(path.read_bytes().count(b"\n") for path in records if path.exists())
-
-    def follow() -> None:
-        with tqdm(total=total, initial=count(), desc="training", unit="step") as bar:
-            going = True
-            while going:
-                going = not ended.wait(1.0)
-                more = count() - bar.n
-                bar.initial += min(more, 0)  # what a run that goes on had past its checkpoint
-                bar.update(more)
-
-    thread = threading.Thread(target=follow, daemon=True)
+    thread = threading.Thread(target=follow, args=(ended,), daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+
+
+def _bar_over_steps(runs: Sequence[RunFolder], total: int) -> AbstractContextManager:
+    """One bar over the steps of all runs, read off their records, whichever process writes them."""
+
+    def follow(ended: threading.Event) -> None:
+        done, going = sum(run.steps for run in runs), True
+        with tqdm(total=total, initial=done, desc="training", unit="step") as bar:
+            while going:
+                going = not ended.wait(1.0)
+                more = sum(run.steps for run in runs) - bar.n
+                bar.initial += min(more, 0)  # what a run that goes on had past its checkpoint
+                bar.update(more)
+
+    return beside(follow)

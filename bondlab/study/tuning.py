@@ -56,14 +56,11 @@ def candidates(specs: Sequence[Spec], only: Collection[str] = ()) -> list[Spec]:
 
 def _with_rate(spec: Spec, rate: float) -> Spec:
     config, few = spec.config, min(PROMPTS, spec.task.train // 4)
-    changed = {
-        "steps": min(STEPS, config.steps),
-        "evaluate_every": min(EVERY, config.evaluate_every),
-    }
-    config = config.model_copy(update={**changed, "learning_rate": rate, "seed": SEED})
+    often, steps = min(EVERY, config.evaluate_every), min(STEPS, config.steps)
+    changed = {"steps": steps, "evaluate_every": often, "learning_rate": rate, "seed": SEED}
     task = spec.task.model_copy(update={"rehearsal": True, "evaluate": few})
     labels = {"series": spec.labels["series"], "rate": rate, "seed": SEED}
-    return Spec(task, spec.algorithm, config, labels)
+    return Spec(task, spec.algorithm, config.model_copy(update=changed), labels)
 
 
 def tune(
@@ -130,21 +127,13 @@ def height(kl: np.ndarray, reward: np.ndarray) -> float:
 def choice(table: pd.DataFrame) -> pd.DataFrame:
     """series, rate, height (reward at `REACH` nats, in spreads) and chosen: a row a candidate."""
     rows = []
-    for series, part in table.groupby("series", sort=False):
-        heights = {
-            float(rate): height(
-                *run.sort_values("step")[["kl_to_reference", "reward"]].to_numpy().T
-            )
-            / run["spread"].iloc[0]
-            for rate, run in part.groupby("rate")
-        }
-        best = max(heights.values())
-        smallest = min(rate for rate, value in heights.items() if value >= best - TIE)
-        rows += [
-            {"series": series, "rate": rate, "height": value, "chosen": rate == smallest}
-            for rate, value in heights.items()
-        ]
-    return pd.DataFrame(rows)
+    for (series, rate), run in table.groupby(["series", "rate"], sort=False):
+        way = run.sort_values("step")[["kl_to_reference", "reward"]].to_numpy().T
+        rows.append((series, rate, height(*way) / run["spread"].iloc[0]))
+    found = pd.DataFrame(rows, columns=["series", "rate", "height"])
+    good = found["height"] >= found.groupby("series")["height"].transform("max") - TIE
+    smallest = found["rate"].where(good).groupby(found["series"]).transform("min")
+    return found.assign(chosen=found["rate"] == smallest)
 
 
 def chosen_rate(task: str, series: str) -> float:
@@ -154,7 +143,7 @@ def chosen_rate(task: str, series: str) -> float:
         ParameterError: the table lacks it; the message says what makes it.
     """
     path = paths.committed_folder(NAME) / _variant(task) / "results_tuning.parquet"
-    table = pd.read_parquet(path) if path.exists() else pd.DataFrame({"series": []})
+    table = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
     found = choice(table[table["series"] == series])
     if found.empty:
         raise ParameterError(

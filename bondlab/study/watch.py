@@ -6,8 +6,6 @@ nothing. It is kept nowhere but in its table.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 
@@ -54,7 +52,8 @@ def run(
     Returns:
         A row per evaluation: step and `evaluation.means`.
     """
-    from IPython.display import display  # notebooks only
+    from IPython.core.pylabtools import print_figure  # notebooks only
+    from IPython.display import display
 
     handle = display({"text/plain": "the first evaluation"}, raw=True, display_id=True)
     rows = []
@@ -64,8 +63,9 @@ def run(
             means = {name.removeprefix(EVALUATION): value for name, value in values.items()}
             rows.append({"step": step, **means})
             if handle:  # None outside of Jupyter
-                picture = _picture(drawn(pd.DataFrame(rows), panels, stored))
-                handle.update(picture, raw=True)
+                figure = drawn(pd.DataFrame(rows), panels, stored)
+                picture = print_figure(figure, bbox_inches=None, base64=True)
+                handle.update({"image/png": picture, "text/plain": "curves"}, raw=True)
 
     with TemporaryDirectory() as folder:
         train(task, algorithm, config, folder, seen)
@@ -87,9 +87,3 @@ def drawn(table: pd.DataFrame, panels: Sequence[Panel], stored: pd.DataFrame) ->
         axes.set(title=panel.title, ylabel=panel.ylabel, xlabel="training steps")
     axes.legend(fontsize=8, frameon=False)
     return figure
-
-
-def _picture(figure: Figure) -> dict[str, str]:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": "curves"}

@@ -18,7 +18,6 @@ RUNS = "xsum"  # the experiments share what they have in common
 SIZES = (4, 8, 16)  # section 6, Fig. 2 for 8; Fig. 10 for 4 and 16
 AS_GOOD = 0.1  # nats of mean log quantile, a tenth of the way from the reference (-1) to the best
 
-TINY = TaskSettings(name="tiny", train=8, evaluate=4)
 SMOKE = Config(
     steps=2, prompts_per_step=4, evaluate_every=1, warmup=1, learning_rate=1e-2, precision="fp32"
 )
@@ -49,7 +48,7 @@ HUB = TaskSettings(
     data="EdinburghNLP/xsum",
 )  # fmt: skip
 SCALES = {
-    "smoke": (TINY, SMOKE),
+    "smoke": (TaskSettings(name="tiny", train=8, evaluate=4), SMOKE),
     "shipped": (TaskSettings(name="xsum", train=64, evaluate=48), HERE),
     "laptop": (TaskSettings(name="xsum", train=48, evaluate=16), LAPTOP),
     "study": (TaskSettings(name="xsum", train=256, evaluate=100), STUDY),
