@@ -49,8 +49,8 @@ def _prompts(
             f"there are {len(train)} and {len(held_out)}"
         )
     prompts, references = zip(*held_out[: settings.evaluate], strict=True)
-    found = {"train_prompts": train[:kept], "eval_prompts": prompts}
-    return found if settings.rehearsal else {**found, "eval_references": references}
+    references = None if settings.rehearsal else references
+    return {"train_prompts": train[:kept], "eval_prompts": prompts, "eval_references": references}
 
 
 def _reward(kind, name: str, precision: str) -> tuple[Reward, str]:

@@ -179,8 +179,8 @@ def figure(found: Trained, step: int | None = None) -> Figure:
         for name, (label, look) in DIVERGENCES.items():
             divergences.plot(found.records["step"], found.records[name], label=label, **look)
         divergences.axvline(step, color="#666666", lw=1)
-        words = (f"Distance from Best-of-{found.settings.n}", "step", "nats")
-        divergences.set(title=words[0], xlabel=words[1], ylabel=words[2], ylim=(0, None))
+        title = f"Distance from Best-of-{found.settings.n}"
+        divergences.set(title=title, xlabel="step", ylabel="nats", ylim=(0, None))
         divergences.legend(frameon=False)
         _draw_frontier(frontier, found, step)
     return drawn

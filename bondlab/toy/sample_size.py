@@ -65,16 +65,12 @@ def estimate_moments(quantiles: Tensor, k: int, smoothing: Smoothing) -> tuple[T
     """
     values = smoothing(k)
     mean = _binomial_means(quantiles, values)[..., k]
-    ordered, order = quantiles.sort(dim=-1)
-    ratio = ordered.unsqueeze(-1) / ordered.unsqueeze(-2)  # [..., i, j]: p_i / p_j
+    ratio = quantiles.unsqueeze(-1) / quantiles.unsqueeze(-2)  # [..., i, j]: p_i / p_j
     given = _binomial_means(ratio.clamp(max=1.0), values)  # E[value_i | count_j]: [..., V, V, k+1]
-    counts = torch.distributions.Binomial(k, ordered.clamp(max=1.0).unsqueeze(-1))
+    counts = torch.distributions.Binomial(k, quantiles.clamp(max=1.0).unsqueeze(-1))
     chance = counts.log_prob(torch.arange(k + 1, dtype=torch.float64)).exp()  # [..., V, k+1]
-    upper = torch.einsum("...ijs,...js->...ij", given, chance * values).triu()
-    product = upper + upper.triu(1).mT
-    back = order.argsort(dim=-1)
-    product = product.gather(-2, back.unsqueeze(-1).expand_as(product))
-    product = product.gather(-1, back.unsqueeze(-2).expand_as(product))
+    product = torch.einsum("...ijs,...js->...ij", given, chance * values)
+    product = torch.where(ratio > 1, product.mT, product)  # the better comes second
     return mean, product - mean.unsqueeze(-1) * mean.unsqueeze(-2)
 
 
