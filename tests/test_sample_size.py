@@ -9,9 +9,8 @@ import torch
 
 from bondlab import quantiles, rules, toy
 from bondlab.toy.sample_size import (
-    Outcomes,
+    COMPLETIONS,
     add_one,
-    enumerated,
     estimate_moments,
     floored,
     gradients_of,
@@ -20,7 +19,7 @@ from bondlab.toy.sample_size import (
 )
 
 F64 = torch.float64
-N, K = 3, 2
+N = 3
 # Outcomes of two prompts, unsorted, one pair tied: reference and rewards.
 REFERENCE = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]], dtype=F64)
 REWARDS = torch.tensor([[2.0, 1.0, 3.0], [1.0, 0.0, 1.0]], dtype=F64)
@@ -62,27 +61,24 @@ def test_moments_of_many_samples_approach_the_truth():
     assert covariance.item() == pytest.approx(1 / 4096, rel=0.01)
 
 
-def tiny() -> tuple[Outcomes, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def tiny() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two prompts of three outcomes, gradients of shared parameters with E[g] = 0."""
     generator = torch.Generator().manual_seed(0)
     probs = torch.rand(2, 3, dtype=F64, generator=generator)
     probs = probs / probs.sum(dim=1, keepdim=True)
     gradients = torch.randn(2, 3, 4, dtype=F64, generator=generator)
     centre = (probs.unsqueeze(2) * gradients).sum(dim=1, keepdim=True)
-    gradients = (gradients - centre).flatten(0, 1)
     weights, errors = torch.randn(2, 6, dtype=F64, generator=generator)
-    prompts = torch.arange(2).repeat_interleave(3)
-    outcomes = enumerated(gradients @ gradients.T, prompts, probs.flatten())
     root = torch.randn(2, 3, 3, dtype=F64, generator=generator)
-    return outcomes, gradients, weights, errors, torch.block_diag(*(root @ root.mT))
+    return gradients - centre, probs, weights, errors, torch.block_diag(*(root @ root.mT))
 
 
 def test_update_error_equals_all_joint_draws():
     """All 3^4 joint draws of 2 completions for 2 prompts: the mean update, its bias, its variance,
     and the mean over draws of the variance given them. A batch of 2 has half of a prompt's."""
-    outcomes, gradients, weights, errors, covariance = tiny()
-    found = update_error(outcomes, weights, errors, covariance, K)
-    probs = outcomes.single * 2
+    gradients, probs, weights, errors, covariance = tiny()
+    found = update_error(gradients, probs, weights, errors, covariance)
+    gradients, probs = gradients.flatten(0, 1), probs.flatten()
     chances, updates, biases, given = [], [], [], []
     for one in product(range(3), range(3), range(3, 6), range(3, 6)):
         y = list(one)
@@ -113,9 +109,6 @@ def test_update_error_matches_the_rule_with_sampled_quantiles():
     gradients = gradients_of(policy)
     mean, covariance = estimate_moments(problem.log_quantiles.exp(), 4, floored)
     errors = (N - 1) * (mean - problem.log_quantiles)
-    flat = gradients.flatten(0, 1)
-    prompts = torch.arange(2).repeat_interleave(gradients.shape[1])
-    outcomes = enumerated(flat @ flat.T, prompts, log_policy.exp().flatten())
     moments = mean.flatten(), torch.block_diag(*covariance)
     found = of_policy(policy, problem, moments, N)
     generator, copies = torch.Generator().manual_seed(4), 64
@@ -137,12 +130,12 @@ def test_update_error_matches_the_rule_with_sampled_quantiles():
 
     rows = []
     for _ in range(3000):
-        draws = toy.draw(log_policy[which], K, generator)
+        draws = toy.draw(log_policy[which], COMPLETIONS, generator)
         each = problem.log_quantiles[which], estimate(), estimate()
         rows.append(torch.stack([one(draws, log_quantiles) for log_quantiles in each]))
     plain, first, second = torch.stack(rows).unbind(1)
     off = (first + second) / 2 - plain
-    bias = (outcomes.single * errors.flatten()) @ flat
+    bias = ((log_policy.exp() * errors).unsqueeze(2) * gradients).sum((0, 1)) / 2
     assert found.bias == pytest.approx(bias.square().sum().item(), rel=1e-10)
     error = off.std(0) / 3000**0.5
     assert bias.abs().max() > 20 * error.max()

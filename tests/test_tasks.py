@@ -19,8 +19,7 @@ from lab import configured
 from bondlab import assets, device, tasks, training
 from bondlab.algorithms import bond
 from bondlab.lm.language_model import LanguageModel
-from bondlab.tasks import Task, TaskSettings, models, noise, tiny, xsum
-from bondlab.tasks.binary import Binary
+from bondlab.tasks import Task, TaskSettings, models, stand_ins, tiny, xsum
 from bondlab.tasks.settings import LIMITS
 from bondlab.training import train
 
@@ -373,9 +372,9 @@ def test_data_that_leak_are_refused(folders, tmp_path):
 
 def test_rewards_in_a_tasks_place():
     """Noise goes by prompt and text; a binary reward is 1 above its threshold alone."""
-    found = noise.reward(["rain", "fire"], [["a dog", "b"], ["a dog", "b"]])
+    found = stand_ins.noise(["rain", "fire"], [["a dog", "b"], ["a dog", "b"]])
     assert found.unique().numel() == 4 and found.dtype == torch.float64
-    yes = Binary(lambda prompts, completions: [[0.5, 1.0, 1.5]], 1.0)
+    yes = stand_ins.Binary(lambda prompts, completions: [[0.5, 1.0, 1.5]], 1.0)
     assert yes([""], [[""] * 3]).tolist() == [[0, 0, 1]]
 
 

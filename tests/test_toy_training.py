@@ -18,10 +18,10 @@ def test_descend_shows_what_each_divergence_does():
         policy = toy.ToyPolicy(2, 6, 3, seed=1)
         problem = toy.Problem(policy.log_probs().detach(), toy.draw_rewards(policy, 0.5, 2), 8)
         loss = partial(toy.jeffreys, problem=problem, beta=beta)
-        records = training.descend(policy, problem, loss, steps=300, lr=0.05, every=300)
-        assert [r.step for r in records] == [0, 300]
-        assert records[0].kl_to_reference == 0
-        ends[beta] = records[1]
+        found = dict(training.descend(policy, loss, steps=300, lr=0.05))
+        assert [*found] == [*range(301)] and found[300].equal(policy.log_probs())
+        assert training.measure(found[0], problem).kl_to_reference == 0
+        ends[beta] = training.measure(found[300], problem)
     assert ends[1.0].backward_kl < ends[0.5].backward_kl < ends[0.0].backward_kl
     assert ends[0.0].forward_kl < ends[0.5].forward_kl < ends[1.0].forward_kl
     mixed = {beta: end.backward_kl + end.forward_kl for beta, end in ends.items()}
@@ -43,7 +43,7 @@ def test_descend_by_samples_approaches_the_exact_optimum():
             generator = torch.Generator().manual_seed(8)
             draws = {"n": 4, "k": 8, "m": 0, "generator": generator}
             loss = partial(training.sampled_surrogate, rule, problem=problem, **draws)
-        end = training.descend(policy, problem, loss, steps=400, lr=0.03, every=7)[-1]
-        assert end.step == 400
+        *_, (_, log_policy) = training.descend(policy, loss, steps=400, lr=0.03)
+        end = training.measure(log_policy, problem)
         values.append((end.backward_kl + end.forward_kl) / 2)
     assert values[0] < values[1] < 1.1 * values[0]

@@ -31,7 +31,7 @@ from bondlab.study.claims import Term
 from bondlab.study.experiment import TABLES, Experiment, RunSettings, collect, seeds
 from bondlab.study.judge import judged
 from bondlab.study.sweep import Spec
-from bondlab.tasks import TaskSettings, noise
+from bondlab.tasks import TaskSettings, stand_ins
 
 RUNS = "alignment"  # all tasks and experiments share what they have in common
 J_BOND = "J-BOND"
@@ -119,7 +119,7 @@ def moving(profile: str, eta: float = ETA, gamma: float = 0.0) -> tuple[Algorith
 
 def on_noise(run: tuple[Algorithm, Labels]) -> tuple[Algorithm, Labels]:
     """The same run with a reward that says nothing."""
-    return run[0], {**run[1], "reward_name": noise.NAME}
+    return run[0], {**run[1], "reward_name": stand_ins.NOISE}
 
 
 def first_steps(profile: str, runs: Runs) -> Runs:

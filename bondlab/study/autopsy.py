@@ -29,7 +29,7 @@ from bondlab.study.cells import at
 from bondlab.study.claims import Claim, Term, lead
 from bondlab.study.experiment import Experiment, RunSettings, seeds
 from bondlab.study.sweep import Spec, held_out_bank
-from bondlab.tasks import TaskSettings, binary, sentiment
+from bondlab.tasks import TaskSettings, sentiment, stand_ins
 from bondlab.toy.autopsy import ARMS, BETA, ETA, GAMMA, STEPS, Arm
 
 PUBLISHED, FLOAT32_ANCHOR, *_ = NAMES = tuple(arm.name for arm in ARMS)
@@ -45,7 +45,7 @@ STUDY = Config(
 )  # fmt: skip
 SCALES = {
     "smoke": (
-        TaskSettings(name="tiny_causal", train=8, evaluate=4, reward=f"tiny{binary.ABOVE}0.5"),
+        TaskSettings(name="tiny_causal", train=8, evaluate=4, reward=f"tiny{stand_ins.ABOVE}0.5"),
         alignment.SMOKE.model_copy(update={"lora_rank": None, "learning_rate": 1e-3}),
     ),
     "laptop": (
@@ -91,7 +91,7 @@ def _algorithm(arm: Arm) -> Algorithm:
 def specs(profile: str) -> list[Spec]:
     """A run of every arm and seed: on a binary reward, but for the last arm's, the task's own."""
     task, config = SCALES[profile]
-    yes_or_no = task.reward or f"{sentiment.REWARD}{binary.ABOVE}{THRESHOLD:g}"
+    yes_or_no = task.reward or f"{sentiment.REWARD}{stand_ins.ABOVE}{THRESHOLD:g}"
     found = []
     for seed, arm in product(seeds(profile), ARMS):
         named = task.model_copy(update={"reward": yes_or_no if arm.binary else None})
@@ -109,7 +109,7 @@ def results(settings: RunSettings) -> Results:
 def measured(found: Tables, wanted: Sequence[Spec], folders: Sequence[RunFolder]) -> Tables:
     """The tables, with success (share of completions above the threshold) in evaluations and
     baselines, and in evaluations anchor_share, as a run's record has it."""
-    threshold, parts = binary.threshold(wanted[0].task.reward), []
+    threshold, parts = stand_ins.threshold(wanted[0].task.reward), []
     for spec, folder in zip(wanted, folders, strict=True):
         own = rescored.evaluation(spec, folder).query("source == 'policy'")
         own = own.assign(success=(own["reward"] > threshold) * 1.0)

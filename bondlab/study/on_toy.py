@@ -38,7 +38,7 @@ from bondlab.study.cooling import TEMPERATURES
 from bondlab.study.experiments import methods
 from bondlab.study.report import TOY
 from bondlab.study.sweep import Spec
-from bondlab.tasks import noise
+from bondlab.tasks import stand_ins
 from bondlab.toy.runs import World, train
 
 PROFILES = {"smoke": 2, "laptop": 20, "study": 100, "paper": 100}  # runs of each series
@@ -142,7 +142,7 @@ def _tables(name: str, profile: Profile) -> Tables:
 def _trained(spec: Spec, world: World, seed: int, rate: float) -> tuple[pd.DataFrame, dict]:
     """All runs of a series on a world of this seed, and their manifest; trained once."""
     config = spec.config.model_copy(update={"learning_rate": rate})
-    n, on_noise = int(spec.labels.get("n", 2)), spec.task.reward == noise.NAME
+    n, on_noise = int(spec.labels.get("n", 2)), spec.task.reward == stand_ins.NOISE
     identity = {
         "algorithm": spec.algorithm.identity,
         "code": label(train, "train"),

@@ -1,7 +1,7 @@
 """Runs that were trained on a stand-in, measured by the task's own reward, which they never saw.
 
-One on noise (`tasks.noise`) shows what KL the gradients' noise alone makes at a batch and rate, one
-on the own reward made binary (`tasks.binary`) what is lost with its size. In figures they stand
+One on noise shows what KL the gradients' noise alone makes at a batch and rate, one on the own
+reward made binary what is lost with its size (both are in `tasks.stand_ins`). In figures they stand
 beside runs on the task's own reward, so they are shown by that.
 """
 
@@ -19,13 +19,13 @@ from bondlab.report.kept import once
 from bondlab.results import RunFolder
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.task import Reward, score
-from bondlab.tasks import binary, noise
+from bondlab.tasks import stand_ins
 
 
 def measured(spec: Spec) -> Spec:
     """The run with the reward that it is measured by: the task's own."""
     reward = spec.task.reward
-    if reward != noise.NAME and binary.threshold(reward) is None:
+    if reward != stand_ins.NOISE and stand_ins.threshold(reward) is None:
         return spec
     return replace(spec, task=spec.task.model_copy(update={"reward": None}))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bondlab.task import Reward, Task
-from bondlab.tasks import binary, chat, models, noise, scorers, sentiment, tiny, xsum
+from bondlab.tasks import chat, models, scorers, sentiment, stand_ins, tiny, xsum
 from bondlab.tasks.settings import TaskSettings
 
 __all__ = ["Task", "TaskSettings", "build"]
@@ -49,16 +49,16 @@ def _prompts(
             f"there are {len(train)} and {len(held_out)}"
         )
     prompts, references = zip(*held_out[: settings.evaluate], strict=True)
-    found = {"train_prompts": train[:kept], "eval_prompts": prompts}
-    return found if settings.rehearsal else {**found, "eval_references": references}
+    references = None if settings.rehearsal else references
+    return {"train_prompts": train[:kept], "eval_prompts": prompts, "eval_references": references}
 
 
 def _reward(kind, name: str, precision: str) -> tuple[Reward, str]:
     """A task's reward by name, and what names it in identities."""
-    if name == noise.NAME:
-        return noise.reward, noise.NAME
-    threshold = binary.threshold(name)
-    name, *given = name.partition(binary.ABOVE)
+    if name == stand_ins.NOISE:
+        return stand_ins.noise, stand_ins.NOISE
+    threshold = stand_ins.threshold(name)
+    name, *given = name.partition(stand_ins.ABOVE)
     if kind is tiny:
         reward, identity = tiny.reward, "tiny"
     else:
@@ -66,7 +66,7 @@ def _reward(kind, name: str, precision: str) -> tuple[Reward, str]:
         reward, identity = load(name, precision), source.identity(name)
     if threshold is None:
         return reward, identity
-    return binary.Binary(reward, threshold), "".join([identity, *given])
+    return stand_ins.Binary(reward, threshold), "".join([identity, *given])
 
 
 def _tiny(settings: TaskSettings, precision: str) -> Task:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, field_validator, model_serializer
 
 from bondlab.config import Count
-from bondlab.tasks import binary
+from bondlab.tasks import stand_ins
 
 # Most tokens of a prompt and of a completion where a task's settings leave them open.
 LIMITS = {
@@ -27,10 +27,10 @@ class TaskSettings(BaseModel):
     """Which task, at which size. None takes the models, data and limits of the task itself.
 
     `policy` names a model by asset name, hub name or local folder; `reward` for XSum likewise, for
-    sentiment and chat one of `scorers.SCORERS`, for every task "noise" (`noise`); with " > 1"
-    behind a name it is 1 where that one gives more than 1, else 0 (`binary`); `data` names a data
-    set with the embedded one's splits train and test and its columns: document and summary for
-    XSum, text for sentiment, dialogue, context and reply for chat (see `corpora`).
+    sentiment and chat one of `scorers.SCORERS`, for every task "noise"; with " > 1" behind a name
+    it is 1 where that one gives more than 1, else 0 (see `stand_ins`); `data` names a data set with
+    the embedded one's splits train and test and its columns: document and summary for XSum, text
+    for sentiment, dialogue, context and reply for chat (see `corpora`).
     `prompt_tokens` and `completion_tokens` are the most there may be; see `LIMITS`. A `rehearsal`
     trains on the first three quarters of the training prompts and measures on the first of the
     rest, so that settings are chosen without a look at the held-out prompts.
@@ -51,7 +51,7 @@ class TaskSettings(BaseModel):
     @field_validator("reward")
     @classmethod
     def _readable(cls, reward: str | None) -> str | None:
-        binary.threshold(reward)
+        stand_ins.threshold(reward)
         return reward
 
     @property

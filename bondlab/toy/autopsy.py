@@ -100,9 +100,13 @@ def _run(arm: Arm, scale: Scale) -> pd.DataFrame:
         optimizer.zero_grad()
         loss(log_probs(weights), replace(problem, log_anchor=log_probs(anchor).detach())).backward()
         optimizer.step()
-        with torch.no_grad():  # eq. 18, in the anchor's own type
-            anchor.mul_(1 - ETA).add_(weights.detach().to(arm.anchor), alpha=ETA)
+        _follow(anchor, weights.detach())
     return pd.concat(parts, ignore_index=True)
+
+
+def _follow(anchor: Tensor, policy: Tensor) -> None:
+    """Eq. 18, in place, in the anchor's own type."""
+    anchor.mul_(1 - ETA).add_(policy.to(anchor.dtype), alpha=ETA)
 
 
 def share(anchor: Tensor, policy: Tensor, reference: Tensor) -> Tensor:
@@ -174,7 +178,7 @@ def lost() -> pd.DataFrame:
         for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
             anchor = start.to(dtype, copy=True)
             for _ in range(200):
-                anchor.mul_(1 - ETA).add_(policy.to(dtype), alpha=ETA)
+                _follow(anchor, policy)
             followed = share(anchor.float(), policy, start.float())
             row[f"share of it followed in {name}"] = followed.item()
         rows.append(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -34,19 +34,21 @@ def problem_of(n: int, seed: int) -> tuple[toy.ToyPolicy, toy.Problem]:
 def descents(settings: Settings) -> pd.DataFrame:
     """Descend each objective on each toy problem, by exact gradients and by the rules' samples.
 
-    Returns one row a way (`row`), objective (`series`), problem and tenth step: the problem's
+    Returns one row a way (`row`), objective (`series`), problem and tenth step: the policy's
     `training.Record`.
     """
     return pd.DataFrame([
-        {"row": row, "series": name, "problem": seed, **asdict(record)}
+        {"row": row, "series": name, "problem": seed, "step": step, **asdict(record)}
         for row in ROWS
         for beta, name in OBJECTIVES.items()
         for seed in range(settings.seed, settings.seed + settings.problems)
-        for record in _descend(row, beta, seed, settings)
+        for step, record in _descend(row, beta, seed, settings)
     ])  # fmt: skip
 
 
-def _descend(row: str, beta: float, seed: int, settings: Settings) -> list[training.Record]:
+def _descend(
+    row: str, beta: float, seed: int, settings: Settings
+) -> Iterator[tuple[int, training.Record]]:
     policy, problem = problem_of(settings.n, seed)
     loss = partial(toy.jeffreys, problem=problem, beta=beta)
     if row == "sampled":
@@ -54,13 +56,15 @@ def _descend(row: str, beta: float, seed: int, settings: Settings) -> list[train
         draws = {"n": settings.n, "k": COMPLETIONS, "m": QUANTILE_SAMPLES}
         draws["generator"] = torch.Generator().manual_seed(seed)
         loss = partial(training.sampled_surrogate, rule, problem=problem, **draws)
-    return training.descend(policy, problem, loss, settings.steps, LEARNING_RATE, every=10)
+    for step, log_policy in training.descend(policy, loss, settings.steps, LEARNING_RATE):
+        if step % 10 == 0 or step == settings.steps:
+            yield step, training.measure(log_policy, problem)
 
 
 def over_problems(records: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
-    """`intervals.curves` by row, series and step, over problems, of which each has a record."""
-    keys = ["row", "series", "step"]
-    return curves(records.assign(prompt=records.groupby(keys).cumcount()), measures, keys)
+    """`intervals.curves` by row, series and step, over problems."""
+    records = records.rename(columns={"problem": "prompt"})
+    return curves(records, measures, ["row", "series", "step"])
 
 
 def gaps(records: pd.DataFrame) -> dict[tuple[str, str], Interval]:
@@ -70,13 +74,9 @@ def gaps(records: pd.DataFrame) -> dict[tuple[str, str], Interval]:
     minus each in mean log quantile.
     """
     ends = records[records["step"] == records["step"].max()]
-    pairs = [
-        (measure, *(pair if measure != "mean_log_quantile" else pair[::-1]))
-        for measure in MEASURES
-        for pair in ((0.0, 0.5), (1.0, 0.5))
-    ]
     found = {}
-    for row, (measure, first, second) in product(ROWS, pairs):
+    for row, measure, pure in product(ROWS, MEASURES, (0.0, 1.0)):
+        first, second = (0.5, pure) if measure == "mean_log_quantile" else (pure, 0.5)
         values = ends[ends["row"] == row].pivot(index="problem", columns="series", values=measure)
         what = f"{measure}, beta {first:g} - beta {second:g}"
         found[row, what] = paired_difference(values[OBJECTIVES[first]], values[OBJECTIVES[second]])
@@ -87,7 +87,8 @@ def starts(settings: Settings) -> pd.DataFrame:
     """Where training starts, for each N above 1: the continuous constants, and a toy policy."""
     rows = []
     for n in (n for n in sorted(settings.sizes) if n > 1):
-        start = training.measure(*problem_of(n, settings.seed), step=0)
+        _, problem = problem_of(n, settings.seed)
+        start = training.measure(problem.log_anchor, problem)
         rows.append({
             "N": n,
             "backward, formula": best_of_n.backward_kl(n), "backward, toy": start.backward_kl,

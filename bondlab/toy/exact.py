@@ -107,7 +107,7 @@ def divergences(settings: Settings) -> pd.DataFrame:
     for n in sorted(settings.sizes):
         u = torch.rand(settings.draws, n + 1, generator=generator, dtype=torch.float64)
         value = (u * EQUAL).long()
-        ratio = (EQUAL * best_of_n.pmf(*_equal_values(), n)).log()
+        ratio = (EQUAL * best_of_n.pmf(even(EQUAL), torch.arange(EQUAL), n)).log()
         rows += _three(fine, "points", n, _rounds(u, math.log(n) + (n - 1) * u.log()))
         rows += _three(coarse, "points", n, _rounds(value, ratio[value]))
     return pd.DataFrame(rows)
@@ -122,13 +122,14 @@ def _rounds(rewards: Tensor, log_ratio: Tensor) -> list[Interval]:
     return [mean_interval(value.numpy()) for value in values]
 
 
-def _equal_values() -> tuple[Tensor, Tensor]:
-    return torch.full((EQUAL,), 1 / EQUAL, dtype=torch.float64), torch.arange(EQUAL)
+def even(count: int) -> Tensor:
+    """Probabilities of equally likely outcomes, [count]."""
+    return torch.full((count,), 1 / count, dtype=torch.float64)
 
 
 def _coarse(n: int) -> list[float]:
     """The three exact numbers for equally likely values."""
-    probs, rewards = _equal_values()
+    probs, rewards = even(EQUAL), torch.arange(EQUAL)
     chosen = best_of_n.pmf(probs, rewards, n)
     ratio = (chosen / probs).log()
     less, leq = best_of_n.tail_probs(probs, rewards)

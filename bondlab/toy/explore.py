@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -74,10 +73,11 @@ class Trained:
     """What training left.
 
     Args:
-        records: a row each `EVERY` steps: `training.Record`, against Best-of-N of the reference.
+        records: a row each `EVERY` steps: step and `training.Record`, against Best-of-N of the
+            reference.
         shares: columns step, series, quantile (of the reward, under the reference), share: of the
             series' samples, those with a reward of that quantile or a lower one.
-        best: Best-of-N of the reference: columns n, mean_log_quantile, kl_to_reference.
+        best: the same of Best-of-n of the reference, a row for each n of `SIZES`.
     """
 
     settings: Settings
@@ -106,27 +106,29 @@ def train(settings: Settings) -> Trained:
     Both divergences are to Best-of-N of the anchor, which moves by eta after each step.
     """
     policy, problem = problem_of(settings)
-    anchor, current = [policy.logits.detach().clone()], problem
+    anchor, current, seen = [policy.logits.detach().clone()], problem, {}
     follow = MovingAverage(settings.eta)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
-    records, seen = [training.measure(policy, problem, 0)], {0: problem.log_anchor}
-    for step in range(1, settings.updates + 1):
-        optimizer.zero_grad()
-        _loss(policy.log_probs(), current, settings).backward()
-        optimizer.step()
-        if settings.eta:
+
+    def loss(log_policy: Tensor) -> Tensor:
+        to_anchor = toy.kl(log_policy, current.log_anchor)
+        return toy.jeffreys(log_policy, current, settings.beta) + settings.gamma * to_anchor
+
+    for step, log_policy in training.descend(policy, loss, settings.updates, LEARNING_RATE):
+        if step and settings.eta:
             follow.update(anchor, [policy.logits], step)
             current = replace(problem, log_anchor=policy.sum_pairs(anchor[0].log_softmax(-1)))
         if step % EVERY == 0:
-            records.append(training.measure(policy, problem, step))
-            seen[step] = policy.log_probs().detach()
-    table = pd.DataFrame([asdict(record) for record in records])
-    return Trained(settings, table, _shares(problem, seen), _best(problem))
+            seen[step] = log_policy
+    best = {n: best_of_n.log_pmf(problem.log_anchor, problem.rewards, n) for n in SIZES}
+    records, best = _measured(problem, seen, "step"), _measured(problem, best, "n")
+    return Trained(settings, records, _shares(problem, seen), best)
 
 
-def _loss(log_policy: Tensor, problem: toy.Problem, settings: Settings) -> Tensor:
-    to_anchor = toy.kl(log_policy, problem.log_anchor)
-    return toy.jeffreys(log_policy, problem, settings.beta) + settings.gamma * to_anchor
+def _measured(problem: toy.Problem, found: Mapping[int, Tensor], key: str) -> pd.DataFrame:
+    return pd.DataFrame([
+        {key: place, **asdict(training.measure(log_probs, problem))}
+        for place, log_probs in found.items()
+    ])  # fmt: skip
 
 
 def _shares(problem: toy.Problem, seen: dict[int, Tensor]) -> pd.DataFrame:
@@ -144,26 +146,11 @@ def _shares(problem: toy.Problem, seen: dict[int, Tensor]) -> pd.DataFrame:
     return pd.concat(parts).drop_duplicates(["step", "series", "quantile"], keep="last")
 
 
-def _best(problem: toy.Problem) -> pd.DataFrame:
-    rows = []
-    for n in SIZES:
-        log_probs = best_of_n.log_pmf(problem.log_anchor, problem.rewards, n)
-        rows.append({
-            "n": n, "mean_log_quantile": toy.mean_log_quantile(log_probs, problem).item(),
-            "kl_to_reference": toy.kl(log_probs, problem.log_anchor).item(),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
 def summary(found: Trained) -> pd.DataFrame:
     """The policy before and after, beside Best-of-N itself."""
     ends = found.records.iloc[[0, -1]].drop(columns="step").to_dict("records")
     _, problem = problem_of(found.settings)
-    target = {
-        "backward_kl": 0.0, "forward_kl": 0.0,
-        "mean_log_quantile": toy.mean_log_quantile(problem.log_target, problem).item(),
-        "kl_to_reference": toy.kl(problem.log_target, problem.log_anchor).item(),
-    }  # fmt: skip
+    target = asdict(training.measure(problem.log_target, problem))
     names = ("reference", "policy", f"Best-of-{found.settings.n}")
     return pd.DataFrame([{"": n, **row} for n, row in zip(names, [*ends, target], strict=True)])
 
@@ -192,8 +179,8 @@ def figure(found: Trained, step: int | None = None) -> Figure:
         for name, (label, look) in DIVERGENCES.items():
             divergences.plot(found.records["step"], found.records[name], label=label, **look)
         divergences.axvline(step, color="#666666", lw=1)
-        words = (f"Distance from Best-of-{found.settings.n}", "step", "nats")
-        divergences.set(title=words[0], xlabel=words[1], ylabel=words[2], ylim=(0, None))
+        title = f"Distance from Best-of-{found.settings.n}"
+        divergences.set(title=title, xlabel="step", ylabel="nats", ylim=(0, None))
         divergences.legend(frameon=False)
         _draw_frontier(frontier, found, step)
     return drawn

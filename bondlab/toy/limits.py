@@ -7,15 +7,13 @@ than the third on which it counts. Divergences in nats.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import torch
 from torch import Tensor
 
 from bondlab import best_of_n, rules
 from bondlab.report.intervals import accuracy_interval, known, mean_interval
-from bondlab.toy.exact import Settings
+from bondlab.toy.exact import Settings, even
 
 OUTCOMES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 10_000)
 SIZES = (2, 8, 64)
@@ -41,11 +39,10 @@ def bound(settings: Settings) -> pd.DataFrame:
     1/rank with rewards in random order (mean and interval over orders); and 10,000 outcomes tied in
     so many equal groups, as far as those divide.
     """
-    rows: list[dict[str, Any]] = []
+    rows = []
     for count in OUTCOMES:
-        even, ranks = _even(count), torch.arange(count)
         for n in SIZES:
-            share = true_kl(even, ranks, n).item() / best_of_n.kl_bound(n)
+            share = true_kl(even(count), torch.arange(count), n).item() / best_of_n.kl_bound(n)
             rows.append(known(share).row(panel="sizes", series=f"n = {n}", x=count))
         full = best_of_n.kl_bound(TIED_N)
         zipf = 1 / torch.arange(1, count + 1, dtype=torch.float64)
@@ -54,13 +51,9 @@ def bound(settings: Settings) -> pd.DataFrame:
         rows.append(mean_interval(shares.numpy()).row(panel="masses", series=ZIPF, x=count))
         if OUTCOMES[-1] % count == 0:
             groups = torch.arange(OUTCOMES[-1]) % count
-            share = true_kl(_even(OUTCOMES[-1]), groups, TIED_N).item() / full
+            share = true_kl(even(OUTCOMES[-1]), groups, TIED_N).item() / full
             rows.append(known(share).row(panel="masses", series=TIED, x=count))
     return pd.DataFrame(rows)
-
-
-def _even(count: int) -> Tensor:
-    return torch.full((count,), 1 / count, dtype=torch.float64)
 
 
 def fair(table: pd.DataFrame) -> pd.DataFrame:

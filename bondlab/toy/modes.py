@@ -9,9 +9,9 @@ Kept variety is the entropy over the two modes, in nats: log 2 = 0.693 where bot
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import pandas as pd
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bondlab import toy
 from bondlab.report.intervals import Interval, mean_interval, paired_difference
+from bondlab.toy import training
 from bondlab.toy.descents import OBJECTIVES
 
 MODES = ((1, 2, 2), (2, 1, 1))  # 1 is followed by 2, then 2 by 2; 2 by 1, then 1 by 1
@@ -72,33 +73,19 @@ def mode_entropy(log_probs: Tensor, modes: Tensor) -> Tensor:
 def descents(scale: Scale, seed: int = 0) -> pd.DataFrame:
     """Exact descent of each divergence by each kind of policy.
 
-    Returns a row for each policy (`row`), objective (`series`), step (the first, the early one, the
-    last) and problem: entropy (over the modes) and mass (of both); the target as a policy "target".
+    Returns a row for each policy (`row`), objective (`series`), step (the early one, the last) and
+    problem: entropy (over the modes) and mass (of both); the target as a policy "target".
     """
     parts = []
-    for kind in POLICIES:
-        for beta, name in OBJECTIVES.items():
-            policy, problem, modes = problem_of(scale, seed)
-            policy = free(problem.log_anchor) if kind == "free" else policy
-            loss = partial(toy.jeffreys, problem=problem, beta=beta)
-            found = {0: problem.log_anchor, **_descend(policy, loss, scale)}
-            parts += [_rows(x, modes, row=kind, series=name, step=t) for t, x in found.items()]
+    for kind, (beta, name) in product(POLICIES, OBJECTIVES.items()):
+        policy, problem, modes = problem_of(scale, seed)
+        policy = free(problem.log_anchor) if kind == "free" else policy
+        loss = partial(toy.jeffreys, problem=problem, beta=beta)
+        for step, log_policy in training.descend(policy, loss, scale.steps, LEARNING_RATE):
+            if step in (scale.early, scale.steps):
+                parts.append(_rows(log_policy, modes, row=kind, series=name, step=step))
     target = _rows(problem.log_target, modes, row="target", series="Best-of-N", step=scale.steps)
     return pd.concat([*parts, target], ignore_index=True)
-
-
-def _descend(
-    policy: toy.ToyPolicy, loss: Callable[[Tensor], Tensor], scale: Scale
-) -> dict[int, Tensor]:
-    """log pi [B, V] after the early and the last step of Adam."""
-    optimizer, found = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE), {}
-    for step in range(1, scale.steps + 1):
-        optimizer.zero_grad()
-        loss(policy.log_probs()).backward()
-        optimizer.step()
-        if step in (scale.early, scale.steps):
-            found[step] = policy.log_probs().detach()
-    return found
 
 
 def _rows(log_probs: Tensor, modes: Tensor, **labels: object) -> pd.DataFrame:
@@ -109,7 +96,7 @@ def _rows(log_probs: Tensor, modes: Tensor, **labels: object) -> pd.DataFrame:
 
 def bar_table(records: pd.DataFrame) -> pd.DataFrame:
     """Mean entropy over the modes with its interval: panel (policy), group (step), series."""
-    trained = records[(records["row"] != "target") & (records["step"] > 0)]
+    trained = records[records["row"] != "target"]
     return pd.DataFrame([
         mean_interval(part["entropy"]).row(panel=kind, group=f"{step} steps", series=name)
         for (kind, step, name), part in trained.groupby(["row", "step", "series"], sort=False)
@@ -118,8 +105,7 @@ def bar_table(records: pd.DataFrame) -> pd.DataFrame:
 
 def gaps(records: pd.DataFrame) -> dict[tuple[str, int], Interval]:
     """Entropy over the modes, forward minus backward KL, paired by problem, by policy and step."""
-    found = {}
-    trained = records[(records["row"] != "target") & (records["step"] > 0)]
+    found, trained = {}, records[records["row"] != "target"]
     for key, part in trained.groupby(["row", "step"], sort=False):
         wide = part.pivot(index="problem", columns="series", values="entropy")
         found[key] = paired_difference(wide[OBJECTIVES[0.0]], wide[OBJECTIVES[1.0]])
@@ -130,8 +116,8 @@ def gap_table(records: pd.DataFrame) -> pd.DataFrame:
     """`gaps` with their ends, and how much of each policy's mass is on the modes."""
     mass = records.groupby(["row", "step", "series"])["mass"].mean()
     return pd.DataFrame([
-        {"policy": kind, "steps": step, "entropy, beta 0 - beta 1": gap.mean, "low": gap.low}
-        | {"high": gap.high}
+        {"policy": kind, "steps": step}
+        | {"entropy, beta 0 - beta 1": gap.mean, "low": gap.low, "high": gap.high}
         | {f"mass, beta {beta:g}": mass[kind, step, name] for beta, name in OBJECTIVES.items()}
         for (kind, step), gap in gaps(records).items()
     ])  # fmt: skip

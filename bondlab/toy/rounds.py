@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from bondlab import toy
@@ -89,12 +88,11 @@ def iterate(
     Returns:
         `measure` before the first round and after each.
     """
-    rows, current, steps = [measure(policy.log_probs().detach(), problem, 0)], problem, scale.steps
+    rows, current = [measure(policy.log_probs().detach(), problem, 0)], problem
     for t in range(1, scale.rounds + 1):
         loss = partial(toy.jeffreys, problem=current, beta=BETA)
         # A new Adam each round: not stated; chosen because its moments are of the old target.
-        training.descend(policy, current, loss, steps, descents.LEARNING_RATE, steps)
-        log_policy = policy.log_probs().detach()
+        *_, (_, log_policy) = training.descend(policy, loss, scale.steps, descents.LEARNING_RATE)
         rows.append(measure(log_policy, problem, t))
         if anchor == "moving":
             current = replace(problem, log_anchor=log_policy)
@@ -110,14 +108,13 @@ def measure(log_policy: Tensor, problem: toy.Problem, t: int) -> dict[str, float
     """
     target = replace(problem, n=problem.n**t)
     found = {
-        "round": t,
         "backward_kl": toy.backward_kl(log_policy, target),
         "forward_kl": toy.forward_kl(log_policy, target),
     }
     for prefix, log_probs in (("", log_policy), ("target_", target.log_target)):
         found[f"{prefix}log_quantile"] = toy.mean_log_quantile(log_probs, problem)
         found[f"{prefix}kl_to_reference"] = toy.kl(log_probs, problem.log_anchor)
-    return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in found.items()}
+    return {"round": t, **{name: value.item() for name, value in found.items()}}
 
 
 def curve_table(records: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +124,7 @@ def curve_table(records: pd.DataFrame) -> pd.DataFrame:
     rows = records.assign(row=[f"n = {n}" for n in records["n"]])
     policies = rows.assign(series=rows["anchor"].map(SERIES)).rename(columns={"round": "step"})
     target = rows[rows["anchor"] == "moving"].assign(series=SERIES["target"])
-    target = target[["row", "series", *columns]].rename(columns=columns)
+    target = target[["row", "series", "problem", *columns]].rename(columns=columns)
     parts = descents.over_problems(target, MEASURES[:2]), descents.over_problems(policies, MEASURES)
     table = pd.concat(parts, ignore_index=True)
     least = table["panel"].map({"log_quantile": -math.inf}).fillna(0)  # no KL is below 0

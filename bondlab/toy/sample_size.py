@@ -65,16 +65,12 @@ def estimate_moments(quantiles: Tensor, k: int, smoothing: Smoothing) -> tuple[T
     """
     values = smoothing(k)
     mean = _binomial_means(quantiles, values)[..., k]
-    ordered, order = quantiles.sort(dim=-1)
-    ratio = ordered.unsqueeze(-1) / ordered.unsqueeze(-2)  # [..., i, j]: p_i / p_j
+    ratio = quantiles.unsqueeze(-1) / quantiles.unsqueeze(-2)  # [..., i, j]: p_i / p_j
     given = _binomial_means(ratio.clamp(max=1.0), values)  # E[value_i | count_j]: [..., V, V, k+1]
-    counts = torch.distributions.Binomial(k, ordered.clamp(max=1.0).unsqueeze(-1))
+    counts = torch.distributions.Binomial(k, quantiles.clamp(max=1.0).unsqueeze(-1))
     chance = counts.log_prob(torch.arange(k + 1, dtype=torch.float64)).exp()  # [..., V, k+1]
-    upper = torch.einsum("...ijs,...js->...ij", given, chance * values).triu()
-    product = upper + upper.triu(1).mT
-    back = order.argsort(dim=-1)
-    product = product.gather(-2, back.unsqueeze(-1).expand_as(product))
-    product = product.gather(-1, back.unsqueeze(-2).expand_as(product))
+    product = torch.einsum("...ijs,...js->...ij", given, chance * values)
+    product = torch.where(ratio > 1, product.mT, product)  # the better comes second
     return mean, product - mean.unsqueeze(-1) * mean.unsqueeze(-2)
 
 
@@ -95,35 +91,7 @@ def _binomial_means(chance: Tensor, values: Tensor) -> Tensor:
 
 # -- the update ------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What the expectations over y run over; of `enumerated`.
-
-    Args:
-        gram: inner products of the gradients of log pi [S, S].
-        single: share of each outcome in a mean over prompts and draws [S]; sums to 1.
-        pair: share of each pair in a mean over two independent draws, each of any prompt [S, S].
-        own: the same where both draws are of one prompt, any prompt [S, S].
-    """
-
-    gram: Tensor
-    single: Tensor
-    pair: Tensor
-    own: Tensor
-
-
-def enumerated(gram: Tensor, prompts: Tensor, probs: Tensor) -> Outcomes:
-    """Every outcome of each prompt, with its probability under the policy.
-
-    Args:
-        gram: [S, S], `gradients @ gradients.T` for gradients of log pi [S, D].
-        prompts: the prompt of each outcome [S], numbered in any way.
-        probs: pi(y) [S], summing to 1 over each prompt's outcomes.
-    """
-    size, same = len(prompts.unique()), prompts.unsqueeze(1) == prompts.unsqueeze(0)
-    pair = probs.outer(probs) / size**2
-    return Outcomes(gram, probs / size, pair, size * pair * same)
+COMPLETIONS = 2  # K: policy samples per prompt, as `algorithms.bond`
 
 
 @dataclass(frozen=True)
@@ -155,32 +123,34 @@ class UpdateError:
 
 
 def update_error(
-    outcomes: Outcomes, weights: Tensor, errors: Tensor, covariance: Tensor, completions: int
+    gradients: Tensor, probs: Tensor, weights: Tensor, errors: Tensor, covariance: Tensor
 ) -> UpdateError:
     """Bias and variance of the mean of w(y) g(y) when the weights are estimates.
 
     Args:
-        outcomes: the gradients and what to average over.
+        gradients: of log pi of every outcome of each prompt [B, V, D].
+        probs: pi(y) [B, V].
         weights: w(y) with exact quantiles [S]: return minus the mean of the returns.
         errors: E[estimated w(y)] - w(y) given y [S].
         covariance: of the estimated weights given the ys [S, S]; used within each prompt only.
-        completions: K of a batch.
     """
-    norms = outcomes.single * outcomes.gram.diagonal()
-    mean, own = outcomes.pair * outcomes.gram, outcomes.own * outcomes.gram
-    at_once = (completions - 1) * (own * covariance).sum()  # they share their reference samples
+    flat, chance = gradients.flatten(0, 1), probs.flatten() / len(probs)
+    gram = flat @ flat.T
+    norms, mean = chance * gram.diagonal(), chance.outer(chance) * gram
+    prompt = torch.arange(len(probs)).repeat_interleave(probs.shape[1])
+    own = len(probs) * mean * (prompt.unsqueeze(1) == prompt)  # both draws of one prompt
+    at_once = (COMPLETIONS - 1) * (own * covariance).sum()  # they share their reference samples
     return UpdateError(
         update=(weights @ mean @ weights).item(),
         bias=(errors @ mean @ errors).item(),
-        drawing=((norms @ weights.square() - weights @ own @ weights) / completions).item(),
-        estimating=((norms @ covariance.diagonal() + at_once) / completions).item(),
+        drawing=((norms @ weights.square() - weights @ own @ weights) / COMPLETIONS).item(),
+        estimating=((norms @ covariance.diagonal() + at_once) / COMPLETIONS).item(),
     )
 
 
 # -- on the toy policy, where every sequence is listed ---------------------------------------------
 
 BEST_OF = (2, 8)  # iterative BOND's n, and Figure 9's
-COMPLETIONS = 2  # policy samples per prompt, as `algorithms.bond`
 # Chosen because at n = 8 the log quantile is then about half way to where training ends.
 STEPS_PART_WAY = {"at the reference": 0, "part-way trained": 10}
 
@@ -213,7 +183,8 @@ def _of_problem(seed: int, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
 def _policy(n: int, place: str, seed: int) -> toy.ToyPolicy:
     policy, problem = descents.problem_of(n, seed)
     loss, steps = partial(toy.jeffreys, problem=problem, beta=0.5), STEPS_PART_WAY[place]
-    training.descend(policy, problem, loss, steps, descents.LEARNING_RATE, max(steps, 1))
+    for _ in training.descend(policy, loss, steps, descents.LEARNING_RATE):
+        pass
     return policy
 
 
@@ -227,17 +198,15 @@ def of_policy(
         moments: mean and covariance of log p_hat of all sequences of all prompts [B V], [B V, B V].
     """
     log_policy = policy.log_probs().detach()
-    gradients = gradients_of(policy).flatten(0, 1)
-    prompts = torch.arange(len(log_policy)).repeat_interleave(log_policy.shape[1])
-    outcomes = enumerated(gradients @ gradients.T, prompts, log_policy.exp().flatten())
+    probs = log_policy.exp()
     log_ratio = (log_policy - problem.log_anchor).flatten()
     exact, (mean, covariance) = problem.log_quantiles.flatten(), moments
 
     def centred(values: Tensor) -> Tensor:
-        return values - outcomes.single @ values  # the expected baseline of returns
+        return values - probs.flatten() / len(probs) @ values  # the expected baseline of returns
 
     weights, errors = centred((n - 1) * exact - log_ratio), centred((n - 1) * (mean - exact))
-    return update_error(outcomes, weights, errors, (n - 1) ** 2 * covariance, COMPLETIONS)
+    return update_error(gradients_of(policy), probs, weights, errors, (n - 1) ** 2 * covariance)
 
 
 def gradients_of(policy: toy.ToyPolicy) -> Tensor:

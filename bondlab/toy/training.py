@@ -6,23 +6,15 @@ behind a quantile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from bondlab import quantiles, rules
-from bondlab.toy import (
-    Problem,
-    ToyPolicy,
-    backward_kl,
-    draw,
-    forward_kl,
-    kl,
-    mean_log_quantile,
-)
+from bondlab import quantiles, rules, toy
+from bondlab.toy import Problem, ToyPolicy, draw
 
 # A rule with its hyperparameters bound.
 Rule = Callable[[rules.Scores], Tensor]
@@ -97,51 +89,41 @@ def sampled_surrogate(
 
 @dataclass(frozen=True)
 class Record:
-    """Exact measures of a toy policy after `step` updates; nats, means over prompts."""
+    """Exact measures of a toy policy; nats, means over prompts."""
 
-    step: int
     backward_kl: float
     forward_kl: float
     mean_log_quantile: float
     kl_to_reference: float
 
 
-@torch.no_grad()
-def measure(policy: ToyPolicy, problem: Problem, step: int) -> Record:
-    """Measure the policy against the problem's target and anchor, by enumeration."""
-    log_policy = policy.log_probs()
+def measure(log_policy: Tensor, problem: Problem) -> Record:
+    """Measure a policy [B, V] against the problem's target and anchor, by enumeration."""
     return Record(
-        step=step,
-        backward_kl=backward_kl(log_policy, problem).item(),
-        forward_kl=forward_kl(log_policy, problem).item(),
-        mean_log_quantile=mean_log_quantile(log_policy, problem).item(),
-        kl_to_reference=kl(log_policy, problem.log_anchor).item(),
+        backward_kl=toy.backward_kl(log_policy, problem).item(),
+        forward_kl=toy.forward_kl(log_policy, problem).item(),
+        mean_log_quantile=toy.mean_log_quantile(log_policy, problem).item(),
+        kl_to_reference=toy.kl(log_policy, problem.log_anchor).item(),
     )
 
 
 def descend(
-    policy: ToyPolicy,
-    problem: Problem,
-    loss: Callable[[Tensor], Tensor],
-    steps: int,
-    lr: float,
-    every: int,
-) -> list[Record]:
-    """Train the policy in place with Adam and measure it exactly every `every` steps.
+    policy: ToyPolicy, loss: Callable[[Tensor], Tensor], steps: int, lr: float
+) -> Iterator[tuple[int, Tensor]]:
+    """Train the policy in place with Adam.
 
     Args:
         loss: from log_policy [B, V] to a scalar: an exact objective, or `sampled_surrogate` with
             its draws bound.
 
-    Returns:
-        Records from step 0 on; the last step is always among them.
+    Yields:
+        The number of updates made, from 0 to `steps`, and the log_policy [B, V] that they made.
     """
     optimizer = torch.optim.Adam(policy.parameters(), lr=lr)
-    records = [measure(policy, problem, step=0)]
-    for step in range(1, steps + 1):
-        optimizer.zero_grad()
-        loss(policy.log_probs()).backward()
-        optimizer.step()
-        if step % every == 0 or step == steps:
-            records.append(measure(policy, problem, step))
-    return records
+    for step in range(steps + 1):
+        log_policy = policy.log_probs()
+        yield step, log_policy.detach()
+        if step < steps:
+            optimizer.zero_grad()
+            loss(log_policy).backward()
+            optimizer.step()
