@@ -194,7 +194,7 @@ def instant(sides):
 def test_without_trl_its_column_is_empty_and_a_line_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr(steps, "apart", instant)
     for installed, sides in ((True, ["bondlab", "TRL"]), (False, ["bondlab"])):
-        monkeypatch.setattr(steps, "peer_installed", lambda value=installed: value)
+        monkeypatch.setattr(steps, "INSTALLED", installed)
         rows = steps.measure([RLOO], "smoke", replace(SIZES["smoke"], repeats=1))
         assert [row["side"] for row in rows] == sides
     assert cli.main(["bench", "--profile", "smoke", "--only", "steps"]) == 0

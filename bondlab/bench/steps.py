@@ -29,12 +29,8 @@ from bondlab.trainer import Trainer
 
 MISSING = "no peer for whole steps: pip install 'bondlab[bench]'"
 PEER, LEAN = "TRL", "TRL, recomputing"
+INSTALLED = find_spec("trl") is not None
 MANY = 1000  # steps that a run is said to have: more than are taken
-
-
-def peer_installed() -> bool:
-    """Whether TRL can be imported."""
-    return find_spec("trl") is not None
 
 
 def measure(cases: Iterable[Case], profile: str, sizes: Sizes) -> list[dict]:
@@ -42,10 +38,10 @@ def measure(cases: Iterable[Case], profile: str, sizes: Sizes) -> list[dict]:
     rows = []
     for case in cases:
         given = case, folder(case.model, profile)
-        sides = {OURS: (ours, *given)} | ({PEER: (trl, *given, False)} if peer_installed() else {})
+        sides = {OURS: (ours, *given)} | ({PEER: (trl, *given, False)} if INSTALLED else {})
         with apart(sides) as turned:
             rows += [{"case": case.name, **row} for row in alternated(turned, sizes.repeats)]
-        if peer_installed() and case.algorithm == "J-BOND" and case.lora_rank:
+        if INSTALLED and case.algorithm == "J-BOND" and case.lora_rank:
             with apart({LEAN: (trl, *given, True)}) as turned:
                 first = turned[LEAN]() | {"seconds": math.nan}  # of a first turn: no time
             rows.append({"case": case.name, "side": LEAN, "turn": 0, **first})
