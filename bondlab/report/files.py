@@ -38,7 +38,7 @@ def save(
     """Write stem.svg, .png, .csv (the plotted numbers) and .json (provenance); returns the paths.
 
     The same content gives the same bytes: no date, no version, numbers of eight digits, sorted
-    keys. Each file is replaced as a whole, so that a reader or a kill never meets half a file.
+    keys.
     """
     contents = {
         "svg": _render(figure, "svg", {"Date": None, "Creator": "bondlab"}),

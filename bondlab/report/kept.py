@@ -3,8 +3,7 @@
     runs/<kind>/<identity>/                 a measurement, made once
     figures/<profile>/<experiment>/         results_<table>.parquet; <figure>.svg .png .csv .json
 
-figures/study is committed. The profile "shipped" reads its tables; nothing is written there but by
-the profile "study".
+`paths` says which of it is committed.
 """
 
 from __future__ import annotations

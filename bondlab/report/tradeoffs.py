@@ -94,7 +94,7 @@ def _draw(
     axes: Axes, part: pd.DataFrame, end: float, found: Mapping[str, Look], close: bool
 ) -> None:
     """On a square-root axis, mirrored below 0, as high as what is seen of the panel."""
-    apart = max(scales.APART, 0.04 * axes.get_gridspec().ncols)
+    apart = max(0.075, 0.04 * axes.get_gridspec().ncols)
     scales.root(axes, "x", part["x"].min(), end, apart)
     seen = part[part["x"] <= end]
     crossed = seen[(seen["kind"] == "named") | ~seen["series"].duplicated(keep="last")]
