@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> int | None:
 
         print(pages.write(options.profile)[0])
     elif options.command == "bench":
-        from bondlab.bench.command import bench
+        from bondlab.bench.measure import bench
 
         bench(options.profile, options.only)
     elif options.command == "tune":

@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -193,8 +194,8 @@ def instant(sides):
 def test_without_trl_its_column_is_empty_and_a_line_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr(steps, "apart", instant)
     for installed, sides in ((True, ["bondlab", "TRL"]), (False, ["bondlab"])):
-        monkeypatch.setattr(steps, "peer_installed", lambda value=installed: value)
-        rows = steps.measure([RLOO], smoke, 1)
+        monkeypatch.setattr(steps, "INSTALLED", installed)
+        rows = steps.measure([RLOO], "smoke", replace(SIZES["smoke"], repeats=1))
         assert [row["side"] for row in rows] == sides
     assert cli.main(["bench", "--profile", "smoke", "--only", "steps"]) == 0
     assert "no peer for whole steps: pip install 'bondlab[bench]'" in capsys.readouterr().out
@@ -212,10 +213,12 @@ def test_a_side_in_its_own_process_has_its_own_peak_and_says_why_it_failed():
 def test_the_table_is_measured_once_and_names_its_machine(monkeypatch, tmp_path):
     """Parts of it keep the rest; a committed one is read with the others of its folder."""
     found = measure.results("smoke", ["sampling"])
-    monkeypatch.setattr(sampling, "measure", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr(steps, "grown", lambda *_: [
-        {"case": "start", "side": "bondlab", "turn": 0, "seconds": 1.0}
-    ])  # fmt: skip
+    for section, rows in (
+        ("sampling", lambda *_: pytest.fail("measured again")),
+        ("growth", lambda *_: [{"case": "start", "side": "bondlab", "turn": 0, "seconds": 1.0}]),
+    ):
+        instead = measure.SECTIONS[section]._replace(measure=rows)
+        monkeypatch.setitem(measure.SECTIONS, section, instead)
     measure.results("smoke", ["sampling"])
     both = measure.results("smoke", ["growth"])
     assert both["runs"]["section"].tolist() == ["sampling", "growth"]

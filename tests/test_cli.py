@@ -13,7 +13,7 @@ import pytest
 from bondlab import __main__ as cli
 from bondlab import assets
 from bondlab.assets import AssetError
-from bondlab.bench import command
+from bondlab.bench import measure
 from bondlab.making import prepare
 from bondlab.report.kept import Profile
 from bondlab.report.notebook import ParameterError
@@ -33,8 +33,8 @@ from bondlab.study.divergences import EXPERIMENT as FIGURE_2
         ("run 02 --workers 2", experiments.Experiment, "run", (FIGURE_2, "laptop", 2)),
         ("tune sentiment", experiments, "tune", ("sentiment", "study", [], None)),
         ("tune chat --only A B", experiments, "tune", ("chat", "study", ["A", "B"], None)),
-        ("bench", command, "bench", ("laptop", [])),
-        ("bench --only steps --profile smoke", command, "bench", ("smoke", ["steps"])),
+        ("bench", measure, "bench", ("laptop", [])),
+        ("bench --only steps --profile smoke", measure, "bench", ("smoke", ["steps"])),
         ("study", study, "study", ("shipped", [], None)),
         ("report --profile laptop", pages, "write", ("laptop",)),
         ("study --only 00 02", study, "study", ("shipped", ["00", "02"], None)),

@@ -100,8 +100,6 @@ def test_paired_difference_removes_what_prompts_share():
     first = shared + 0.5 + 0.1 * world.normal(size=50)
     interval = intervals.paired_difference(first, second)
     assert interval.standard_error < 0.04 and interval.low < 0.5 < interval.high
-    grid = intervals.paired_difference(np.tile(first, (3, 1)), np.tile(second, (3, 1)))
-    assert grid.mean == pytest.approx(interval.mean) and grid.count == 150
     with pytest.raises(ValueError, match="equal shapes"):
         intervals.paired_difference(first, second[:3])
 
@@ -144,18 +142,18 @@ def test_auc_and_its_error_are_delongs():
     )
     rows, columns = pairs.mean(1), pairs.mean(0)
     variance = rows.var(ddof=1) / len(rows) + columns.var(ddof=1) / len(columns)
-    interval = intervals.auc_interval(scores, labels)
+    interval = intervals.auc_interval(scores, labels, np.arange(30))
     assert interval.mean == pytest.approx(pairs.mean())
     assert interval.standard_error == pytest.approx(math.sqrt(variance))
     with pytest.raises(ValueError, match="both labels"):
-        intervals.auc_interval([1, 2], [1, 1])
+        intervals.auc_interval([1, 2], [1, 1], [0, 1])
 
 
 def test_auc_of_repeated_items_is_no_surer_when_they_are_clustered():
     """Every item twice, each pair one cluster: same area and error as the items once."""
     world = np.random.default_rng(4)
     scores, labels = world.normal(size=40), np.arange(40) % 2 == 0
-    once = intervals.auc_interval(scores, labels)
+    once = intervals.auc_interval(scores, labels, np.arange(40))
     twice = intervals.auc_interval(
         np.tile(scores, 2), np.tile(labels, 2), np.tile(np.arange(40), 2)
     )
@@ -205,9 +203,8 @@ def test_accuracy_interval_counts_copies_of_an_item_once():
 
 
 def test_intervals_become_rows_and_words():
-    found = 10 * np.array([0.123, 0.1, 0.15])
-    row = (intervals.Interval(0.123, 0.1, 0.15, 0.01, 5) * 10).row(n=4)
-    assert row == {"n": 4, "count": 5} | dict(zip(("mean", "low", "high"), found, strict=True))
+    row = intervals.Interval(0.123, 0.1, 0.15, 0.01, 5).row(n=4)
+    assert row == {"n": 4, "mean": 0.123, "low": 0.1, "high": 0.15, "count": 5}
     assert intervals.text(0.123, 0.1, 0.15) == "0.123 [0.100, 0.150]"
     assert intervals.text(0.027, 0.025, 0.03) == "0.027 [0.025, 0.030]"
     assert intervals.text(62.13, 59.5, 64.82) == "62.1 [59.5, 64.8]"

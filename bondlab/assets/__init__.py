@@ -2,7 +2,6 @@
 
 `model_path(name)` and `dataset(name)` take a name of the catalogue, a hub name (organisation/name)
 or a local folder (./name), so the study's own assets and anybody else's go through one face.
-Everything lies below `cache.cache_root()`; a folder there appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,29 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bondlab.assets.cache import (
-    AssetError,
-    fetch,
-    file_digest,
-    folder_of,
-    state,
-    unknown,
-)
+from bondlab.assets.cache import AssetError, fetch, folder_of, state, unknown
 from bondlab.assets.catalogue import ARCHIVES, ASSETS
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset, DatasetDict
 
-__all__ = [
-    "AssetError",
-    "dataset",
-    "fetch",
-    "file_digest",
-    "listing",
-    "model_path",
-    "state",
-]
+__all__ = ["AssetError", "dataset", "fetch", "listing", "model_path", "state"]
 
 _OTHER_FRAMEWORKS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "*.tflite"]
 

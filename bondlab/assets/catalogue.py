@@ -26,9 +26,9 @@ class Archive:
 class Asset:
     """One converted folder and where it comes from.
 
-    A dataset's `convert(source)` returns it; a model's `convert(source, out)` writes its folder;
-    `source` is the folder of the unpacked members.  `revision` counts changes of `convert`: a
-    folder of another revision is made anew.
+    A dataset's `convert(source)` returns it as a `DatasetDict`; a model's `convert(source, out)`
+    fills an empty folder; `source` is the folder of the unpacked members. `revision` counts changes
+    of `convert`: a folder of another revision is made anew.
     """
 
     name: str

@@ -1,9 +1,8 @@
 """Packaged weights to ordinary Hugging Face model folders.
 
-A model's converter bears its name.  It takes `source`, the folder of the unpacked members, and an
-empty folder `out` to fill.  Nothing of the packages is imported or run: weights are read as data.
-Quantised weights are dequantised to float32 and keep their rounding error, so these models are
-named for what they are and never for the checkpoint they descend from.
+A model's converter bears its name; `catalogue.Asset` says what it takes. Quantised weights are
+dequantised to float32 and keep their rounding error, so these models are named for what they are
+and never for the checkpoint they descend from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Packaged corpora to ordinary `datasets` folders of plain columns.
 
-The converter of a data set bears its name.  It takes `source`, the folder of the unpacked members,
-and returns a `DatasetDict`.  Every split is a function of the SHA-256 of a text, so that it depends
-on no order and no seed.
+The converter of a data set bears its name; `catalogue.Asset` says what it takes. Every split is a
+function of the SHA-256 of a text, so that it depends on no order and no seed.
 """
 
 from __future__ import annotations

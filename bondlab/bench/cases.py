@@ -7,7 +7,6 @@ new ones) was chosen because the task chat has prompts of up to 144 tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,6 +111,11 @@ def steps(sizes: Sizes) -> list[Case]:
     ]
 
 
+def floor(sizes: Sizes) -> list[Case]:
+    """The step that is taken apart."""
+    return [case for case in steps(sizes) if case.name == "J-BOND, LoRA"]
+
+
 def growth(sizes: Sizes) -> list[Case]:
     """J-BOND steps that differ in one size each; all curves share their first point."""
     cases = [_step(sizes, "start", sizes.growth)]
@@ -126,11 +130,3 @@ def growth(sizes: Sizes) -> list[Case]:
 def _step(sizes: Sizes, name: str, shape: Shape, algorithm: str = "J-BOND", **given: Any) -> Case:
     passed = min(sizes.passed, shape.prompts)
     return Case(name, shape, algorithm=algorithm, passed=passed, **given)
-
-
-CASES: dict[str, Callable[[Sizes], list[Case]]] = {
-    "sampling": sampling,
-    "steps": steps,
-    "floor": lambda sizes: [case for case in steps(sizes) if case.name == "J-BOND, LoRA"],
-    "growth": growth,
-}

@@ -35,10 +35,10 @@ def floor(table: pd.DataFrame) -> pd.DataFrame:
     """Seconds of each part of a step, and its floor."""
     found = parts(table).assign(panel="parts")
     found["group"] = [_named(row.part, row.machine, table) for row in found.itertuples()]
-    least = found.dropna(subset="floor").assign(series="floor", low=math.nan, high=math.nan)
     taken = found.assign(series="measured", mean=found["seconds"])
+    least = found.assign(series="floor", mean=found["floor"], low=math.nan, high=math.nan)
     columns = ["panel", "group", "series", "mean", "low", "high"]
-    return pd.concat([taken, least.assign(mean=least["floor"])])[columns]
+    return pd.concat([taken, least.dropna(subset="floor")])[columns]
 
 
 def _named(bar: str, machine: str, table: pd.DataFrame) -> str:

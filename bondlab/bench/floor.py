@@ -25,6 +25,7 @@ from bondlab import device
 from bondlab.bench.cases import Case, Sizes
 from bondlab.bench.steps import trainer_of
 from bondlab.bench.timing import OURS, alternated, timed, wait
+from bondlab.bench.workload import folder
 from bondlab.lm.language_model import LanguageModel
 from bondlab.trainer import Trainer
 
@@ -35,18 +36,16 @@ MATRIX, MEMORY = "matrix rate", "memory rate"
 Meter = Callable[[str], ContextDecorator]
 
 
-def measure(
-    cases: Iterable[Case], folder: Callable[[str], Path], repeats: int, sizes: Sizes
-) -> list[dict[str, Any]]:
+def measure(cases: Iterable[Case], profile: str, sizes: Sizes) -> list[dict[str, Any]]:
     """Rows of the two rates and of the step's parts, with operations and bytes."""
     (case,) = cases
-    found = alternated(rates(sizes), repeats)
+    found = alternated(rates(sizes), sizes.repeats)
     rows = [{"case": row.pop("side"), "side": "machine", **row} for row in found]
     with TemporaryDirectory() as parent:
-        trainer = trainer_of(case, folder(case.model), Path(parent))
+        trainer = trainer_of(case, folder(case.model, profile), Path(parent))
         trainer.update()
         needed = counted(trainer, case)
-        for turn in range(repeats):
+        for turn in range(sizes.repeats):
             for part, seconds in clocked(trainer).items():
                 took = {"case": part, "side": OURS, "turn": turn, "seconds": seconds}
                 rows.append(took | needed.get(part, {}))

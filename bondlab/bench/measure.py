@@ -11,26 +11,43 @@ tokens of a completion), memory (bytes), operations, bytes; and the case's own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from pydantic import BaseModel
 from tqdm.auto import tqdm
 
-from bondlab import assets, device
-from bondlab.bench import floor, sampling, steps, workload
-from bondlab.bench.cases import CASES, SEED, SIZES, Sizes
+from bondlab import device
+from bondlab.bench import cases, floor, reading, sampling, steps, workload
+from bondlab.bench.cases import SEED, SIZES, Case, Sizes
 from bondlab.report.kept import Profile, Results, Tables, once, runs_table
+from bondlab.report.notebook import show
 
 NAME = "bench"
 TABLES = ("measurements", "runs")
 PACKAGE = Path(__file__).parents[1]
+
+
+class Section(NamedTuple):
+    """What is asked, who measures it at a profile, and what is printed of the measurements."""
+
+    cases: Callable[[Sizes], list[Case]]
+    measure: Callable[[Iterable[Case], str, Sizes], list[dict[str, Any]]]
+    printed: tuple[Callable[[pd.DataFrame], pd.DataFrame], ...]
+
+
+SECTIONS = {
+    "sampling": Section(cases.sampling, sampling.measure, (reading.sampling,)),
+    "steps": Section(cases.steps, steps.measure, (reading.steps,)),
+    "floor": Section(cases.floor, floor.measure, (reading.rates, reading.parts)),
+    "growth": Section(cases.growth, steps.grown, (reading.growth,)),
+}
 
 
 class Settings(BaseModel):
@@ -50,7 +67,7 @@ def results(profile: Profile, only: Sequence[str] = ()) -> Results:
     shipped = Results(NAME, profile)
     if profile != "shipped":
         here = Results(NAME, profile, device.place().type)
-        found = here.load(TABLES, partial(_measured, here, only or [*CASES]))
+        found = here.load(TABLES, partial(_measured, here, only or [*SECTIONS]))
         return replace(shipped, tables=found.tables)
     folders = sorted(path.parent.name for path in shipped.folder.glob("*/results_runs.parquet"))
     parts = [Results(NAME, profile, name).load(TABLES, dict).tables for name in folders or ["cpu"]]
@@ -78,14 +95,11 @@ def _measured(here: Results, only: Sequence[str]) -> Tables:
 
 
 def _section(section: str, sizes: Sizes, profile: str) -> pd.DataFrame:
-    measure = {
-        "sampling": sampling.measure, "steps": steps.measure, "growth": steps.grown,
-        "floor": partial(floor.measure, sizes=sizes),
-    }[section]  # fmt: skip
-    cases = [asdict(case) for case in CASES[section](sizes)]
-    bar = tqdm(CASES[section](sizes), desc=section, unit="case", leave=False)
-    table = pd.DataFrame(measure(bar, partial(workload.folder, profile=profile), sizes.repeats))
-    own = [{"section": section, "case": c.pop("name"), **c.pop("shape"), **c} for c in cases]
+    listed = SECTIONS[section].cases(sizes)
+    bar = tqdm(listed, desc=section, unit="case", leave=False)
+    table = pd.DataFrame(SECTIONS[section].measure(bar, profile, sizes))
+    own = [asdict(case) for case in listed]
+    own = [{"section": section, "case": c.pop("name"), **c.pop("shape"), **c} for c in own]
     if section == "floor":  # one case, whose parts are rows
         return table.merge(pd.DataFrame(own).drop(columns="case"), how="cross")
     return pd.DataFrame(own).merge(table, on="case")
@@ -93,21 +107,33 @@ def _section(section: str, sizes: Sizes, profile: str) -> pd.DataFrame:
 
 def _identity(profile: str, section: str, sizes: Sizes) -> dict[str, Any]:
     """All that a section's numbers depend on but the moment: another of these is measured anew."""
-    weights = {
-        name: "embedded" if profile != "smoke" and assets.state(name) == "ready" else "random"
-        for name in workload.EMBEDDED.values()
-    }
     source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))
     packages = "torch", "transformers", "trl"
     return {
         "section": section,
-        "cases": [asdict(case) for case in CASES[section](sizes)],
+        "cases": [asdict(case) for case in SECTIONS[section].cases(sizes)],
         "repeats": sizes.repeats,
         "rates": [sizes.matrix, sizes.buffer],
-        "weights": weights,
+        "weights": {own: workload.weights(m, profile) for m, own in workload.EMBEDDED.items()},
         "precision": device.resolve("auto"),
         "seed": SEED,
         "machine": device.describe(),
         "versions": {name: version(name) if find_spec(name) else None for name in packages},
         "source": source.hexdigest()[:12],
     }
+
+
+def bench(profile: Profile, only: Sequence[str] = ()) -> None:
+    """Measure what was not measured yet, here and with this source; print it beside the targets."""
+    found = results(profile, only)
+    table = found["measurements"]
+    show(reading.machines(found["runs"]))
+    for section in only or SECTIONS:
+        print(f"\n{section}")
+        for read in SECTIONS[section].printed:
+            show(read(table), 2)
+    if "steps" in (only or SECTIONS) and steps.PEER not in set(table["side"]):
+        print(steps.MISSING)
+    print("\ntargets")
+    show(reading.targets(table))
+    print(f"\ntables: {found.folder / device.place().type}")

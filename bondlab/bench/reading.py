@@ -33,10 +33,9 @@ def machines(runs: pd.DataFrame) -> pd.DataFrame:
     for row in runs.drop_duplicates("machine").to_dict("records"):
         manifest = json.loads(row["manifest"])
         where, how = manifest["machine"], manifest["config"]
-        told = {"machine": row["machine"], "kind": where["kind"], "processor": where["processor"]}
-        told |= {name: where[name] for name in ("cores", "threads")}
-        told |= {"precision": how["precision"], **how["versions"], "profile": row["profile"]}
-        rows.append(told)
+        own = {name: where[name] for name in ("kind", "processor", "cores", "threads")}
+        told = {"precision": how["precision"], **how["versions"], "profile": row["profile"]}
+        rows.append({"machine": row["machine"], **own, **told})
     return pd.DataFrame(rows).set_index("machine").T
 
 

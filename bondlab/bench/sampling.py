@@ -6,30 +6,30 @@ until an end token or the longest completion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from bondlab import device
-from bondlab.bench.cases import SEED, Case
+from bondlab.bench.cases import SEED, Case, Sizes
 from bondlab.bench.timing import OURS, Side, alternated, timed
-from bondlab.bench.workload import ends, language_model, texts
+from bondlab.bench.workload import ends, folder, language_model, texts
 from bondlab.lm import model_settings
 from bondlab.lm.completions import Prompts
 from bondlab.lm.language_model import LanguageModel
 
 
-def measure(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) -> list[dict]:
+def measure(cases: Iterable[Case], profile: str, sizes: Sizes) -> list[dict]:
     """Rows of `timing.alternated` by case."""
     rows, models = [], {}
     for case in cases:
         if case.model not in models:  # the first case of a model has the most prompts
-            models = {case.model: prepared(folder(case.model), case)}
+            models = {case.model: prepared(folder(case.model, profile), case)}
         model, prompts = models[case.model]
         sides = sides_of(case, model, prompts.rows(slice(case.shape.prompts)))
         with torch.no_grad(), device.autocast("auto"):
-            rows += [{"case": case.name, **row} for row in alternated(sides, repeats)]
+            rows += [{"case": case.name, **row} for row in alternated(sides, sizes.repeats)]
     return rows
 
 

@@ -21,45 +21,41 @@ import torch
 
 from bondlab import device, training
 from bondlab.algorithms import j_bond, reinforce
-from bondlab.bench.cases import BETA_RL, LEARNING_RATE, SEED, Case
+from bondlab.bench.cases import BETA_RL, LEARNING_RATE, SEED, Case, Sizes
 from bondlab.bench.timing import OURS, alternated, apart, timed
-from bondlab.bench.workload import letters, loaded, task, texts
+from bondlab.bench.workload import folder, letters, loaded, task, texts
 from bondlab.config import Config
 from bondlab.trainer import Trainer
 
 MISSING = "no peer for whole steps: pip install 'bondlab[bench]'"
 PEER, LEAN = "TRL", "TRL, recomputing"
+INSTALLED = find_spec("trl") is not None
 MANY = 1000  # steps that a run is said to have: more than are taken
 
 
-def peer_installed() -> bool:
-    """Whether TRL can be imported."""
-    return find_spec("trl") is not None
-
-
-def measure(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) -> list[dict]:
+def measure(cases: Iterable[Case], profile: str, sizes: Sizes) -> list[dict]:
     """Rows of `timing.alternated` by case, each side in its own process."""
     rows = []
     for case in cases:
-        given = case, folder(case.model)
-        sides = {OURS: (ours, *given)} | ({PEER: (trl, *given, False)} if peer_installed() else {})
+        given = case, folder(case.model, profile)
+        sides = {OURS: (ours, *given)} | ({PEER: (trl, *given, False)} if INSTALLED else {})
         with apart(sides) as turned:
-            rows += [{"case": case.name, **row} for row in alternated(turned, repeats)]
-        if peer_installed() and case.algorithm == "J-BOND" and case.lora_rank:
+            rows += [{"case": case.name, **row} for row in alternated(turned, sizes.repeats)]
+        if INSTALLED and case.algorithm == "J-BOND" and case.lora_rank:
             with apart({LEAN: (trl, *given, True)}) as turned:
                 first = turned[LEAN]() | {"seconds": math.nan}  # of a first turn: no time
             rows.append({"case": case.name, "side": LEAN, "turn": 0, **first})
     return rows
 
 
-def grown(cases: Iterable[Case], folder: Callable[[str], Path], repeats: int) -> list[dict]:
+def grown(cases: Iterable[Case], profile: str, sizes: Sizes) -> list[dict]:
     """Ours alone, in this process; sizes take turns, as sides do."""
     with tempfile.TemporaryDirectory() as parent:
         sides = {}
         for case in cases:
-            trainer = trainer_of(case, folder(case.model), Path(parent) / case.name)
+            trainer = trainer_of(case, folder(case.model, profile), Path(parent) / case.name)
             sides[case.name] = timed(trainer.update, lambda row: {"length": row["tokens"]})
-        rows = alternated(sides, repeats)
+        rows = alternated(sides, sizes.repeats)
     return [{"case": row.pop("side"), "side": OURS, **row} for row in rows]
 
 

@@ -40,11 +40,18 @@ MADE = {
 CALIBRATION = 8  # completions per prompt in which tokens are counted
 
 
+def weights(model: str, profile: str) -> str:
+    """Those of "causal" or "t5": "embedded", or made by code, "random" or at smoke "tiny"."""
+    if profile == "smoke":
+        return "tiny"
+    return "embedded" if assets.state(EMBEDDED[model]) == "ready" else "random"
+
+
 def folder(model: str, profile: str) -> Path:
-    """The folder of "causal" or "t5": the embedded one, or one made by code; tiny at smoke."""
-    if profile != "smoke" and assets.state(EMBEDDED[model]) == "ready":
+    """The folder of "causal" or "t5" with these weights."""
+    kind = weights(model, profile)
+    if kind == "embedded":
         return assets.model_path(EMBEDDED[model])
-    kind = "tiny" if profile == "smoke" else "random"
     path = paths.runs_folder() / f"bench-{model}-{kind}"
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(SEED)

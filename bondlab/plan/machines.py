@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.utils.benchmark import Timer
 
 from bondlab import device
 
@@ -104,13 +104,6 @@ def here() -> Machine:
 
 
 def _seconds(work: Callable[[], object], times: int = 1) -> float:
-    """Of one call: the median of nine rounds of so many, after one that sets things up."""
-    rounds = []
-    for _ in range(10):
-        started = time.perf_counter()
-        for _ in range(times):
-            work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        rounds.append((time.perf_counter() - started) / times)
-    return statistics.median(rounds[1:])
+    """Of one call: the median of nine rounds of so many, each after calls that set things up."""
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return statistics.median(timer.timeit(times).mean for _ in range(9))

@@ -11,7 +11,6 @@ from bondlab.plan.machines import GIGA, MACHINES, TERA, Machine
 from bondlab.plan.setting import Setting
 
 FILLED = 0.95  # of a GPU's memory; the driver and pieces too small to be used have the rest
-MOST = 2**14  # prompts that are tried
 
 
 class Plan(Setting):
@@ -31,7 +30,7 @@ class Plan(Setting):
         """The same on another machine, or with other settings of its `Config`."""
         return replace(self, machine=machine, config=self.config.model_copy(update=changed))
 
-    def most(self, name: str, limit: int = MOST) -> int:
+    def most(self, name: str, limit: int = 2**14) -> int:
         """The largest `prompts_per_step` or `micro_batch` that the machine holds; 0: none."""
         room = FILLED * self.machine.memory
 
@@ -93,14 +92,14 @@ def overview(plans: Iterable[Plan]) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown: the first column to the left, the others to the right."""
-    lines = [columns, *rows]
-    first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = list(rows)
+    first, *others = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     marks = [":" + "-" * (first - 1), *("-" * (width - 1) + ":" for width in others)]
 
     def line(label: str, *cells: str) -> str:
         return f"| {' | '.join([label.ljust(first), *map(str.rjust, cells, others)])} |"
 
-    return "\n".join(line(*cells) for cells in (columns, marks, *lines[1:]))
+    return "\n".join(line(*cells) for cells in (columns, marks, *rows))
 
 
 def _trained(plan: Setting) -> str:

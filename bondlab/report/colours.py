@@ -59,12 +59,10 @@ FIXED = {
     "J-BOND, frozen anchor": Look("#56b4e9", "-.", "v"),
     "J-BOND, noise reward": Look(GREY, SHORT, "x"),
     "REINFORCE, noise reward": Look("#a8a8a8", SHORT, "+"),
-    **{
-        f"REINFORCE, beta_RL = {beta:g}": Look(colour, line, marker)
-        for beta, colour, line, marker in zip(
-            (0.001, 0.01, 0.1, 1), REINFORCE, LINES[1:5], MARKERS[1:5], strict=True
-        )
-    },
+    "REINFORCE, beta_RL = 0.001": Look(REINFORCE[0], "--", "s"),
+    "REINFORCE, beta_RL = 0.01": Look(REINFORCE[1], "-.", "^"),
+    "REINFORCE, beta_RL = 0.1": Look(REINFORCE[2], ":", "D"),
+    "REINFORCE, beta_RL = 1": Look(REINFORCE[3], LINES[4], "v"),
     "REINFORCE, moving anchor": Look(REINFORCE[2], "-", "<"),
     "rank REINFORCE": Look("#c2185b", "--", ">"),
     "rank REINFORCE, moving anchor": Look("#c2185b", "-", "P"),

@@ -33,14 +33,13 @@ STYLE = {
 
 
 def save(
-    figure: Figure, folder: Path | str, stem: str, table: pd.DataFrame, provenance: dict[str, Any]
+    figure: Figure, folder: Path, stem: str, table: pd.DataFrame, provenance: dict[str, Any]
 ) -> tuple[Path, ...]:
     """Write stem.svg, .png, .csv (the plotted numbers) and .json (provenance); returns the paths.
 
     The same content gives the same bytes: no date, no version, numbers of eight digits, sorted
-    keys. Each file is replaced as a whole, so that a reader or a kill never meets half a file.
+    keys.
     """
-    folder = Path(folder)
     contents = {
         "svg": _render(figure, "svg", {"Date": None, "Creator": "bondlab"}),
         "png": _png(figure),
@@ -52,15 +51,14 @@ def save(
     return tuple(folder / f"{stem}.{kind}" for kind in contents)
 
 
-def show(figure: Figure | Path | str, text: str) -> None:
+def show(figure: Figure | Path, text: str) -> None:
     """Display a figure, or a saved PNG by its path, in a notebook; `text` describes it in words.
 
     The text is the output's plain form: what a screen reader says and a notebook test compares.
     """
     from IPython.display import display  # notebooks only
 
-    drawn = isinstance(figure, Figure)
-    png = _png(figure) if drawn else Path(figure).read_bytes()
+    png = _png(figure) if isinstance(figure, Figure) else figure.read_bytes()
     display({"image/png": base64.b64encode(png).decode(), "text/plain": text}, raw=True)
 
 

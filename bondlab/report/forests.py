@@ -97,12 +97,9 @@ def stacked(
             left = wide.cumsum(axis=1) - wide
             for name, values in wide.items():
                 look = {"color": found[name].color, "hatch": hatches[name], "edgecolor": "white"}
-                axes.barh(range(len(rows)), values, left=left[name], height=0.6, **look)
-            for place, total in enumerate(wide.sum(axis=1)):
-                axes.annotate(
-                    totals[panel.name].format(total), (total, place), xytext=(4, 0),
-                    textcoords="offset points", va="center", fontsize=9,
-                )  # fmt: skip
+                last = axes.barh(range(len(rows)), values, left=left[name], height=0.6, **look)
+            sums = wide.sum(axis=1).map(totals[panel.name].format)
+            axes.bar_label(last, sums, padding=4, fontsize=9)
             _named_rows(axes, rows)
             axes.margins(x=0.18)
             axes.tick_params(labelleft=axes in grid[:, 0])

@@ -39,11 +39,6 @@ class Interval:
     def __str__(self) -> str:
         return text(self.mean, self.low, self.high)
 
-    def __mul__(self, factor: float) -> Interval:
-        """The interval of `factor` (above 0) times the quantity."""
-        ends = self.mean, self.low, self.high, self.standard_error
-        return Interval(*(factor * end for end in ends), self.count)
-
     def row(self, **labels: object) -> dict:
         """A row of a table that plots draw: the labels, mean, low, high and count."""
         return labels | {name: getattr(self, name) for name in ("mean", "low", "high", "count")}
@@ -174,11 +169,11 @@ def influence(statistic: Callable[..., float], *arrays: np.ndarray) -> np.ndarra
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
-    """Interval of the mean of first - second over the same prompts, [B] or [S, B] each."""
+    """Interval of the mean of first - second over the same prompts, [B] each."""
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape:
         raise ValueError(f"A paired difference needs equal shapes: {first.shape}, {second.shape}.")
-    return (mean_interval if first.ndim == 1 else cell_interval)(first - second)
+    return mean_interval(first - second)
 
 
 def accuracy_interval(correct: ArrayLike, clusters: ArrayLike | None = None) -> Interval:
@@ -201,20 +196,17 @@ def accuracy_interval(correct: ArrayLike, clusters: ArrayLike | None = None) -> 
     return Interval(share, centre - reach, centre + reach, error, len(correct))
 
 
-def auc_interval(
-    scores: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None
-) -> Interval:
+def auc_interval(scores: ArrayLike, labels: ArrayLike, clusters: ArrayLike) -> Interval:
     """Area under the ROC curve, P(score of a positive > score of a negative), ties count half.
 
-    The interval is DeLong's (1988) or, given the cluster of each item (its page, its document),
-    Obuchowski's (1997) extension, which is DeLong's when every item is its own cluster. Clipped to
-    [0, 1]; perfect separation gives a zero width, which says only that the sample is too easy.
+    The interval is Obuchowski's (1997) for items in clusters (pages, documents); where every item
+    is its own it is DeLong's (1988). Clipped to [0, 1]; perfect separation gives a zero width,
+    which says only that the sample is too easy.
     """
     scores, labels = _finite(scores, dimensions=1), np.asarray(labels, bool)
     if labels.all() or not labels.any():
         raise ValueError("The AUC needs items of both labels; pass a larger or a mixed sample.")
-    items = np.arange(len(scores)) if clusters is None else clusters
-    clusters = np.unique(items, return_inverse=True)[1]
+    clusters = np.unique(clusters, return_inverse=True)[1]
     above = _share_of_opposite_below(scores, labels)
     area = float(above[labels].mean())
     sums = [
@@ -294,5 +286,4 @@ def cell(table: pd.DataFrame, column: str) -> str:
     present = table[~table["prompt"].isin(lacking)]
     if present.empty:
         return "-"
-    found = cell_interval(grid(present, column))
-    return str(found)
+    return str(cell_interval(grid(present, column)))

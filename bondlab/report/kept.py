@@ -3,8 +3,7 @@
     runs/<kind>/<identity>/                 a measurement, made once
     figures/<profile>/<experiment>/         results_<table>.parquet; <figure>.svg .png .csv .json
 
-figures/study is committed. The profile "shipped" reads its tables; nothing is written there but by
-the profile "study".
+`paths` says which of it is committed.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ def once(
     return pd.read_parquet(path), run.manifest
 
 
-def runs_table(*manifests: Mapping[str, Any], **labels: Any) -> pd.DataFrame:
-    """The table `runs` of measurements: labels, run and manifest, a row each."""
-    return pd.DataFrame([{**labels, "run": m["run"], "manifest": json.dumps(m)} for m in manifests])
+def runs_table(manifest: Mapping[str, Any], **labels: Any) -> pd.DataFrame:
+    """A row of the table `runs`: a measurement's labels, run and manifest."""
+    return pd.DataFrame([{**labels, "run": manifest["run"], "manifest": json.dumps(manifest)}])
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,15 @@ class Results:
                     "which computes it"
                 )
             found = {name: pd.read_parquet(path) for name, path in files.items()}
-            return replace(self, tables={**self.tables, **found})
-        found = compute()
-        if all(_covers(found[name], path) for name, path in files.items()):
-            for name, path in files.items():
-                write_table(path, found[name])
         else:
-            told = f"{self.folder} keeps its tables: these lack some of their series"
-            warnings.warn(told, stacklevel=2)
-        return replace(self, tables={**self.tables, **found})
+            found = compute()
+            if all(_covers(found[name], path) for name, path in files.items()):
+                for name, path in files.items():
+                    write_table(path, found[name])
+            else:
+                told = f"{self.folder} keeps its tables: these lack some of their series"
+                warnings.warn(told, stacklevel=2)
+        return replace(self, tables=self.tables | found)
 
     def where(self, **columns: Iterable[Any]) -> Results:
         """The rows whose columns have one of the given values, in the values' order."""

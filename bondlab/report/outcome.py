@@ -139,11 +139,14 @@ def cost(experiment: str, what: str = "run") -> str:
     table = pd.concat(map(pd.read_parquet, files))
     found = [json.loads(text) for text in table.drop_duplicates("run")["manifest"]]
     minutes = sum(manifest.get("seconds", 0.0) for manifest in found) / 60
-    devices = sorted({_in_words(*device(manifest)) for manifest in found})
+    devices = {
+        f"{cores} core{'s' * (cores > 1)} of {name}" if cores else name
+        for name, cores in map(device, found)
+    }
     many = f"{len(found)} {what}s" if len(found) > 1 else what
     took = f"{minutes:.0f} minute{'s' * (round(minutes) != 1)}"
     took = f"{minutes / 60:.0f} hours" if minutes > 180 else took
-    return f"{told}; the {many} shown took {took} on {' and on '.join(devices)}."
+    return f"{told}; the {many} shown took {took} on {' and on '.join(sorted(devices))}."
 
 
 def device(manifest: Mapping[str, Any]) -> tuple[str, int]:
@@ -154,7 +157,3 @@ def device(manifest: Mapping[str, Any]) -> tuple[str, int]:
         return kind, 0
     name = machine.get("processor", "a processor that was not recorded")
     return re.sub(r"\(R\)|\(TM\)| Processor$", "", name), machine["threads"]
-
-
-def _in_words(name: str, cores: int) -> str:
-    return f"{cores} core{'s' * (cores > 1)} of {name}" if cores else name

@@ -29,7 +29,6 @@ from bondlab.report.files import STYLE, save, show
 
 __all__ = ["Level", "Mark", "Panel", "bars", "lines", "save", "show"]
 
-SMALL = {"fontsize": 9, "color": "#444444"}
 GREY = {"color": "#666666", "linewidth": 1.2, "zorder": 1.5}
 LEVEL_LINES = ((0, (4, 3)), (0, (1, 2)), (0, (8, 2, 1, 2)))
 # What each kind of row is drawn with: seaborn's marks and the columns that they need besides.
@@ -203,7 +202,7 @@ def sheet(
     figure = Figure(figsize=(width, 1.1 + row_height * rows))
     if note:
         wrapped = textwrap.fill(note, int(width * 13.5))
-        figure.supxlabel(wrapped, x=0.01, ha="left", **SMALL)
+        figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=9, color="#444444")
     return figure, figure.subplots(rows, columns, squeeze=False, sharex=tied)
 
 

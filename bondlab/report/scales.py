@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 ROUND = 2.0 ** np.arange(-2, 11)  # nats
-APART = 0.075  # of the axis, at least, between ticks
 
 
-def root(axes: Axes, axis: str, start: float, end: float, apart: float = APART) -> None:
+def root(axes: Axes, axis: str, start: float, end: float, apart: float) -> None:
     """Scale the axis "x" or "y" by the square root, mirrored below 0, from `start` or 0 to `end`.
 
     A policy gains with the root of its KL near its reference. Ticks are `apart` at least, a share
@@ -26,7 +25,7 @@ def root(axes: Axes, axis: str, start: float, end: float, apart: float = APART) 
     axes.minorticks_off()
 
 
-def ticks(end: float, apart: float = APART) -> list[float]:
+def ticks(end: float, apart: float) -> list[float]:
     """0 and round KLs up to `end`, those that are far enough apart, from the largest down.
 
     Above the last power of two half as much again, if there is room, so that the largest values

@@ -93,7 +93,14 @@ def panel(
 def _draw(
     axes: Axes, part: pd.DataFrame, end: float, found: Mapping[str, Look], close: bool
 ) -> None:
-    _limits(axes, part, end)
+    """On a square-root axis, mirrored below 0, as high as what is seen of the panel."""
+    apart = max(0.075, 0.04 * axes.get_gridspec().ncols)
+    scales.root(axes, "x", part["x"].min(), end, apart)
+    seen = part[part["x"] <= end]
+    crossed = seen[(seen["kind"] == "named") | ~seen["series"].duplicated(keep="last")]
+    heights = np.concatenate([seen["mean"], crossed["low"], crossed["high"]])
+    low, high = np.nanmin(heights), np.nanmax(heights)
+    axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
     for name, own in part.groupby("series", sort=False):
         _series(axes, own, found[name], close)
 
@@ -104,17 +111,6 @@ def _ends(table: pd.DataFrame, base: str) -> list[float]:
     near = measured[(measured["series"] == base) | (measured["kind"] == "named")]
     close, whole = (ROOM * part[["x", "x_high"]].max().max() for part in (near, measured))
     return [close, whole] if close < WIDE**2 * whole else [whole]
-
-
-def _limits(axes: Axes, part: pd.DataFrame, end: float) -> None:
-    """A square-root axis, mirrored below 0, and heights of what is seen of the panel."""
-    apart = max(scales.APART, 0.04 * axes.get_gridspec().ncols)
-    scales.root(axes, "x", part["x"].min(), end, apart)
-    seen = part[part["x"] <= end]
-    crossed = seen[(seen["kind"] == "named") | ~seen["series"].duplicated(keep="last")]
-    heights = np.concatenate([seen["mean"], crossed["low"], crossed["high"]])
-    low, high = np.nanmin(heights), np.nanmax(heights)
-    axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
 
 
 def _series(axes: Axes, own: pd.DataFrame, look: Look, close: bool) -> None:
