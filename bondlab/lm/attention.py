@@ -22,7 +22,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import DynamicLayer
 
 NAME = "shared_prompt"  # for `set_attn_implementation`
 KEPT_WEIGHTS = 2**22  # attention weights a layer that the backward pass finds; more are made anew
@@ -74,7 +74,7 @@ class Parts:
         return rows, heads, length + more, width
 
 
-class SharedLayer(CacheLayerMixin):
+class SharedLayer(DynamicLayer):
     """One layer's cache: the prompts' part as it was read, and what the rows have read since.
 
     Args:
@@ -83,18 +83,16 @@ class SharedLayer(CacheLayerMixin):
         room: tokens that a row will read one by one; 0: it reads once, and gradients pass.
     """
 
-    is_sliding = False  # a window is in the mask; nothing is forgotten
+    # Nothing is forgotten: a window is in the mask.
     keys = property(lambda self: self._parts(0), lambda *_: None)
     values = property(lambda self: self._parts(1), lambda *_: None)
 
-    def __init__(self, layer: CacheLayerMixin, sharing: Sharing, room: int) -> None:
+    def __init__(self, layer: DynamicLayer, sharing: Sharing, room: int) -> None:
         super().__init__()
         self.prompts = [_as_computed(x) for x in (layer.keys, layer.values)]
         self.sharing, self.room, self.read = sharing, room, 0
         self.own: list[Tensor | None] = [None, None]
         self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
 
     def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Parts, Parts]:
         """Put new keys and values [R, H, t, D] behind those there are."""
@@ -124,12 +122,6 @@ class SharedLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         return self.prompts[0].shape[2] + self.read
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 def _as_computed(x: Tensor) -> Tensor:
