@@ -61,7 +61,7 @@ def sample_beside(
         ks, uniforms: of each model, as for `sample`.
     """
     (one, other), count = models, len(prompts.ids)
-    twice = Prompts(prompts.ids.repeat(2, 1), prompts.mask.repeat(2, 1))
+    twice = Prompts(*(x.repeat(2, 1) for x in prompts))
     mixture, own = Mixture(count, 2 * count), count * ks[0]
     with beside(one.model, other.model, mixture):
         counts = [k for k in ks for _ in range(count)]
