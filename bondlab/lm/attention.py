@@ -60,10 +60,11 @@ class Sharing:
 @dataclass(frozen=True)
 class Parts:
     """Keys, or values, in two parts: of the prompts [B, H, P, D] and of the rows' own tokens
-    [R, H, s, D], of which a decoder's attention to its encoder has none."""
+    [R, H, s, D]. A decoder's attention to its encoder has none of the latter, and where nothing is
+    shared all are the rows' own."""
 
-    sharing: Sharing
-    prompts: Tensor
+    sharing: Sharing | None
+    prompts: Tensor | None
     own: Tensor | None
 
     @property
@@ -145,12 +146,9 @@ def _attention(
     if query.device.type != "cpu":
         return _fused(module, query, key, value, mask, position_bias=bias, **options)
     terms = [_added(term) for term in (bias, mask) if term is not None]
-    pairs = [
-        (x.prompts, x.own) if isinstance(x, Parts) else (None, x.float()) for x in (key, value)
-    ]
-    sharing = getattr(key, "sharing", None)
-    given = query, *pairs, sharing, terms, options["scaling"]
     many = query[..., 0].numel() * key.shape[2] > KEPT_WEIGHTS and torch.is_grad_enabled()
+    parts = [x if isinstance(x, Parts) else Parts(None, None, x.float()) for x in (key, value)]
+    given = query, *parts, terms, options["scaling"]
     with torch.autocast("cpu", enabled=False):
         return (checkpoint(_plain, *given, use_reentrant=False) if many else _plain(*given)), None
 
@@ -163,16 +161,10 @@ def _added(mask: Tensor) -> Tensor:
 
 
 def _plain(
-    query: Tensor,
-    keys: tuple[Tensor | None, Tensor | None],
-    values: tuple[Tensor | None, Tensor | None],
-    sharing: Sharing | None,
-    terms: Sequence[Tensor],
-    scaling: float,
+    query: Tensor, keys: Parts, values: Parts, terms: Sequence[Tensor], scaling: float
 ) -> Tensor:
-    """Keys and values are pairs: those of the prompts, those of the rows."""
     rows, all_heads, length, width = query.shape
-    shared, own = keys
+    sharing, shared, own = keys.sharing, keys.prompts, keys.own
     heads = (own if shared is None else shared).shape[1]
     # The g heads of queries that ask one head of keys are more positions of it.
     asked = (query.float() * scaling).reshape(rows, heads, -1, width)
@@ -189,9 +181,9 @@ def _plain(
     parts = weights.split([x.shape[-1] for x in scores], -1)
     found = []
     if shared is not None:
-        found.append(sharing.unfold(sharing.fold(parts[0]) @ values[0]))
+        found.append(sharing.unfold(sharing.fold(parts[0]) @ values.prompts))
     if own is not None:
-        found.append(parts[-1] @ values[1])
+        found.append(parts[-1] @ values.own)
     out = sum(found[1:], found[0]).reshape(rows, all_heads, length, width)
     return out.transpose(1, 2).to(query.dtype)
 
