@@ -195,3 +195,7 @@ def test_steps_are_captured_again_where_what_they_hold_has_changed():
     assert counts == [1, 1, 2, 3, 4]
     sampler.forget(model)
     assert model not in sampler._CAPTURED
+    with torch.inference_mode():
+        replay()
+    replay()  # what was captured there serves here, too
+    assert counts[5:] == [1, 1]
