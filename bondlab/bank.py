@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from bondlab import device, paths, processes, results
 from bondlab.config import Config
-from bondlab.lm.completions import Completions, Prompts, concatenate
+from bondlab.lm.completions import Completions, concatenate
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.sampler import forget
 from bondlab.naming import fingerprint
@@ -131,13 +131,12 @@ class BankFolder:
         for rows in slices(len(prompts), self.at_once):
             given = prompts[rows], self.samples, seeded(self.seed, "bank", part)
             with device.autocast(self.precision):
-                found.append(draw(model, task.reward, *given, share=Share(rows, len(prompts))))
+                found.append(draw(model, task.reward, *given, Share(rows, len(prompts))))
         parts, rewards = zip(*found, strict=True)
         drawn, rewards = concatenate(parts, dim=0), torch.cat(rewards)
         if not drawn.log_probs.isfinite().all():
             raise ValueError("the model gives NaN before any training: load it in another dtype")
-        tensors = {"tokens": drawn.tokens.int(), "mask": drawn.mask}
-        tensors |= {"log_probs": drawn.log_probs, "rewards": rewards}
+        tensors = {**drawn._asdict(), "tokens": drawn.tokens.int(), "rewards": rewards}
         self.note_kind()
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
         results.save_tensors(self._files()[part], tensors)
@@ -197,15 +196,13 @@ def draw(
     prompts: Sequence[str],
     k: int,
     generator: torch.Generator,
-    encoded: Prompts | None = None,
     share: Share | None = None,
 ) -> tuple[Completions, Tensor]:
     """Sample k completions per prompt and score them: completions and rewards [B, k].
 
-    `encoded` are the prompts as tokens, where they are there already; `share` as in
-    `LanguageModel.sample`.
+    `share` as in `LanguageModel.sample`.
     """
-    drawn = model.sample(encoded or model.encode(prompts), k, generator, share)
+    drawn = model.sample(model.encode(prompts), k, generator, share)
     return drawn, score(reward, prompts, model.decode(drawn))
 
 

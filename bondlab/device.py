@@ -100,13 +100,6 @@ def processor() -> dict[str, str]:
     return {"model name": platform.processor() or platform.machine()} | found
 
 
-def instructions() -> list[str]:
-    """What torch computes with here, and which instructions round bfloat16 in their own way."""
-    flags = processor().get("flags", "").split()
-    found = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
-    return [torch.backends.cpu.get_cpu_capability(), *found]
-
-
 def kind() -> str:
     """The kind of machine in a line: numbers are equal to the last digit on one kind alone."""
     if place().type == "cuda":
@@ -116,7 +109,10 @@ def kind() -> str:
     if "vendor_id" in cpu:  # virtual machines give one processor several names
         name = f"{cpu['vendor_id']} family {cpu['cpu family']} model {cpu['model']}"
     where = "" if place().type == "cpu" else f"{place().type} of "
-    return f"{where}{name}: {', '.join(instructions())}"
+    # What torch computes with here, and which instructions round bfloat16 in their own way.
+    flags = cpu.get("flags", "").split()
+    rounding = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    return f"{where}{name}: {', '.join([torch.backends.cpu.get_cpu_capability(), *rounding])}"
 
 
 def describe() -> dict[str, object]:

@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bondlab import processes, quantiles
-from bondlab.bank import PROMPTS_A_PART, Bank, draw, slices
+from bondlab.bank import PROMPTS_A_PART, Bank, slices
 from bondlab.lm.completions import Completions, Prompts, trimmed
 from bondlab.lm.language_model import LanguageModel
 from bondlab.processes import Share
 from bondlab.rules import Scores
-from bondlab.task import Task
+from bondlab.task import Task, score
 
 COLUMNS = [
     *("source", "prompt", "sample", "reward", "log_prob", "reference_log_prob", "tokens"),
@@ -62,8 +62,9 @@ def evaluate(
     for part, rows in tqdm(pieces, desc="evaluation", leave=False, disable=hidden):
         index = [*part[rows]]
         texts = [task.eval_prompts[i] for i in index]
-        prompts, given = policy.encode(texts), (texts, samples, generators(part[0]))
-        drawn, rewards = draw(policy, task.reward, *given, prompts, Share(rows, len(part)))
+        prompts, share = policy.encode(texts), Share(rows, len(part))
+        drawn = policy.sample(prompts, samples, generators(part[0]), share)
+        rewards = score(task.reward, texts, policy.decode(drawn))
         others = bank.rewards[index]
         log_ref, kl = (x.sum(-1) for x in policy.score_beside(reference, *trimmed(prompts, drawn)))
         sides = {"policy": (drawn, rewards, drawn.log_prob, log_ref)}

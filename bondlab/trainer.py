@@ -248,7 +248,7 @@ class Trainer:
         clipped = (norm > self.config.clip).float()
         values = {"loss": loss, "gradient_norm": norm, "clipped": clipped, **self.quantiles.losses}
         if drawn is not None:
-            drawn = Completions(*processes.joined([drawn.tokens, drawn.mask, drawn.log_probs]))
+            drawn = Completions(*processes.joined(drawn))
         values |= step_measures(scores, drawn)
         if self.algorithm.scales_rewards:
             values["reward_scale"] = torch.tensor(self.reward_scale)

@@ -431,6 +431,17 @@ def test_gradients_made_with_the_scores_are_those_of_the_backward_pass(kind):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_who_samples_in_inference_mode_first_can_train_later():
+    """The float32 copy of a frozen bfloat16 head is kept, and training reads it."""
+    model = make("gemma").bfloat16().requires_grad_(False)
+    prompts = model.encode(tiny.documents(3, seed=5))
+    with torch.inference_mode():
+        model.sample(prompts, 1, seeded())
+    policy = model.trainable_copy(2)
+    policy(prompts, policy.sample(prompts, 1, seeded())).sum().backward()
+    assert all(weight.grad is not None for weight in policy.trainable())
+
+
 def test_a_processor_multiplies_halves_without_loss_and_leaves_the_mode():
     """Products of bfloat16 numbers are float32 numbers; so only sums round, in any order."""
     generator = seeded()

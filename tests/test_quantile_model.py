@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -12,6 +11,7 @@ from bondlab import tasks, training
 from bondlab.algorithms import bond
 from bondlab.bank import draw, seeded
 from bondlab.config import Config
+from bondlab.lm.completions import Completions
 from bondlab.quantiles import Counted, Learned, LearnedQuantiles, QuantileModel
 from bondlab.tasks import TaskSettings, tiny
 from bondlab.trainer import Trainer
@@ -65,15 +65,10 @@ def test_the_state_is_read_after_the_end_token_and_no_padding(family):
     whole = reference.last_state(prompts, completions)
     for b, k in [(0, 0), (3, 2), (5, 3)]:
         length = int(completions.lengths[b, k])
-        one = dataclasses.replace(
-            completions,
-            tokens=completions.tokens[b : b + 1, k : k + 1, :length],
-            mask=completions.mask[b : b + 1, k : k + 1, :length],
-            log_probs=completions.log_probs[b : b + 1, k : k + 1, :length],
-        )
+        one = Completions(*(x[b : b + 1, k : k + 1, :length] for x in completions))
         alone = reference.last_state(prompts.rows(slice(b, b + 1)), one)[0, 0]
         torch.testing.assert_close(alone, whole[b, k], atol=1e-5, rtol=1e-4)
-        shorter = dataclasses.replace(one, mask=one.mask & (torch.arange(length) < length - 1))
+        shorter = one._replace(mask=one.mask & (torch.arange(length) < length - 1))
         before = reference.last_state(prompts.rows(slice(b, b + 1)), shorter)[0, 0]
         assert (before - alone).abs().max() > 1e-3
 
@@ -244,6 +239,6 @@ def test_it_reads_a_completion_to_its_last_token(family):
     prompts, drawn, _ = batch(reference, 4)
     last = (drawn.lengths - 1)[..., None]
     tokens = drawn.tokens.scatter(2, last, (drawn.tokens.gather(2, last) + 1) % 100)
-    others = dataclasses.replace(drawn, tokens=tokens)
+    others = drawn._replace(tokens=tokens)
     one, other = (reference.last_state(prompts, read) for read in (drawn, others))
     assert (one - other).abs().amax(-1).min() > 1e-3

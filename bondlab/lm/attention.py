@@ -22,7 +22,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import DynamicLayer
 
 NAME = "shared_prompt"  # for `set_attn_implementation`
 KEPT_WEIGHTS = 2**22  # attention weights a layer that the backward pass finds; more are made anew
@@ -60,10 +60,11 @@ class Sharing:
 @dataclass(frozen=True)
 class Parts:
     """Keys, or values, in two parts: of the prompts [B, H, P, D] and of the rows' own tokens
-    [R, H, s, D], of which a decoder's attention to its encoder has none."""
+    [R, H, s, D]. A decoder's attention to its encoder has none of the latter, and where nothing is
+    shared all are the rows' own."""
 
-    sharing: Sharing
-    prompts: Tensor
+    sharing: Sharing | None
+    prompts: Tensor | None
     own: Tensor | None
 
     @property
@@ -74,7 +75,7 @@ class Parts:
         return rows, heads, length + more, width
 
 
-class SharedLayer(CacheLayerMixin):
+class SharedLayer(DynamicLayer):
     """One layer's cache: the prompts' part as it was read, and what the rows have read since.
 
     Args:
@@ -83,18 +84,16 @@ class SharedLayer(CacheLayerMixin):
         room: tokens that a row will read one by one; 0: it reads once, and gradients pass.
     """
 
-    is_sliding = False  # a window is in the mask; nothing is forgotten
+    # Nothing is forgotten: a window is in the mask.
     keys = property(lambda self: self._parts(0), lambda *_: None)
     values = property(lambda self: self._parts(1), lambda *_: None)
 
-    def __init__(self, layer: CacheLayerMixin, sharing: Sharing, room: int) -> None:
+    def __init__(self, layer: DynamicLayer, sharing: Sharing, room: int) -> None:
         super().__init__()
         self.prompts = [_as_computed(x) for x in (layer.keys, layer.values)]
         self.sharing, self.room, self.read = sharing, room, 0
         self.own: list[Tensor | None] = [None, None]
         self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
 
     def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Parts, Parts]:
         """Put new keys and values [R, H, t, D] behind those there are."""
@@ -125,12 +124,6 @@ class SharedLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return self.prompts[0].shape[2] + self.read
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
 
 def _as_computed(x: Tensor) -> Tensor:
     """In float32 on a processor."""
@@ -153,12 +146,9 @@ def _attention(
     if query.device.type != "cpu":
         return _fused(module, query, key, value, mask, position_bias=bias, **options)
     terms = [_added(term) for term in (bias, mask) if term is not None]
-    pairs = [
-        (x.prompts, x.own) if isinstance(x, Parts) else (None, x.float()) for x in (key, value)
-    ]
-    sharing = getattr(key, "sharing", None)
-    given = query, *pairs, sharing, terms, options["scaling"]
     many = query[..., 0].numel() * key.shape[2] > KEPT_WEIGHTS and torch.is_grad_enabled()
+    parts = [x if isinstance(x, Parts) else Parts(None, None, x.float()) for x in (key, value)]
+    given = query, *parts, terms, options["scaling"]
     with torch.autocast("cpu", enabled=False):
         return (checkpoint(_plain, *given, use_reentrant=False) if many else _plain(*given)), None
 
@@ -171,16 +161,10 @@ def _added(mask: Tensor) -> Tensor:
 
 
 def _plain(
-    query: Tensor,
-    keys: tuple[Tensor | None, Tensor | None],
-    values: tuple[Tensor | None, Tensor | None],
-    sharing: Sharing | None,
-    terms: Sequence[Tensor],
-    scaling: float,
+    query: Tensor, keys: Parts, values: Parts, terms: Sequence[Tensor], scaling: float
 ) -> Tensor:
-    """Keys and values are pairs: those of the prompts, those of the rows."""
     rows, all_heads, length, width = query.shape
-    shared, own = keys
+    sharing, shared, own = keys.sharing, keys.prompts, keys.own
     heads = (own if shared is None else shared).shape[1]
     # The g heads of queries that ask one head of keys are more positions of it.
     asked = (query.float() * scaling).reshape(rows, heads, -1, width)
@@ -197,9 +181,9 @@ def _plain(
     parts = weights.split([x.shape[-1] for x in scores], -1)
     found = []
     if shared is not None:
-        found.append(sharing.unfold(sharing.fold(parts[0]) @ values[0]))
+        found.append(sharing.unfold(sharing.fold(parts[0]) @ values.prompts))
     if own is not None:
-        found.append(parts[-1] @ values[1])
+        found.append(parts[-1] @ values.own)
     out = sum(found[1:], found[0]).reshape(rows, all_heads, length, width)
     return out.transpose(1, 2).to(query.dtype)
 

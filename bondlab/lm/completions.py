@@ -6,14 +6,13 @@ Shapes: B prompts, P prompt tokens, K completions per prompt, T tokens of a comp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Prompts:
+class Prompts(NamedTuple):
     """Token ids and mask of B prompts, [B, P] each; padding on the side the model wants."""
 
     ids: Tensor
@@ -21,11 +20,10 @@ class Prompts:
 
     def rows(self, index: object) -> Prompts:
         """Some of the prompts: a slice, a list or a tensor of positions."""
-        return Prompts(self.ids[index], self.mask[index])
+        return Prompts(*(x[index] for x in self))
 
 
-@dataclass(frozen=True)
-class Completions:
+class Completions(NamedTuple):
     """K completions of B prompts.
 
     tokens [B, K, T] int64, padded after the end token; mask [B, K, T] bool, true up to and with the
@@ -50,23 +48,22 @@ class Completions:
     def take(self, index: Tensor) -> Completions:
         """The completions at `index` [B, M] of each prompt."""
         wide = index[..., None].expand(*index.shape, self.tokens.shape[-1])
-        return Completions(*(x.gather(1, wide) for x in (self.tokens, self.mask, self.log_probs)))
+        return Completions(*(x.gather(1, wide) for x in self))
 
     def rows(self, index: object) -> Completions:
         """The completions of some prompts: a slice, a list or a tensor of positions."""
-        return Completions(self.tokens[index], self.mask[index], self.log_probs[index])
+        return Completions(*(x[index] for x in self))
 
     def to(self, device: torch.device) -> Completions:
         """The same completions on another device."""
-        return Completions(self.tokens.to(device), self.mask.to(device), self.log_probs.to(device))
+        return Completions(*(x.to(device) for x in self))
 
 
 def trimmed(prompts: Prompts, completions: Completions) -> tuple[Prompts, Completions]:
     """Both without the columns in which every row is padding; waits for the device."""
     read, longest = prompts.mask.bool().any(0), int(completions.lengths.max())
-    fields = completions.tokens, completions.mask, completions.log_probs
-    kept = Completions(*(x[..., :longest] for x in fields))
-    return Prompts(prompts.ids[:, read], prompts.mask[:, read]), kept
+    kept = Completions(*(x[..., :longest] for x in completions))
+    return Prompts(*(x[:, read] for x in prompts)), kept
 
 
 def micro_batches(
@@ -93,5 +90,4 @@ def micro_batches(
 
 def concatenate(parts: Sequence[Completions], dim: int) -> Completions:
     """Join completions along prompts (dim 0) or along completions (dim 1)."""
-    fields = ("tokens", "mask", "log_probs")
-    return Completions(*(torch.cat([getattr(part, f) for part in parts], dim) for f in fields))
+    return Completions(*(torch.cat(same, dim) for same in zip(*parts, strict=True)))

@@ -190,6 +190,7 @@ def in_float32(weight: Tensor) -> Tensor:
         return weight.float()
     version, copy = _HEADS.get(weight, (None, None))
     if version != weight._version or copy.device != weight.device:
-        copy = weight.float()
+        with torch.inference_mode(False):  # a caller's, in which a later training could not read it
+            copy = weight.float()
         _HEADS[weight] = weight._version, copy
     return copy

@@ -61,7 +61,7 @@ def sample_beside(
         ks, uniforms: of each model, as for `sample`.
     """
     (one, other), count = models, len(prompts.ids)
-    twice = Prompts(prompts.ids.repeat(2, 1), prompts.mask.repeat(2, 1))
+    twice = Prompts(*(x.repeat(2, 1) for x in prompts))
     mixture, own = Mixture(count, 2 * count), count * ks[0]
     with beside(one.model, other.model, mixture):
         counts = [k for k in ks for _ in range(count)]
@@ -171,7 +171,9 @@ def _replayed(model: LanguageModel, prefix: Prefix, uniforms: Tensor) -> list[Te
     key = (*prefix.mask.shape, len(uniforms), hash(constants))
     kept = _CAPTURED.setdefault(model, OrderedDict())
     # Casts that autocast keeps would be read again by the graph after the weights have changed.
-    with torch.autocast(kind, autocast, enabled=autocast is not None, cache_enabled=False):
+    casts = torch.autocast(kind, autocast, enabled=autocast is not None, cache_enabled=False)
+    # What is kept is written again, which out of a caller's inference mode would be an error.
+    with torch.inference_mode(False), torch.no_grad(), casts:
         if key not in kept:
             kept[key] = Captured(model, prefix, uniforms)
             if len(kept) > KEPT:
