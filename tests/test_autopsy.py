@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lab import taste
 
 from bondlab import rules
 from bondlab.anchors import MovingAverage
@@ -12,7 +11,7 @@ from bondlab.rules import Scores
 from bondlab.study import autopsy, evidence
 from bondlab.study.experiment import RunSettings
 from bondlab.tasks import TaskSettings
-from bondlab.tasks.binary import Binary, threshold
+from bondlab.tasks.binary import threshold
 from bondlab.toy.autopsy import ARMS
 
 
@@ -43,25 +42,20 @@ def test_the_printed_sign_turns_the_pull_round():
     assert not torch.allclose(*both)
 
 
-def test_a_binary_reward_is_one_above_its_threshold():
-    """By its name too, which a task refuses where it cannot be read, before any work."""
-    texts = [["a bridge", "rain", "the city council"]]
-    assert torch.equal(Binary(taste, 0.5)([""], texts), (taste([""], texts) > 0.5).double())
+def test_a_binary_reward_is_known_by_its_name():
+    """Which a task refuses where it cannot be read, before any work."""
     assert [threshold(name) for name in ("taste > 0.5", "taste", None)] == [0.5, None, None]
     with pytest.raises(ValueError, match="'taste > much' needs a number behind >"):
         TaskSettings(name="tiny", train=8, evaluate=4, reward="taste > much")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(shared_folders):
     """The arms at profile smoke: their runs' folders by name, and the tables."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
-            environment.setenv(name, str(tmp_path_factory.mktemp(name)))
-        results = autopsy.results(RunSettings(profile="smoke", workers=1))
-        wanted = autopsy.specs("smoke")
-        folders = autopsy.EXPERIMENT.sweep(wanted)
-        yield {s.labels["series"]: f for s, f in zip(wanted, folders, strict=True)}, results
+    results = autopsy.results(RunSettings(profile="smoke", workers=1))
+    wanted = autopsy.specs("smoke")
+    folders = autopsy.EXPERIMENT.sweep(wanted)
+    return {s.labels["series"]: f for s, f in zip(wanted, folders, strict=True)}, results
 
 
 def test_every_arm_is_trained_on_what_it_says(found):

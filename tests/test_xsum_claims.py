@@ -9,13 +9,7 @@ import pandas as pd
 import pytest
 
 from bondlab.anchors import Periodic
-from bondlab.study import (
-    divergences,
-    iterative,
-    learned_quantiles,
-    report,
-    tuning,
-)
+from bondlab.study import divergences, iterative, learned_quantiles, report, tuning
 from bondlab.study.cells import rise
 from bondlab.study.claims import lead
 from bondlab.study.divergences import OBJECTIVES
