@@ -71,6 +71,16 @@ def no_runs_of_the_clone(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:
-    """The folder of all runs and banks, moved into the test's temporary folder."""
-    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
+    """The folder of all runs and banks, moved into the test's temporary folder as the figures'."""
+    for name in ("runs", "figures"):
+        monkeypatch.setenv(f"BONDLAB_{name.upper()}", str(tmp_path / name))
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def shared_folders(tmp_path_factory) -> Iterator[None]:
+    """The same two folders, for what all tests of a module look at."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
+            environment.setenv(name, str(tmp_path_factory.mktemp(name)))
+        yield

@@ -186,9 +186,7 @@ def test_adapters_are_saved_from_the_device(family, where, tmp_path):
 @pytest.mark.parametrize("name", ["tiny", "tiny_causal"])
 def test_tasks_by_name_are_placed(name, where):
     """The study's tasks put their reference where the process computes."""
-    tasks.build.cache_clear()
     task = tasks.build(TaskSettings(name=name, train=2, evaluate=2), "fp32")
-    tasks.build.cache_clear()
     assert task.model.device == where == device.place()
 
 

@@ -145,6 +145,9 @@ def test_weights_have_the_type_of_the_log_ratio(name):
     ("make", "wrong", "named"),
     [
         (Algorithm, {"rule": first, "policy_draws": -1}, "policy_draws must be a whole number"),
+        *((Algorithm, {"rule": first, "anchor_draws": x}, "anchor_draws must be a whole number")
+          for x in (2.5, 4.0, "2", None)),
+        *((j_bond, {"anchor": x}, "such as MovingAverage") for x in (0.1, Frozen, Periodic, None)),
         (bond, {"n": 1, "beta": 0.5}, "Best-of-1"),
         (bond, {"n": 8, "beta": 1.5}, "beta is the share"),
         (bond, {"n": 8, "beta": -0.1}, "beta is the share"),
@@ -170,7 +173,7 @@ def test_weights_have_the_type_of_the_log_ratio(name):
         (max_at_k, {"k": 2, "beta_rl": -1.0}, "beta_rl must not be negative"),
         (max_at_k, {"k": 9, "beta_rl": 0.1}, "best of 9 needs policy_draws of 9 or more"),
     ],
-)
+)  # fmt: skip
 def test_a_plan_that_cannot_work_is_refused(make, wrong, named):
     """Before any model is loaded, naming the value to change."""
     with pytest.raises(ValueError, match=named):
@@ -182,15 +185,3 @@ def test_algorithms_and_anchors_are_at_the_library_s_face(name):
     """`from bondlab import j_bond` is all that a notebook needs."""
     assert name in bondlab.__all__ and name in dir(bondlab)
     assert getattr(bondlab, name).__name__ == name
-
-
-@pytest.mark.parametrize("anchor", [0.1, Frozen, Periodic, None])
-def test_an_anchor_is_made(anchor):
-    with pytest.raises(ValueError, match="such as MovingAverage"):
-        j_bond(anchor=anchor)
-
-
-@pytest.mark.parametrize("draws", [2.5, 4.0, -1, "2", None])
-def test_draws_are_whole_numbers(draws):
-    with pytest.raises(ValueError, match="whole number"):
-        Algorithm(rules.forward_kl, anchor_draws=draws)

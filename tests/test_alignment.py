@@ -32,16 +32,7 @@ from bondlab.study import (
 from bondlab.study.alignment import ETAS, FIRST, J_BOND, SCALES, STRIDES, AlignmentSettings
 from bondlab.study.anchor_ablations import COPY, FLOAT32
 from bondlab.study.anchor_speeds import GAMMAS
-from bondlab.study.j_bond import (
-    NOISE,
-    RANK,
-    RANK_MOVING,
-    RAW,
-    RAW_MOVING,
-    REINFORCE,
-    SEEN,
-    seen,
-)
+from bondlab.study.j_bond import NOISE, RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE, SEEN, seen
 from bondlab.study.judge import per_prompt, tiny_judge
 from bondlab.study.other_baselines import FACTORS, OTHERS, RLOO
 from bondlab.study.sweep import held_out_bank
@@ -371,12 +362,18 @@ SETTINGS = AlignmentSettings(profile="smoke", task="sentiment", policy="", worke
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(shared_folders):
     """J-BOND, one REINFORCE run and J-BOND on noise at profile smoke."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
-            environment.setenv(name, str(tmp_path_factory.mktemp(name)))
-        yield alignment.results(BASELINE, SETTINGS, [J_BOND, OTHER, NOISE[0]])
+    return alignment.results(BASELINE, SETTINGS, [J_BOND, OTHER, NOISE[0]])
+
+
+def of_step(found, name: str, step: int) -> tuple:
+    """The run of a series, its policy's rows at a step as [B, K] and its rows in the tables."""
+    (spec,) = alignment.chosen(BASELINE, SETTINGS, [name])
+    own = spec.folder(paths.runs_folder() / BASELINE.runs).evaluation()
+    grid = own[(own["source"] == "policy") & (own["step"] == step)]
+    table = found["evaluations"].query("series == @name and step == @step").sort_values("prompt")
+    return spec, grid.pivot(index="prompt", columns="sample"), table
 
 
 def test_every_evaluation_has_its_judge(found):
@@ -389,17 +386,6 @@ def test_every_evaluation_has_its_judge(found):
     assert base.index.tolist() == [1, 2, 4, 8, 16]
     assert base.loc[1, "win_over_1"] == pytest.approx(0.5)
     assert base["reward"].is_monotonic_increasing
-
-
-def test_a_judges_score_is_that_of_the_step_and_prompt(found):
-    """Against the judge of each step's and prompt's own texts, one list at a time."""
-    (spec,) = alignment.chosen(BASELINE, SETTINGS, [OTHER])
-    own = spec.folder(paths.runs_folder() / BASELINE.runs).evaluation()
-    texts = own[own["source"] == "policy"].groupby(["step", "prompt"])["text"].apply(list)
-    prompts = spec.build().eval_prompts
-    table = found["evaluations"].query("series == @OTHER").set_index(["step", "prompt"])["judge"]
-    expected = [tiny_judge([prompts[p]], [texts[step, p]]).mean().item() for step, p in table.index]
-    assert table.tolist() == pytest.approx(expected)
 
 
 def test_the_start_and_the_budget_are_set_beside_their_theory(found):
@@ -427,16 +413,10 @@ def test_a_run_on_noise_is_measured_by_the_tasks_reward(found):
     columns = ["reward", "log_quantile", "forward_kl", "judge", "penalised", "win_over_4"]
     real, noise = (table.loc[name, columns] for name in (J_BOND, NOISE[0]))
     pd.testing.assert_frame_equal(real.loc[0], noise.loc[0], rtol=1e-6)
-    (spec,) = alignment.chosen(BASELINE, SETTINGS, [NOISE[0]])
-    own = spec.folder(paths.runs_folder() / BASELINE.runs).evaluation()
-    own = own[(own["source"] == "policy") & (own["step"] == 4)]
-    prompts = spec.build().eval_prompts
-    expected = [
-        tiny.reward([prompts[p]], [[t]]).item()
-        for p, t in zip(own["prompt"], own["text"], strict=True)
-    ]
-    assert noise["reward"].loc[4].mean() == pytest.approx(np.mean(expected), rel=1e-6)
-    assert abs(own["reward"].mean() - np.mean(expected)) > 0.1
+    spec, grid, _ = of_step(found, NOISE[0], 4)
+    expected = tiny.reward(spec.build().eval_prompts, grid["text"].to_numpy().tolist())
+    assert noise["reward"].loc[4].tolist() == pytest.approx(expected.mean(1).tolist(), rel=1e-6)
+    assert abs(grid["reward"].to_numpy(float).mean() - expected.mean()) > 0.1
 
 
 def test_the_evidence_has_runs_and_beside_them_what_needs_no_training(found):
@@ -509,27 +489,35 @@ def test_the_judge_does_not_agree_with_a_policy_that_learned_the_rewards_mistake
     assert collapsed.high < SEEN < healthy.low
 
 
-def of_step(found, name: str, step: int) -> tuple:
-    """The run of a series, its policy's rows at a step as [B, K] and its rows in the tables."""
-    (spec,) = alignment.chosen(BASELINE, SETTINGS, [name])
-    own = spec.folder(paths.runs_folder() / BASELINE.runs).evaluation()
-    grid = own[(own["source"] == "policy") & (own["step"] == step)]
-    table = found["evaluations"].query("series == @name and step == @step").sort_values("prompt")
-    return spec, grid.pivot(index="prompt", columns="sample"), table
-
-
-def test_a_judges_measures_are_those_of_each_prompts_own_samples(found):
+@pytest.mark.parametrize(("name", "step"), [(J_BOND, 4), (OTHER, 2), (OTHER, 4)])
+def test_a_judges_measures_are_those_of_each_prompts_own_samples(found, name, step):
     """Against `judge.per_prompt` of the run's own completions and of the stored ones, in order."""
-    spec, grid, table = of_step(found, J_BOND, 4)
+    spec, grid, table = of_step(found, name, step)
     task, stored = spec.build(), held_out_bank(spec)
     others = task.model.decode(stored.completions)
     texts = grid["text"].to_numpy().tolist()
     given, theirs = (tiny_judge(task.eval_prompts, drawn) for drawn in (texts, others))
     rewards = torch.tensor(grid["reward"].to_numpy(float))
     expected = per_prompt(given, rewards, theirs.double(), stored.rewards, [1, 4])
-    for name in ("judge", "penalised", "win_over_1", "win_over_4"):
-        assert table[name].tolist() == pytest.approx(expected[name].tolist()), name
+    for column in ("judge", "penalised", "win_over_1", "win_over_4"):
+        assert table[column].tolist() == pytest.approx(expected[column].tolist()), column
     assert table["spread"].unique() == pytest.approx([spread(stored.rewards)])
+
+
+def test_only_stand_ins_are_rescored_under_the_name_of_the_tasks_reward(found, monkeypatch):
+    """A reward that was trained again reads nothing that the old one said."""
+    spec, *_ = of_step(found, NOISE[0], 4)
+    for reward, by in ((None, None), ("noise", None), ("tiny > 0.5", None), ("tiny", "tiny")):
+        task = spec.task.model_copy(update={"reward": reward})
+        assert rescored.measured(replace(spec, task=task)).task.reward == by
+    run, asked, once = spec.folder(paths.runs_folder() / BASELINE.runs), [], rescored.once
+    seen = lambda kind, name, measure: asked.append(name) or once(kind, name, measure)  # noqa: E731
+    monkeypatch.setattr(rescored, "once", seen)
+    for weights in ("old", "new"):
+        monkeypatch.setitem(rescored.measured(spec).build().identity, "reward", weights)
+        rescored.evaluation(spec, run)
+    assert [name["reward"] for name in asked] == ["old", "old", "new", "new"]
+    assert {name["precision"] for name in asked} == {"fp32"} and asked[0] != asked[1]
 
 
 def test_a_run_on_noise_has_its_references_rewards_by_the_tasks_own(found):

@@ -19,14 +19,6 @@ def equal(left, right) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def test_frozen_never_moves():
-    """The reference stays the reference."""
-    anchor, policy = parameters(0), parameters(1)
-    for step in range(1, 5):
-        Frozen().update(anchor, policy, step)
-    assert equal(anchor, parameters(0))
-
-
 def test_periodic_copies_on_multiples_only():
     """every = 3: the anchor changes after updates 3 and 6, and is the policy then."""
     anchor, policy = parameters(0), parameters(1)

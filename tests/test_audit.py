@@ -17,13 +17,6 @@ from bondlab.study import audit, audit_xsum, excerpts
 from bondlab.tasks import models, tiny
 
 
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    return tmp_path
-
-
 def results(rows: list[dict]) -> Results:
     return Results("", "smoke", tables={"texts": pd.DataFrame(rows)})
 
@@ -200,7 +193,8 @@ def test_the_judge_is_scored_by_origin():
 # -- measured once, kept ---------------------------------------------------------------------------
 
 
-def test_the_xsum_audit_measures_every_source_and_keeps_no_other_peoples_text(folders):
+@pytest.mark.usefixtures("runs")
+def test_the_xsum_audit_measures_every_source_and_keeps_no_other_peoples_text():
     """12 documents, 6 of them with 16 samples; the lead's ROUGE is that of the first sentence."""
     found = audit_xsum.AUDIT.results("smoke")
     kept = pd.read_parquet(found.folder / "results_texts.parquet")
@@ -224,7 +218,8 @@ def counted(calls: list, **changed: object) -> audit.Audit:
     return dataclasses.replace(audit_xsum.AUDIT, measure=measure, **changed)
 
 
-def test_a_second_call_measures_nothing_and_another_seed_or_rule_is_another_measurement(folders):
+@pytest.mark.usefixtures("runs")
+def test_a_second_call_measures_nothing_and_another_seed_or_rule_is_another_measurement():
     calls = []
     first, again = (counted(calls).results("smoke")["texts"] for _ in range(2))
     assert calls == [0]
@@ -234,17 +229,18 @@ def test_a_second_call_measures_nothing_and_another_seed_or_rule_is_another_meas
     assert calls == [0, 1, 0]
 
 
-def test_new_weights_are_another_measurement(folders, monkeypatch):
+@pytest.mark.usefixtures("runs")
+def test_new_weights_are_another_measurement(tmp_path, monkeypatch):
     names, calls = audit_xsum.AUDIT.models, []
 
     def weigh(name: str, content: bytes) -> None:
-        path = folders / "weights" / name / "adapter_model.safetensors"
+        path = tmp_path / "weights" / name / "adapter_model.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
     for name in names:
         weigh(name, b"old")
-    monkeypatch.setattr(models, "WEIGHTS", folders / "weights")
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
     for _ in range(2):
         counted(calls).results("laptop")
     weigh(names[1], b"new")

@@ -5,26 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.special import logit
+from test_audit import results, value
 
 from bondlab import tasks
 from bondlab.making.preferences import DIFFERENT, Judged
 from bondlab.making.prepare import RECIPES
-from bondlab.report.kept import Results
 from bondlab.study import audit_rewards
 from bondlab.study.audit_rewards import REVIEWS, SCORERS, TASKS, TRAINED_ON
-
-
-def results(rows: list[dict]) -> Results:
-    return Results("", "smoke", tables={"texts": pd.DataFrame(rows)})
-
-
-def value(table: pd.DataFrame, **where: object) -> float:
-    for name, wanted in where.items():
-        table = table[table[name] == wanted]
-    return table["mean"].item()
 
 
 def row(task: str, source: str, origin: str, number: int, reward: float, judge: float,
@@ -152,11 +141,10 @@ def test_probes_count_the_samples_they_beat():
     assert value(table, panel="chat", group="human", series="reward") == pytest.approx(100)
 
 
-def test_the_reward_audit_measures_every_source_of_both_tasks(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("runs")
+def test_the_reward_audit_measures_every_source_of_both_tasks():
     """6 prompts with 16 samples, a human text and ten probes; the text kept where the policy wrote
-    it; reward and judge are the task's own of that text."""
-    for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
-        monkeypatch.setenv(name, str(tmp_path / name))
+    it; the reward is the task's own of that text."""
     table = audit_rewards.AUDIT.results("smoke")["texts"]
     for _, own in table.groupby("task"):
         counts = own["source"].value_counts()

@@ -50,15 +50,12 @@ def test_a_binary_reward_is_known_by_its_name():
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(shared_folders):
     """The arms at profile smoke: their runs' folders by name, and the tables."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
-            environment.setenv(name, str(tmp_path_factory.mktemp(name)))
-        results = autopsy.results(RunSettings(profile="smoke", workers=1))
-        wanted = autopsy.specs("smoke")
-        folders = autopsy.EXPERIMENT.sweep(wanted)
-        yield {s.labels["series"]: f for s, f in zip(wanted, folders, strict=True)}, results
+    results = autopsy.results(RunSettings(profile="smoke", workers=1))
+    wanted = autopsy.specs("smoke")
+    folders = autopsy.EXPERIMENT.sweep(wanted)
+    return {s.labels["series"]: f for s, f in zip(wanted, folders, strict=True)}, results
 
 
 def test_every_arm_is_trained_on_what_it_says(found):

@@ -129,7 +129,7 @@ def test_a_damaged_part_is_found_and_drawn_again(damage, task, folder):
     folder.load()
 
 
-def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
+def test_the_name_depends_on_what_determines_the_samples(task):
     """Seed, prompts and their order, count, model, template, limits, ends, temperature and
     precision, also where the policy's name was given and does not change with them."""
 
@@ -170,7 +170,7 @@ def test_the_name_depends_on_what_determines_the_samples(task, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["seed", "samples", "prompts", "template", "precision", "task"])
-def test_names_that_a_user_gives_stay_apart_from_the_bank_s(key, task, tmp_path):
+def test_names_that_a_user_gives_stay_apart_from_the_bank_s(key, task):
     """A name such as {"seed": 3} tells two tasks apart, whatever the bank calls its own parts."""
     given = [dataclasses.replace(task, identity={**task.identity, key: value}) for value in (3, 4)]
     paths = {BankFolder.of(t, t.train_prompts, SAMPLES, 0, "fp32").path for t in given}
@@ -186,7 +186,7 @@ def test_a_bank_says_on_what_it_was_drawn(task, folder, monkeypatch):
     assert folder.kinds == ["one", "other"]
 
 
-def test_seeds_and_parts_give_other_samples(task, tmp_path):
+def test_seeds_and_parts_give_other_samples(task, runs):
     """Training and held-out banks use seeds 0 and 1. The same 8 prompts as parts 0 and 1 of both:
     with one stream two of the four would hold the same samples."""
     prompts = list(task.train_prompts[:8]) * 2
@@ -199,9 +199,10 @@ def test_seeds_and_parts_give_other_samples(task, tmp_path):
 # -- the spread -----------------------------------------------------------------------------------
 
 
-def test_the_spread_is_within_prompts():
-    """(1, 3) and (10, 12) each have the variance 2; how far prompts lie apart does not count."""
-    assert bank.spread(torch.tensor([[1.0, 3.0], [10.0, 12.0]])) == pytest.approx(2**0.5)
+def test_the_spread_is_the_root_of_the_mean_variance_within_prompts():
+    """Variances 2 and 8: the root of 5, not the mean of the roots; how far prompts lie apart does
+    not count."""
+    assert bank.spread(torch.tensor([[1.0, 3.0], [10.0, 14.0]])) == pytest.approx(5**0.5)
     with pytest.raises(ValueError, match="same value"):
         bank.spread(torch.tensor([[1.0, 1.0], [5.0, 5.0]]))
 
@@ -280,8 +281,3 @@ def test_a_reward_that_tells_nothing_apart_is_warned_of(runs):
     task = lab.task_of(reward=lambda prompts, texts: [[1.0] * len(row) for row in texts])
     with pytest.warns(match="nothing to learn"):
         BankFolder.of(task, task.eval_prompts, 2, 1, "fp32").filled(task)
-
-
-def test_the_spread_is_the_root_of_the_mean_variance():
-    """Of prompts whose rewards scatter by 2 and by 8: the root of 5, not the mean of the roots."""
-    assert bank.spread(torch.tensor([[1.0, 3.0], [10.0, 14.0]])) == pytest.approx(5**0.5)

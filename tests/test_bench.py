@@ -20,12 +20,8 @@ from bondlab import paths
 from bondlab.bench import cases, figures, floor, measure, reading, sampling, steps, timing, workload
 from bondlab.bench.cases import SIZES, Case, Shape
 
+pytestmark = pytest.mark.usefixtures("runs")
 RLOO, J_BOND = cases.steps(SIZES["smoke"])
-
-
-@pytest.fixture(autouse=True)
-def folders(runs, tmp_path, monkeypatch):
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
 
 
 def smoke(model: str = "causal"):
@@ -159,7 +155,7 @@ def test_generate_is_asked_for_the_completions_that_ours_draws(model, monkeypatc
     assert all(1 <= row["length"] <= 4 for row in rows)
 
 
-def test_lengths_count_up_to_the_first_end(monkeypatch):
+def test_lengths_count_up_to_the_first_end():
     """Of 7 7 9 9 with the end 9 three tokens, of 7 7 7 7 all four."""
     model = workload.language_model(smoke(), J_BOND, torch.float32)
     model.model.generation_config.eos_token_id = [9, 8]

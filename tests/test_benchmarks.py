@@ -155,10 +155,9 @@ def test_best_of_n_chooses_by_the_reward(gemma, monkeypatch, sign, best):
 
 
 @pytest.mark.usefixtures("runs")
-def test_every_policy_is_measured_once(monkeypatch, tmp_path):
+def test_every_policy_is_measured_once(monkeypatch):
     """The reference and Best-of-2 and -4 of it, then J-BOND; another text of the module of
     instructions is another table, a second call is not; other policies are measured alone."""
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     settings = AlignmentSettings(profile="smoke", task="chat", policy="", workers=1)
     found, calls = Results("j_bond", "smoke", "chat"), []
     measure = benchmarks.measure

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lab import spied, task_of
 
-from bondlab import training
+from bondlab import measures
 from bondlab.bank import seeded
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.kept import Results
@@ -17,6 +17,7 @@ from bondlab.study import best_at
 from bondlab.study.alignment import AlignmentSettings, chosen, results
 from bondlab.study.items import REFERENCE
 from bondlab.study.j_bond import EXPERIMENT, J_BOND, NOISE
+from bondlab.study.sweep import held_out_bank
 
 
 def test_best_at_n_by_hand():
@@ -28,24 +29,29 @@ def test_best_at_n_by_hand():
     assert found["judge"].tolist() == pytest.approx([5, 2, 0])
 
 
+SETTINGS = AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
+
+
 @pytest.mark.usefixtures("runs")
-def test_every_policy_is_drawn_from_once(monkeypatch, tmp_path):
-    """16 completions a prompt of the policy, n up to 16; of the reference's bank.
-    A second call draws nothing; its curve never falls, and starts at the plain mean."""
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    settings = AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
-    found = results(EXPERIMENT, settings, [J_BOND])
-    drawn = best_at.results(EXPERIMENT, found, settings, [J_BOND])
-    best_at.draw(EXPERIMENT, found, settings, [J_BOND])
+def test_every_policy_is_drawn_from_once(monkeypatch):
+    """16 completions a prompt of the policy, n up to 16; of the reference's bank. Each curve is
+    that of its own draws. A second call draws nothing."""
+    found = results(EXPERIMENT, SETTINGS, [J_BOND])
+    drawn = best_at.results(EXPERIMENT, found, SETTINGS, [J_BOND])
+    best_at.draw(EXPERIMENT, found, SETTINGS, [J_BOND])
     assert (drawn.folder / "best_at_n.png").stat().st_size
     table = drawn["best_at"]
     assert set(table.groupby("series")["n"].max()) == {best_at.SAMPLES}
     curve = best_at.curve_table(table, [J_BOND]).query("panel == 'reward'")
     assert set(curve["series"]) == {REFERENCE, J_BOND}
-    assert all(part["mean"].is_monotonic_increasing for _, part in curve.groupby("series"))
-    monkeypatch.setattr(training, "train", None)
     monkeypatch.setattr(best_at, "train", None)
-    again = best_at.results(EXPERIMENT, found, settings, [J_BOND])["best_at"]
+    (spec,) = chosen(EXPERIMENT, SETTINGS, [J_BOND])
+    stored = {J_BOND: best_at.drawn(spec)[0], REFERENCE: held_out_bank(spec).rewards}
+    for name, rewards in stored.items():
+        own = curve[curve["series"] == name].set_index("n")["mean"]
+        best = (measures.best_of_n_value(rewards, rewards, n).mean().item() for n in (1, 16))
+        assert own[[1, 16]].tolist() == pytest.approx([*best])
+    again = best_at.results(EXPERIMENT, found, SETTINGS, [J_BOND])["best_at"]
     pd.testing.assert_frame_equal(again, table)
     assert list(best_at.ends(table)) == ["policy", *(f"best@{n}" for n in (1, 2, 4, 8, 16))]
 
@@ -60,12 +66,10 @@ def test_what_is_not_shipped_is_empty(capsys):
 
 
 @pytest.mark.usefixtures("runs")
-def test_each_run_draws_from_its_own_policy(monkeypatch, tmp_path):
+def test_each_run_draws_from_its_own_policy(monkeypatch):
     """Two runs of one task; neither draws from the reference."""
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    settings = AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
-    results(EXPERIMENT, settings, [J_BOND, NOISE[0]])
-    specs = chosen(EXPERIMENT, settings, [J_BOND, NOISE[0]])
+    results(EXPERIMENT, SETTINGS, [J_BOND, NOISE[0]])
+    specs = chosen(EXPERIMENT, SETTINGS, [J_BOND, NOISE[0]])
     asked = spied(monkeypatch, LanguageModel, "sample", lambda model, *_: model)
     first, other = (best_at.drawn(spec)[0] for spec in specs)
     assert not torch.equal(first, other)

@@ -58,6 +58,16 @@ def assert_relative(actual: torch.Tensor, expected, tolerance: float = 1e-12) ->
         assert abs(type(e)(a) - e) <= type(e)(tolerance) * abs(e), (a, float(e))
 
 
+def assert_digits(probs: torch.Tensor, rewards: list[int], n: int) -> list[Decimal]:
+    """`pmf` where it is a normal float, against 800-digit decimals, which are returned."""
+    with localcontext() as context:
+        context.prec, context.Emin = 800, MIN_EMIN
+        exact = closed_form(probs.tolist(), rewards, n, Decimal)
+        kept = [i for i, e in enumerate(exact) if e > Decimal("1e-290")]
+        assert_relative(best_of_n.pmf(probs, tensor(rewards), n)[kept], [exact[i] for i in kept])
+    return exact
+
+
 @given(laws(4), st.integers(1, 4))
 @quiet
 def test_pmf_equals_enumeration(law, n):
@@ -79,14 +89,10 @@ def test_pmf_keeps_its_digits_for_tiny_masses_and_large_n(data, n):
     rewards = rewards[: len(exponents)]
     probs = tensor([10.0**e for e in exponents])
     probs = probs / probs.sum()
+    exact = assert_digits(probs, rewards, n)
+    assert all(exact), "a mass below what a decimal holds"
     with localcontext() as context:
-        context.prec, context.Emin = 800, MIN_EMIN
-        exact = closed_form(probs.tolist(), rewards, n, Decimal)
-        kept = [i for i, e in enumerate(exact) if e > Decimal("1e-290")]
-        law = best_of_n.pmf(probs, tensor(rewards), n)
-        assert_relative(law[kept], [exact[i] for i in kept])
-        assert all(exact), "a mass below what a decimal holds"
-        context.prec = 40  # enough for what are to be floats
+        context.prec, context.Emin = 40, MIN_EMIN  # enough for what are to be floats
         logs = [float(e.ln()) for e in exact]
     log_law = best_of_n.log_pmf(probs.log(), tensor(rewards), n)
     # The argument log(p) itself is rounded by half an ulp of up to 700, n times.
@@ -101,12 +107,7 @@ def test_pmf_of_many_outcomes_keeps_its_digits(n):
     generator = torch.Generator().manual_seed(0)
     probs = torch.rand(300, dtype=F64, generator=generator)
     probs = probs / probs.sum()
-    rewards = torch.randint(0, 200, (300,), generator=generator)
-    with localcontext() as context:
-        context.prec = 800
-        exact = closed_form(probs.tolist(), rewards.tolist(), n, Decimal)
-        kept = [i for i, e in enumerate(exact) if e > Decimal("1e-290")]
-        assert_relative(best_of_n.pmf(probs, rewards, n)[kept], [exact[i] for i in kept])
+    assert_digits(probs, torch.randint(0, 200, (300,), generator=generator).tolist(), n)
 
 
 @pytest.mark.parametrize("exponent", range(-24, 0))
@@ -114,13 +115,7 @@ def test_collision_term_between_its_limits(exponent):
     """(B) runs from n for a rare outcome to 1: masses (1/2 - t, 1/2, t), the rare one best, for
     t from 1e-24 to 0.1 and n = 10^4, against 800-digit decimals."""
     t = 10.0**exponent
-    probs, rewards = tensor([0.5 - t, 0.5, t]), [0, 1, 2]
-    with localcontext() as context:
-        context.prec = 800
-        exact = closed_form(probs.tolist(), rewards, 10_000, Decimal)
-        law = best_of_n.pmf(probs, tensor(rewards), 10_000)
-        kept = [i for i, e in enumerate(exact) if e > Decimal("1e-290")]
-        assert_relative(law[kept], [exact[i] for i in kept])
+    assert_digits(tensor([0.5 - t, 0.5, t]), [0, 1, 2], 10_000)
 
 
 def test_log_pmf_of_a_mass_that_is_no_float():
@@ -146,31 +141,6 @@ def test_worked_example_of_the_notes():
     assert best_of_n.pmf(probs, rewards, 2).tolist() == pytest.approx([0.25, 0.39, 0.36])
     expected = [math.log(0.5), math.log(0.8 * 1.625), math.log(1.8)]
     assert best_of_n.bond_reward(probs, rewards, 2).tolist() == pytest.approx(expected, rel=1e-12)
-
-
-@given(laws(), st.integers(1, 10_000))
-@quiet
-def test_pmf_is_a_law(law, n):
-    """Some draw is kept: the masses sum to 1."""
-    probs, rewards = law
-    assert best_of_n.pmf(tensor(probs), tensor(rewards), n).sum().item() == pytest.approx(1, 1e-12)
-
-
-@given(laws())
-@quiet
-def test_best_of_one_is_the_identity(law):
-    """One draw is kept whatever its reward."""
-    probs, rewards = law
-    assert_relative(best_of_n.pmf(tensor(probs), tensor(rewards), 1), probs)
-
-
-@given(laws(), st.integers(1, 60), st.integers(1, 60))
-@quiet
-def test_best_of_n_of_best_of_m_is_best_of_nm(law, n, m):
-    """The best of n bests of m draws is the best of all nm draws (eq. 16), ties included."""
-    probs, rewards = tensor(law[0]), tensor(law[1])
-    twice = best_of_n.pmf(best_of_n.pmf(probs, rewards, m), rewards, n)
-    torch.testing.assert_close(twice, best_of_n.pmf(probs, rewards, n * m), rtol=1e-12, atol=1e-300)
 
 
 @given(laws(), st.integers(2, 100))

@@ -49,7 +49,6 @@ def save(folder, train_rows: list[dict], test_rows: list[dict]) -> None:
 
 def build(name: str, folders: dict[str, str], **changed) -> tasks.Task:
     values = {"train": 6, "evaluate": 3, "policy": folders["policy"], "data": folders[name]}
-    tasks.build.cache_clear()
     return tasks.build(TaskSettings(name=name, **(values | changed)), "fp32")
 
 

@@ -55,6 +55,8 @@ def test_to_reject_a_claim_takes_an_interval_that_allows_for_its_number():
     assert term.answer(-1.1 + NOISE[None], 1) == "not repeated"
     assert term.answer(-1.1 + NOISE[None], 4) == "open"
     assert term.answer(1.1 + NOISE[None], 4) == "repeated"
+    term = x_of("a", below=0)  # and from above
+    assert [term.answer(1.1 + NOISE[None], looks) for looks in (1, 4)] == [claims.NO, claims.OPEN]
 
 
 def decided(*terms: Term, **values: np.ndarray) -> claims.Decision:
@@ -93,6 +95,15 @@ def test_a_series_or_measure_that_is_missing_is_not_run():
     assert (found.verdict, found.intervals["gap"].mean) == ("repeated", pytest.approx(1))
 
 
+def test_a_term_that_is_shown_alone_decides_nothing():
+    """It adds no interval that has to hold, lacks no seed, and says nothing."""
+    values, shown = np.tile([1.0, 1.1, 0.9], (3, 1)), x_of("b")
+    found = decided(x_of("a", above=0), shown, a=values, b=values[:1] - 9)
+    assert (found.verdict, found.looks, found.seeds) == ("repeated", 1, 3)
+    assert found.says == {"x of a": "yes", "x of b": ""}
+    assert [term.decides for term in (shown, x_of("b", 0), x_of("b", below=0))] == [0, 1, 1]
+
+
 def test_seeds_that_a_verdict_still_needs():
     """Seeds at -1, 0, 1 (variance 1) around 2, prompts alike: the interval of S seeds,
     t(0.975; S - 1) / sqrt(S), is below 2 from S = 4 on (3: 2.48, 4: 1.59); around 0.01 no hundred
@@ -128,11 +139,8 @@ def test_a_claim_says_its_rule_and_decides_each_row():
     assert terms["says"].tolist() == ["open", "yes", "yes", "yes"]
     assert terms["bounds"].tolist() == ["above 0", "below 9"] * 2
     assert "row" not in claims.decided([claim], pd.concat(parts[2:]))
-
-
-def test_to_reject_from_above_takes_the_wider_interval_too():
-    term = x_of("a", below=0)
-    assert [term.answer(1.1 + NOISE[None], looks) for looks in (1, 4)] == [claims.NO, claims.OPEN]
+    both = pd.concat([one("a", NOISE[None], **own) for own in (later, runs)])
+    assert claims.when_fixed(claim, both) == "after these runs"  # by the oldest of them
 
 
 def test_the_first_term_that_is_clearly_outside_is_enough():

@@ -49,8 +49,7 @@ def test_a_command_calls_the_library(monkeypatch, line, module, name, expected):
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["", "studdy", "study --profile big", "run 02 --workers 0", "run 02 --profile shipped"],
+    "line", ["", "studdy", "study --profile big", "run 02 --workers 0", "run 02 --profile shipped"]
 )
 def test_a_wrong_word_is_refused_by_the_parser(line):
     with pytest.raises(SystemExit) as caught:

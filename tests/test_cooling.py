@@ -20,13 +20,10 @@ PANELS = (Panel("reward", "Reward", "r"), Panel("judge", "Judge", "j"))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(shared_folders):
     """J-BOND on noise at profile smoke, which comes with the table."""
     settings = alignment.AlignmentSettings(profile="smoke", task="sentiment", policy="", workers=1)
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("BONDLAB_RUNS", "BONDLAB_FIGURES"):
-            environment.setenv(name, str(tmp_path_factory.mktemp(name)))
-        yield alignment.results(j_bond.EXPERIMENT, settings, NOISE[:1])
+    return alignment.results(j_bond.EXPERIMENT, settings, NOISE[:1])
 
 
 def test_each_temperature_is_measured_as_a_policy_is(found):

@@ -13,7 +13,7 @@ from bondlab.algorithms import j_bond
 from bondlab.study import judge
 from bondlab.study.alignment import SMOKE
 from bondlab.study.sweep import Spec
-from bondlab.tasks import TaskSettings
+from bondlab.tasks import TaskSettings, scorers
 
 # -- measures -------------------------------------------------------------------------------------
 
@@ -102,6 +102,19 @@ def test_texts_are_scored_once_by_each_judge(monkeypatch):
     scores("a", ["p", "r"], [["x", "xx"], ["", "y"]])
     assert scores("a", ["p", "q"], [["x", "xxx"], ["", "y"]]) == [[1, 3], [0, 1]]
     assert len(calls) == 4
+
+
+def test_a_judge_is_named_by_its_weights_task_and_precision(monkeypatch):
+    """One that was trained again reads nothing that the old one said."""
+    monkeypatch.setattr(scorers, "load", lambda *_: lengths)
+
+    def name(task: str, weights: str, precision: str) -> str:
+        monkeypatch.setattr(scorers, "identity", lambda _: weights)
+        return judge.judge_of(spec(task).task, precision)[1]
+
+    first = ("chat", "old", "fp32")
+    changed = [("chat", "new", "fp32"), ("sentiment", "old", "fp32"), ("chat", "old", "bf16")]
+    assert len({name(*way) for way in (first, first, *changed)}) == 4
 
 
 @pytest.mark.usefixtures("runs")

@@ -17,10 +17,8 @@ from bondlab.report.plots import Panel
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(runs, tmp_path, monkeypatch):
     """A clone without results of its own."""
-    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setattr(paths, "repository_root", lambda: tmp_path)
     return tmp_path
 

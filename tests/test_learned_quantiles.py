@@ -226,25 +226,27 @@ def test_break_even_by_hand(tmp_path):
     """The model adds 1 s. A fresh sample costs (5 - 2) s / 192. Learning saves 15 samples for each
     of 8 documents a step, or of 40 documents in 10 steps: ties at 1/120 and 1/60 s a sample. The
     reward call, 0.01 s of it, must be dearer by the difference to 3/192. Ten times the noise makes
-    intervals ten times as wide.
+    intervals ten times as wide; the first row's is that of a bootstrap of our own.
     """
     found = learned_quantiles.break_even(steps(tmp_path / "exact"))["seconds"].tolist()
     assert found[:4] == pytest.approx([0.2, 0.01, 1, 3 / 192])
     ties = [[tie, 0.01 + tie - 3 / 192] for tie in (1 / 120, 1 / 60)]
     assert found[4:] == pytest.approx(ties[0] + ties[1])
-    noisy = [
-        learned_quantiles.break_even(steps(tmp_path / str(noise), noise=noise))[2:]
-        for noise in (0.05, 0.5)
-    ]
+    taken = [steps(tmp_path / str(noise), noise=noise) for noise in (0.05, 0.5)]
+    noisy = [learned_quantiles.break_even(table)[2:] for table in taken]
     assert all(x["seconds"].between(x["low"], x["high"]).all() for x in noisy)
     widths = [(x["high"] - x["low"]).to_numpy() for x in noisy]
     assert widths[1] == pytest.approx(10 * widths[0])
+    rng, seconds = np.random.default_rng(9), taken[0].set_index("series")["seconds"]
+    own = [np.median(rng.choice(seconds[s], (4000, STEPS)), axis=1) for s in (LEARNED, STORED)]
+    expected = np.quantile(own[0] - own[1], [0.025, 0.975])
+    found = noisy[0].iloc[0][["low", "high"]].tolist()
+    assert found == pytest.approx(expected, abs=0.1 * np.ptp(expected))
 
 
-def test_the_smoke_runs_bring_predictions_and_times(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("runs")
+def test_the_smoke_runs_bring_predictions_and_times():
     """Three runs of two steps; predictions of the learned one alone, at its three evaluations."""
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     experiment, settings = learned_quantiles.EXPERIMENT, RunSettings(profile="smoke", workers=1)
     found = learned_quantiles.beside(experiment.results(settings), settings)
     taken = found["steps"].groupby("series")["step"].apply(list).to_dict()

@@ -37,11 +37,7 @@ def narrow(name: str) -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "tokenizer", "message"),
     [
-        (
-            LlamaModel(LlamaConfig(**LLAMA)),
-            tiny.tokenizer(),
-            "LlamaModel has no .* head: pass",
-        ),
+        (LlamaModel(LlamaConfig(**LLAMA)), tiny.tokenizer(), "LlamaModel has no .* head: pass"),
         ("gpt2", tiny.tokenizer(), "AutoModelForSeq2SeqLM.* not 'gpt2'"),
         (tiny.tokenizer(), tiny.gemma(), "model must be .* not TokenizersBackend"),
         (tiny.gemma(), None, "tokenizer must be .*AutoTokenizer.*; not None"),

@@ -195,13 +195,12 @@ def test_a_study_leaves_the_clone_clean(tmp_path):
 
 
 @each_notebook
+@pytest.mark.usefixtures("runs")
 def test_wrong_parameters_stop_it_before_any_work(notebook, tmp_path, monkeypatch):
     """papermill only warns of the first and passes the second on; the cell after refuses both.
 
     The cells as papermill runs them, its own among them, in this process.
     """
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
     made = parameterize_notebook(load_notebook_node(str(notebook)), {"profil": "x", "profile": 3})
     code = [cell.source for cell in made.cells if cell.cell_type == "code"]
     code = code[: next(i for i, cell in enumerate(code) if "parameters(globals()" in cell) + 1]

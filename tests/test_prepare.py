@@ -17,14 +17,7 @@ from bondlab import assets
 from bondlab.lm.language_model import LanguageModel
 from bondlab.making import prepare
 from bondlab.making.preferences import Comparison, Judged
-from bondlab.making.prepare import (
-    RECIPES,
-    Recipe,
-    Supervised,
-    bradley_terry,
-    likelihood,
-    pointwise,
-)
+from bondlab.making.prepare import RECIPES, Recipe, Supervised, bradley_terry, likelihood, pointwise
 from bondlab.tasks import models, scorers, tiny, xsum
 
 TOY = Supervised(steps=40, batch=4, learning_rate=2e-2, rank=4, warmup=4, check_every=20)
@@ -156,11 +149,8 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     monkeypatch.setattr(models, "load", lambda name: (tiny.t5(1), tiny.tokenizer()))
     monkeypatch.setattr(models, "encoder", lambda name: tiny_encoder())
-    scorers.load.cache_clear()
     for name, recipe in RECIPES.items():
         monkeypatch.setitem(RECIPES, name, dataclasses.replace(recipe, settings=SHORT))
-    yield
-    scorers.load.cache_clear()
 
 
 def loaded(name: str):

@@ -1,4 +1,4 @@
-"""Quantiles from samples against counting, the paper's constants and scipy."""
+"""Quantiles from samples, against counting and the paper's constants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bondlab import best_of_n, quantiles
+from bondlab import quantiles
 
 
 def test_empirical_counts_ties_as_beaten():
@@ -29,18 +29,6 @@ def test_floor_is_nearly_unbiased_for_the_log(m, mean):
     exact = (math.log(1 / (2 * m)) + sum(math.log(s / m) for s in range(1, m + 1))) / (m + 1)
     assert actual == pytest.approx(exact, rel=1e-12)
     assert actual == pytest.approx(mean, abs=5e-4)
-
-
-def test_empirical_converges_to_the_exact_quantile():
-    """10^5 references of a law with ties: within 5 binomial standard errors of p_<=."""
-    probs = torch.tensor([0.1, 0.25, 0.15, 0.5], dtype=torch.float64)
-    rewards = torch.tensor([3.0, 1.0, 1.0, 2.0])
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.multinomial(probs, 100_000, True, generator=generator)
-    estimate = quantiles.empirical(rewards.unsqueeze(0), rewards[draws].unsqueeze(0))[0]
-    _, exact = best_of_n.tail_probs(probs, rewards)
-    error = (exact * (1 - exact) / 100_000).sqrt() + 1e-6
-    assert ((estimate - exact).abs() < 5 * error).all()
 
 
 def test_empirical_is_blind_to_reward_scale_and_reference_order():

@@ -15,7 +15,6 @@ from torch import nn
 from bondlab.bank import seeded
 from bondlab.lm import sampler
 from bondlab.lm.adapters import mixable
-from bondlab.lm.completions import Prompts
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.sampler import BUCKET, Captured
 from bondlab.tasks import tiny
@@ -163,12 +162,6 @@ def test_models_that_share_no_weights_draw_one_after_the_other():
     both = policy.sample_beside(whole, prompts, (1, 2), seeds)
     expected = whole.sample(prompts, 2, seeded(0, "b"))
     assert torch.equal(both[1].tokens, expected.tokens) and both[0].tokens.shape[1] == 1
-
-
-def test_prompts_have_tokens_where_the_mask_is():
-    prompts = Prompts(torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.long))
-    wide = sampler._to_bucket(prompts, 3)
-    assert wide.ids[0, -2:].tolist() == [5, 6] and wide.mask.sum() == 2
 
 
 def test_steps_are_captured_again_where_what_they_hold_has_changed():

@@ -39,7 +39,7 @@ def number(text: str) -> float:
 
 def test_a_judge_who_agrees_sees_the_reward_and_one_who_knows_better_its_fall():
     """The first gives every gain back, and soft as much as best. The second prefers each prompt's
-    middle: the best of 16 is worse than the best of 8, and than soft with the reward of that."""
+    middle: the best of 16 is worse than the best of 8."""
     generator = np.random.default_rng(0)
     reward = np.sort(generator.normal(size=(40, 16)))
     same = soft_best.table(found(reward, reward)).query("task == 'chat'")
@@ -51,12 +51,16 @@ def test_a_judge_who_agrees_sees_the_reward_and_one_who_knows_better_its_fall():
     assert number(doubts["wins"].iloc[-1]) < number(doubts["wins"].iloc[1])
 
 
-def test_what_twice_the_samples_give_is_paired_by_prompt():
-    """Of a judge that is the reward: the gain from n / 2 to n, from the sorted rewards."""
+def test_differences_are_paired_by_prompt_and_are_of_equal_reward():
+    """Of a judge of another taste: from n / 2 samples to n, and from the best of n to soft."""
     reward = np.random.default_rng(0).normal(size=(40, 16))
-    given = found(reward, reward)
-    wide = in_spreads(given, "chat").pivot(index="prompt", columns="sample", values="judge")
-    own = torch.tensor(wide.to_numpy())
-    best = {n: measures.best_of_n_value(own, own, n) for n in (1, 2, 4, 8, 16)}
+    given = found(np.cos(reward), reward)
+    wide = in_spreads(given, "chat").pivot(index="prompt", columns="sample")
+    own, judge = (torch.tensor(wide[name].to_numpy()) for name in ("reward", "judge"))
+    best = {n: measures.best_of_n_value(judge, own, n) for n in (1, 2, 4, 8, 16)}
+    table = soft_best.table(given).query("task == 'chat'")
     expected = [str(paired_difference(best[n], best[n // 2])) for n in (2, 4, 8, 16)]
-    assert soft_best.table(given).query("task == 'chat'")["judge, n - n/2"].tolist() == expected
+    assert table["judge, n - n/2"].tolist() == expected
+    for n, found_text in zip((2, 4, 8), table["judge, soft - best"], strict=False):
+        chances, _ = soft_best.soften(own, measures.best_of_n_value(own, own, n).mean().item())
+        assert found_text == str(paired_difference((chances * judge).sum(-1), best[n]))

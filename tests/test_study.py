@@ -63,9 +63,7 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch) -> Lab:
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
+def lab(runs, tmp_path, monkeypatch) -> Lab:
     monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
     monkeypatch.setattr(paths, "repository_root", lambda: tmp_path)
     monkeypatch.setattr(study, "PACKAGE", tmp_path / "package")

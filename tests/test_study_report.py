@@ -19,7 +19,7 @@ from bondlab.lm.completions import Completions
 from bondlab.report.intervals import mean_interval, text
 from bondlab.report.kept import Results
 from bondlab.report.plots import Level, Mark, Panel
-from bondlab.study import divergences, excerpts, items, iterative, report, tables
+from bondlab.study import divergences, evidence, excerpts, items, iterative, report, tables
 from bondlab.study.divergences import HELD_OUT, NEW, STORED
 from bondlab.tasks import Task, tiny
 
@@ -239,6 +239,15 @@ def test_differences_are_paired_by_item():
         items.of_results(joined(results("a"), results("b", profile="study")), ["p_reward"])
 
 
+def test_each_seed_has_its_own_run_in_the_evidence():
+    found, days = results("N = 8", RUNS[:1], seeds=2), ["2026-11-01", "2026-11-02"]
+    kept = [json.dumps(MANIFEST | {"started": day}) for day in days]
+    runs = found["runs"].assign(run=["first", "second"], manifest=kept)
+    table = evidence.of(replace(found, tables=found.tables | {"runs": runs}))
+    own = table.dropna(subset="seed").groupby("seed")[["run", "started"]].agg(set)
+    assert own.to_numpy().tolist() == [[{"first"}, {days[0]}], [{"second"}, {days[1]}]]
+
+
 def test_a_drawn_figure_has_its_levels_and_marks_or_is_a_line_of_text(monkeypatch, capsys):
     """Curves of two series, sampled Best-of-2's 2.1, and the step at which the anchor moves."""
     made = []
@@ -332,12 +341,11 @@ def test_the_change_is_that_of_the_best_sample():
     assert torch.allclose(found.float(), lost, atol=1e-4) and lost.abs().min() > 1e-3
 
 
-def test_tiny_runs_are_collected_and_compared_article_by_article(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("runs")
+def test_tiny_runs_are_collected_and_compared_article_by_article(monkeypatch):
     """6 runs of 3 evaluations of 4 held-out articles, N = 8 and 16; as many training articles. The
     change on held-out ones is the curve's last value less its first. What is found is kept. The run
     that the notebook trains on the spot is one of them."""
-    monkeypatch.setenv("BONDLAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setattr(divergences, "SIZES", (8, 16))
     settings = divergences.Settings(
         profile="smoke", workers=1, sizes_of_figure_2=[8], sizes_of_figure_10=[16], train_here=True

@@ -1,4 +1,4 @@
-"""Rules and estimators on policies whose every sequence is listed, against exact gradients."""
+"""Policies whose every sequence is listed: rules against exact gradients, and where they lead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import toy_objectives
 
 from bondlab import best_of_n, rules, toy
-from bondlab.toy import sample_size, training
+from bondlab.toy import training
 
 F64 = torch.float64
 BETA, GAMMA, BETA_RL, BETA_DPO, ALPHA = 0.3, 0.7, 0.2, 0.6, 0.4
@@ -101,76 +101,32 @@ def test_samples_follow_the_policy():
     assert ((shares - probs).abs() < 5 * (probs * (1 - probs) / count).sqrt() + 1e-9).all()
 
 
-def test_gradients_of_objectives_equal_differences():
-    """Autograd against central differences, step 1e-6: truncation and rounding below 1e-8."""
-    policy, problem = case(2, 3, 2, n=4, ties=True)
-    for objective in (
-        toy.backward_kl,
-        toy.forward_kl,
-        partial(toy.jeffreys, beta=BETA),
-        partial(toy.j_bond, beta=BETA, gamma=GAMMA),
-        partial(toy.reinforce, beta_rl=BETA_RL),
-        partial(toy_objectives.bonbon, alpha=ALPHA),
-        partial(toy_objectives.qrpo, beta=BETA),
-        partial(toy_objectives.max_at_k, k=2, beta_rl=BETA_RL),
-        toy.mean_log_quantile,
-        toy_objectives.backward_kl_continuous,
-    ):
-        exact = gradient(policy, objective(policy.log_probs(), problem))
-        differences = torch.zeros_like(exact)
-        for index in range(exact.numel()):
-            values = []
-            for step in (1e-6, -2e-6):
-                with torch.no_grad():
-                    policy.logits.view(-1)[index] += step
-                values.append(objective(policy.log_probs(), problem).item())
-            with torch.no_grad():
-                policy.logits.view(-1)[index] += 1e-6
-            differences.view(-1)[index] = (values[0] - values[1]) / 2e-6
-        torch.testing.assert_close(exact, differences, rtol=0, atol=1e-8)
-
-
 PAIRS = "online_dpo", "wind", "max_at_k"  # need two draws of the policy
 BATCHES = [
-    (name, prompts, k, ties)
+    (name, prompts, 2, 2, k, ties)
     for name in IDENTITIES
     for prompts, k in [(1, 1), (1, 2), (2, 1)]
     for ties in ([False, True] if prompts == 1 else [True])
     if k == 2 or name not in PAIRS
 ]
+# The factor n-1, Best-of-n of the anchor, the gap of its pair: 4 draws of 3 sequences.
+LARGER = "forward_kl", "backward_kl", "jeffreys", "bonbon"
+BATCHES += [(name, 1, 4, 4, 1, True) for name in LARGER]
+# Opponents, ranks and subsets of four: win rates, quantiles and best of 2 without bias.
+BATCHES += [("wind", 1, 2, 0, 4, True), ("qrpo", 1, 2, 4, 1, True), ("max_at_k", 1, 2, 0, 4, True)]
 
 
-@pytest.mark.parametrize(("name", "prompts", "k", "ties"), BATCHES)
-def test_expected_update_is_the_exact_gradient(name, prompts, k, ties):
-    """Over all joint draws of 2 anchor and k policy completions for all prompts at once (up to
-    3^6 = 729), the mean gradient of the weighted loss is autograd's gradient of the objective.
+@pytest.mark.parametrize(("name", "prompts", "n", "draws", "k", "ties"), BATCHES)
+def test_expected_update_is_the_exact_gradient(name, prompts, n, draws, k, ties):
+    """Over all joint draws of so many anchor and k policy completions for all prompts at once (up
+    to 3^6 = 729), the mean gradient of the weighted loss is autograd's gradient of the objective.
     Baselines vanish in the mean, since a return and another draw are independent."""
-    policy, problem = case(prompts, vocabulary=2, length=2, n=2, ties=ties)
+    policy, problem = case(prompts, vocabulary=2, length=2, n=n, ties=ties)
     rule, objective, log_quantiles = identity(name, problem)
     log_policy = policy.log_probs()
-    loss = training.expected_surrogate(rule, log_policy, problem, 2, k, log_quantiles)
+    loss = training.expected_surrogate(rule, log_policy, problem, draws, k, log_quantiles)
     exact = gradient(policy, objective(policy.log_probs(), problem))
     assert exact.abs().max() > 1e-3
-    torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
-
-
-@pytest.mark.parametrize("name", ["forward_kl", "backward_kl", "jeffreys", "bonbon"])
-def test_expected_update_with_a_larger_n(name):
-    """Factor n-1, Best-of-n of the anchor, the gap of its pair: n = 4 draws of 3 sequences."""
-    policy, problem = case(1, vocabulary=2, length=2, n=4, ties=True)
-    rule, objective, log_quantiles = identity(name, problem)
-    loss = training.expected_surrogate(rule, policy.log_probs(), problem, 4, 1, log_quantiles)
-    exact = gradient(policy, objective(policy.log_probs(), problem))
-    torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
-
-
-@pytest.mark.parametrize(("name", "n", "k"), [("wind", 0, 4), ("qrpo", 4, 1), ("max_at_k", 0, 4)])
-def test_expected_update_from_more_draws(name, n, k):
-    """Opponents, ranks and subsets of four: win rates, quantiles and best of 2 without bias."""
-    policy, problem = case(1, vocabulary=2, length=2, n=2, ties=True)
-    rule, objective, log_quantiles = identity(name, problem)
-    loss = training.expected_surrogate(rule, policy.log_probs(), problem, n, k, log_quantiles)
-    exact = gradient(policy, objective(policy.log_probs(), problem))
     torch.testing.assert_close(gradient(policy, loss), exact, rtol=0, atol=1e-8)
 
 
@@ -191,45 +147,6 @@ def test_wind_rests_where_no_policy_gains():
     loss = training.expected_surrogate(rule, policy.log_probs(), problem, 0, 2, log_pi)
     assert gradient(policy, loss).abs().max() < 1e-10
     assert toy.kl(log_pi, problem.log_anchor) > 0.1
-
-
-def test_dropping_the_collision_term_is_a_different_gradient():
-    """With few sequences (B) varies, so the two identities above are really two: the gradients
-    of the exact and the continuous backward KL differ by more than their tolerance."""
-    policy, problem = case(1, vocabulary=2, length=2, n=2)
-    exact = gradient(policy, toy.backward_kl(policy.log_probs(), problem))
-    limit = gradient(policy, toy_objectives.backward_kl_continuous(policy.log_probs(), problem))
-    assert (exact - limit).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("name", IDENTITIES)
-def test_sampled_update_converges_to_the_exact_gradient(name):
-    """On 259 sequences, 40,000 independent batches of one prompt: the mean of the updates lies
-    within 5 of its own standard errors of the exact gradient, in each of 49 coordinates."""
-    # J-BOND's n is 2, and 259^4 joint draws are too many to enumerate for BoNBoN.
-    n, k, copies = (2 if name in ("j_bond", "bonbon") else 4), 2, 40_000
-    policy, problem = case(1, vocabulary=7, length=3, n=n)
-    rule, objective, log_quantiles = identity(name, problem)
-    log_policy = policy.log_probs()
-    exact = gradient(policy, objective(log_policy, problem)).flatten()
-    per_sequence = sample_size.gradients_of(policy)[0]  # [V, parameters]
-    generator = torch.Generator().manual_seed(4)
-    wide = toy.Problem(problem.log_anchor.expand(copies, -1), problem.rewards, n)
-    anchor_draws = toy.draw(wide.log_anchor, n, generator)
-    policy_draws = toy.draw(log_policy.detach().expand(copies, -1), k, generator)
-    log_ratio = (log_policy.detach() - problem.log_anchor)[0]
-    scores = rules.Scores(
-        problem.rewards[0][anchor_draws],
-        problem.rewards[0][policy_draws],
-        log_quantiles[0][policy_draws].exp(),
-        log_ratio[policy_draws],
-        log_ratio[anchor_draws],
-    )
-    draws = torch.cat([anchor_draws, policy_draws], dim=1)
-    updates = -(rule(scores).unsqueeze(-1) * per_sequence[draws]).sum(dim=1)
-    error = updates.std(dim=0) / copies**0.5
-    assert error.max() < 0.02
-    assert ((updates.mean(dim=0) - exact).abs() < 5 * error + 1e-12).all()
 
 
 def mean_log_estimate(problem: toy.Problem, m: int) -> torch.Tensor:
@@ -284,3 +201,45 @@ def test_rewards_without_noise_add_up_pairs():
     assert r(4, 4, 4) - r(4, 4, 0) == pytest.approx(r(3, 4, 4) - r(3, 4, 0), rel=1e-12)
     noisy = toy.draw_rewards(policy, noise=2.0, seed=1)[0] - rewards
     assert noisy.std().item() == pytest.approx(2, abs=5 * 2 / (2 * 259) ** 0.5)
+
+
+# -- where training ends ---------------------------------------------------------------------------
+
+
+def test_descend_shows_what_each_divergence_does():
+    """Figure 2 on the toy: each objective ends lowest in itself, the pure ones above Jeffreys in
+    the other divergence, and the forward KL lags in log quantile."""
+    ends = {}
+    for beta in (0.0, 0.5, 1.0):
+        policy = toy.ToyPolicy(2, 6, 3, seed=1)
+        problem = toy.Problem(policy.log_probs().detach(), toy.draw_rewards(policy, 0.5, 2), 8)
+        loss = partial(toy.jeffreys, problem=problem, beta=beta)
+        found = dict(training.descend(policy, loss, steps=300, lr=0.05))
+        assert [*found] == [*range(301)] and found[300].equal(policy.log_probs())
+        assert training.measure(found[0], problem).kl_to_reference == 0
+        ends[beta] = training.measure(found[300], problem)
+    assert ends[1.0].backward_kl < ends[0.5].backward_kl < ends[0.0].backward_kl
+    assert ends[0.0].forward_kl < ends[0.5].forward_kl < ends[1.0].forward_kl
+    mixed = {beta: end.backward_kl + end.forward_kl for beta, end in ends.items()}
+    assert mixed[0.5] < min(mixed[0.0], mixed[1.0])
+    assert ends[0.0].mean_log_quantile < ends[0.5].mean_log_quantile
+
+
+def test_descend_by_samples_approaches_the_exact_optimum():
+    """The rule with 8 + 8 draws a step ends within 10 % of exact descent's Jeffreys divergence."""
+    generator = torch.Generator().manual_seed(2)
+    rewards = torch.randn(4, 156, dtype=torch.float64, generator=generator)
+    values = []
+    for sampled in (False, True):
+        policy = toy.ToyPolicy(4, 6, 3, seed=1)
+        problem = toy.Problem(policy.log_probs().detach(), rewards, 4)
+        loss = partial(toy.jeffreys, problem=problem, beta=0.5)
+        if sampled:
+            rule = partial(rules.jeffreys, n=4, beta=0.5)
+            generator = torch.Generator().manual_seed(8)
+            draws = {"n": 4, "k": 8, "m": 0, "generator": generator}
+            loss = partial(training.sampled_surrogate, rule, problem=problem, **draws)
+        *_, (_, log_policy) = training.descend(policy, loss, steps=400, lr=0.03)
+        end = training.measure(log_policy, problem)
+        values.append((end.backward_kl + end.forward_kl) / 2)
+    assert values[0] < values[1] < 1.1 * values[0]

@@ -37,7 +37,7 @@ def test_the_rule_sees_each_run_by_itself(algorithm):
         torch.testing.assert_close(found[run], alone)
 
 
-def test_the_loss_is_that_of_the_enumerable_policy(world):
+def test_the_loss_is_that_of_the_enumerable_policy():
     """Of one run with each prompt once in a batch: `training.surrogate` of the same draws."""
     world = runs.World.of(3, 1)
     log_policy = (world.log_reference + torch.randn_like(world.log_reference)).log_softmax(-1)

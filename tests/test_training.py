@@ -314,17 +314,17 @@ def test_a_run_s_folder_may_begin_at_home(tmp_path, monkeypatch):
 
 
 def test_bond_raises_the_log_quantile(tmp_path):
-    """40 steps of BOND (N = 4, beta 0.5) move the held-out mean log quantile from about -1 towards
+    """20 steps of BOND (N = 4, beta 0.5) move the held-out mean log quantile from about -1 towards
     -1/4: the paired 95 % interval over 32 prompts lies above 0."""
-    sizes = {"steps": 40, "evaluate_every": 40, "evaluation_samples": 16}
+    sizes = {"steps": 20, "evaluate_every": 20, "evaluation_samples": 16}
     config = Config(**sizes, learning_rate=1e-2, warmup=2, precision="fp32")
     run = train(task_of(evaluate=32), bond(4, 0.5, policy_draws=4), config)
     own = run.evaluation.query("source == 'policy'").assign(log=lambda t: np.log(t["quantile"]))
     means = own.pivot_table(index="prompt", columns="step", values="log")
-    gain = paired_difference(means[40], means[0])
+    gain = paired_difference(means[20], means[0])
     assert gain.low > 0.05
     assert -1.3 < means[0].mean() < -0.7
-    assert list(run.table["step"]) == list(range(1, 41))
+    assert list(run.table["step"]) == list(range(1, 21))
     run.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "model.safetensors").exists()
 
@@ -444,12 +444,7 @@ def test_checkpoints_are_written_by_the_clock(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        {"algorithm": bond},
-        {"config": CONFIG.model_dump()},
-        {"task": "a task"},
-    ],
+    "given", [{"algorithm": bond}, {"config": CONFIG.model_dump()}, {"task": "a task"}]
 )
 def test_what_is_no_argument_of_its_kind_is_refused_first(given, folder):
     arguments = {"task": task_of(), "algorithm": BOND, "config": CONFIG} | given

@@ -105,7 +105,6 @@ def test_a_rehearsal_never_sees_a_held_out_prompt():
 
 def test_tuning_keeps_what_every_rate_gave(runs, tmp_path, monkeypatch):
     """The rates of one method, and then of a second, whose table holds both."""
-    monkeypatch.setenv("BONDLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setattr(tuning, "RATES", (5e-4, 1e-3))
     first = experiments.tune("sentiment", "smoke", [J_BOND], 1)
     both = experiments.tune("sentiment", "smoke", [MIDDLE], 1)

@@ -9,13 +9,7 @@ import pandas as pd
 import pytest
 
 from bondlab.anchors import Periodic
-from bondlab.study import (
-    divergences,
-    iterative,
-    learned_quantiles,
-    report,
-    tuning,
-)
+from bondlab.study import divergences, iterative, learned_quantiles, report, tuning
 from bondlab.study.cells import rise
 from bondlab.study.claims import lead
 from bondlab.study.divergences import OBJECTIVES
@@ -158,6 +152,14 @@ def test_perfect_runs_lie_on_one_trade_off(price):
     found = NUMBERS[FIGURE_4.name]["C7"].decide(figure_4({}, noise=1e-6, price=price))
     assert found.verdict == "repeated"
     assert all(abs(interval.mean) < 1e-3 for interval in found.intervals.values())
+
+
+def test_a_run_is_held_where_it_ends_against_the_curve_of_the_others():
+    """0.3 above it at the end, less on the way: no part of that in its own curve."""
+    way = -1 / SIZES[LARGE] + 0.3 * TIMES
+    found = NUMBERS[FIGURE_4.name]["C7"].decide(figure_4({LARGE: way}, noise=1e-6))
+    off = found.intervals[f"log quantile off the common curve, {LARGE}"]
+    assert off.mean == pytest.approx(0.3, abs=1e-3)
 
 
 def test_stored_samples_on_one_side_are_no_clean_comparison():
