@@ -21,6 +21,7 @@ from bondlab.study import (
     anchor_ablations,
     anchor_speeds,
     benchmarks,
+    controls,
     evidence,
     j_bond,
     on_toy,
@@ -30,17 +31,19 @@ from bondlab.study import (
     tuning,
 )
 from bondlab.study.alignment import ETAS, FIRST, J_BOND, SCALES, STRIDES, AlignmentSettings
-from bondlab.study.anchor_ablations import COPY, FLOAT32
+from bondlab.study.anchor_ablations import COPY
 from bondlab.study.anchor_speeds import GAMMAS
+from bondlab.study.controls import FLOAT32
 from bondlab.study.j_bond import NOISE, RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE, SEEN, seen
 from bondlab.study.judge import per_prompt, tiny_judge
 from bondlab.study.other_baselines import FACTORS, OTHERS, RLOO
 from bondlab.study.sweep import held_out_bank
 from bondlab.tasks import tiny
 
-ANCHORS, BASELINE = anchor_ablations.EXPERIMENT, j_bond.EXPERIMENT
+ANCHORS, CONTROLS = anchor_ablations.EXPERIMENT, controls.EXPERIMENT
+BASELINE = j_bond.EXPERIMENT
 SPEEDS, BESIDE = anchor_speeds.EXPERIMENT, other_baselines.EXPERIMENT
-EVERY = (ANCHORS, SPEEDS, BASELINE, BESIDE)
+EVERY = (ANCHORS, CONTROLS, SPEEDS, BASELINE, BESIDE)
 SLOWEST, *_ = ETAS
 _, _, GAMMA_1, GAMMA_2 = GAMMAS
 OTHER = list(REINFORCE)[2]
@@ -94,7 +97,7 @@ def test_runs_differ_in_their_algorithm_and_seed_alone(experiment, profile, task
 def test_first_steps_make_their_series_curve_finer():
     """They are the whole run's up to its first evaluation, which counts once; of the others and of
     the whole run nothing changes. The toy, which goes slowly, has none."""
-    for experiment, names in ((ANCHORS, {RAW, RAW_MOVING}), (BASELINE, {*REINFORCE})):
+    for experiment, names in ((CONTROLS, {RAW, RAW_MOVING}), (BASELINE, {*REINFORCE})):
         found = {s.labels["series"]: s for s in experiment.specs("study") if not s.labels["seed"]}
         assert {name for name in found if f"{name}{FIRST}" in found} == names
         for name in names:
@@ -166,9 +169,10 @@ def test_the_measures_find_what_they_need(profile):
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "study"])
-def test_figures_5_and_7_share_a_run(profile):
+def test_figures_5_and_7_and_the_controls_share_a_run(profile):
     """J-BOND with eta 0.02 is computed once."""
-    first, *others = (experiment.specs(profile)[0] for experiment in (ANCHORS, BASELINE, BESIDE))
+    shared = (ANCHORS, CONTROLS, BASELINE, BESIDE)
+    first, *others = (experiment.specs(profile)[0] for experiment in shared)
     for other in others:
         assert other == first and other.labels["series"] == J_BOND
     assert len({experiment.runs for experiment in EVERY}) == 1
@@ -204,13 +208,13 @@ def test_j_bond_is_taken_apart_one_part_at_a_time():
     assert (rank_moving, rank) == ((True, True, False), (False, True, False))
     assert (raw_moving, raw) == ((True, False, False), (False, False, False))
     seven = {s.labels["series"]: s for s in BASELINE.specs("study") if not s.labels["seed"]}
-    five = {s.labels["series"]: s for s in ANCHORS.specs("study") if not s.labels["seed"]}
-    assert (found[RAW], found[RAW_MOVING]) == (seven[RAW], five[RAW_MOVING])  # computed once
-    assert five[NOISE[0]] == seven[NOISE[0]]
+    own = {s.labels["series"]: s for s in CONTROLS.specs("study") if not s.labels["seed"]}
+    assert (found[RAW], found[RAW_MOVING]) == (seven[RAW], own[RAW_MOVING])  # computed once
+    assert own[NOISE[0]] == seven[NOISE[0]]
 
 
 def test_a_series_needs_no_learning_rate_of_another(monkeypatch):
-    """Figure 5 without the REINFORCE that has not been tuned yet."""
+    """J-BOND's without the REINFORCE that has not been tuned yet."""
 
     def chosen_rate(task, series):
         if series != J_BOND:
@@ -219,12 +223,12 @@ def test_a_series_needs_no_learning_rate_of_another(monkeypatch):
 
     monkeypatch.setattr(tuning, "chosen_rate", chosen_rate)
     asked = AlignmentSettings(profile="study", task="sentiment", policy="", workers=1)
-    found = alignment.chosen(ANCHORS, asked, [J_BOND, COPY])
+    found = alignment.chosen(CONTROLS, asked, [J_BOND, NOISE[0]])
     assert [(s.labels["series"], s.labels["seed"]) for s in found] == [
-        (series, seed) for series in (J_BOND, COPY) for seed in range(3)
+        (series, seed) for series in (J_BOND, NOISE[0]) for seed in range(3)
     ]
     with pytest.raises(ParameterError, match="learning rate"):
-        alignment.chosen(ANCHORS, asked)
+        alignment.chosen(CONTROLS, asked)
 
 
 # -- the rules -------------------------------------------------------------------------------------
@@ -345,7 +349,7 @@ def test_rewards_are_judged_in_spreads():
     """Five times the reward at five times the spread: the same numbers."""
     found = like_the_papers()
     scaled = found.assign(reward=5 * found["reward"], spread=5.0)
-    for claim in ANCHORS.claims:
+    for claim in (*ANCHORS.claims, *CONTROLS.claims):
         first, second = (claim.decide(part).intervals.values() for part in (found, scaled))
         assert [i.mean for i in second] == pytest.approx([i.mean for i in first])
 

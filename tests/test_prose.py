@@ -23,7 +23,7 @@ TEXTS = {"README": ROOT / "README.md", **NOTEBOOKS}
 # Whose results a text also tells, by notebook.
 ELSEWHERE = {
     "02_forward_backward_jeffreys": ["03_iterative_bond", "04_learned_quantiles"],
-    "07_jbond_against_reinforce": ["06_anchor_ablations"],
+    "07_jbond_against_reinforce": ["06d_jbond_controls"],
 }
 
 

@@ -20,7 +20,7 @@ from bondlab.study.alignment import (
     specs,
     trend,
 )
-from bondlab.study.anchor_ablations import mean_reward
+from bondlab.study.anchor_ablations import over_training
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL
@@ -42,7 +42,7 @@ def runs(profile: str) -> Runs:
 
 
 def _per_doubling(table: pd.DataFrame) -> np.ndarray:
-    return trend(np.log2([*ETAS.values()]), [mean_reward(table, series) for series in ETAS])
+    return trend(np.log2([*ETAS.values()]), [over_training(table, series) for series in ETAS])
 
 
 EXPERIMENT = Experiment(

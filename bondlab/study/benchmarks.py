@@ -32,10 +32,10 @@ from bondlab.study import j_bond
 from bondlab.study.alignment import J_BOND, RUNS, AlignmentSettings, chosen, specs
 from bondlab.study.audit import sampled
 from bondlab.study.claims import Claim, Term
+from bondlab.study.controls import ALONE
 from bondlab.study.experiment import Experiment
 from bondlab.study.instructions import INSTRUCTIONS
 from bondlab.study.items import COLUMNS, REFERENCE
-from bondlab.study.j_bond import ALONE
 from bondlab.study.sweep import Spec
 from bondlab.task import Reward, score
 from bondlab.training import train

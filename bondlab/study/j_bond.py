@@ -1,4 +1,4 @@
-"""J-BOND against REINFORCE (Figure 7): the runs, and the claims on both and on J-BOND alone."""
+"""J-BOND against REINFORCE (Figure 7): runs and claims."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pandas as pd
 
 from bondlab.algorithms import reinforce
 from bondlab.report.intervals import influence
-from bondlab.study import frontier
 from bondlab.study.alignment import (
     AREA,
     ETAS,
@@ -29,14 +28,13 @@ from bondlab.study.cells import at, halves
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL, unit
-from bondlab.study.report import COOLED, best_name
+from bondlab.study.report import best_name
 
 REINFORCE = {f"REINFORCE, beta_RL = {b:g}": b for b in (0.001, 0.01, 0.1, 1.0)}  # section 6, Fig. 7
 # REINFORCE on the reward itself or on r_J, to the reference or to a moving average.
 RAW, RAW_MOVING = "REINFORCE, beta_RL = 0.1", "REINFORCE, moving anchor"
 RANK, RANK_MOVING = "rank REINFORCE", "rank REINFORCE, moving anchor"
 BETAS, RATES = ({k: np.log10(v) for k, v in each.items()} for each in (REINFORCE, ETAS))  # tenfold
-STRAIGHT = 0.5  # share of its mean by which a slope may change from one half to the other
 SEEN = 0.75  # of the reward's gain that the judge is to see, both in gains of Best-of-4
 REWARD, BEST = "reward", (best_name(1), best_name(4))
 SMALL = "REINFORCE, beta_RL = 0.01"  # it and `RAW` have learning rates of their own
@@ -79,18 +77,6 @@ def _beta_less_eta(column: str, table: pd.DataFrame) -> np.ndarray:
 
 def _half(which: int, column: str, table: pd.DataFrame) -> np.ndarray:
     return halves(table, J_BOND, column)[which] / unit(table, column)
-
-
-def _beyond_noise(name: str, table: pd.DataFrame) -> np.ndarray:
-    """`frontier.shape` of what J-BOND's KL has above that of the run with the noise reward."""
-    steps, own = frontier.grown(table, J_BOND)
-    return frontier.shape(name, steps, own - frontier.grown(table, J_BOND_ON_NOISE)[1])
-
-
-def _noise_share(table: pd.DataFrame) -> np.ndarray:
-    return influence(
-        lambda noise, own: noise / own, at(table, J_BOND_ON_NOISE, KL), at(table, J_BOND, KL)
-    )
 
 
 def seen(series: str, table: pd.DataFrame) -> np.ndarray:
@@ -148,50 +134,6 @@ CLAIMS = (
         above(J_BOND, REINFORCE),
         AREA,
         short="J-BOND's frontier is above REINFORCE's",
-    ),
-)  # fmt: skip
-# Claims on J-BOND alone, decided beside its controls: the run on noise, and cooling.
-ALONE = (
-    Claim(
-        "C13",
-        "J-BOND's KL grows steadily, about linearly in the steps.",
-        "section 6, Fig. 7 middle",
-        [
-            Term("KL beyond noise, slope (nats per step)", (J_BOND, J_BOND_ON_NOISE),
-                 partial(_beyond_noise, "slope"), above=0),
-            Term("KL beyond noise, bend", (J_BOND, J_BOND_ON_NOISE), partial(_beyond_noise, "bend"),
-                 -STRAIGHT, STRAIGHT),
-            Term("KL beyond noise, R^2 of the line", (J_BOND, J_BOND_ON_NOISE),
-                 partial(_beyond_noise, "r_squared")),
-            Term("noise run's share of the last KL", (J_BOND, J_BOND_ON_NOISE), _noise_share),
-        ],
-        "Minus the KL of a run that is rewarded for noise and can learn nothing. Over the "
-        "evaluations after the warm-up; the bend is the slope's change from the first half to the "
-        "second, as a share of its mean.",
-        short="J-BOND's KL grows steadily",
-    ),
-    Claim(
-        "ours-1",
-        "What J-BOND gains a second judge sees too.",
-        "ours; the paper's abstract claims better results beyond the trained reward",
-        [
-            Term("win rate over the reference minus 1/2", (J_BOND,),
-                 lambda table: at(table, J_BOND, "win_over_1") - 0.5, above=0),
-            Term("the judge's gain, as a share of the reward's", (J_BOND, *BEST),
-                 partial(seen, J_BOND), above=SEEN),
-        ],
-        "After the last step: how often the judge that no training sees prefers J-BOND's "
-        "completion to one of the reference's, ties half; and its mean gain, both gains in those "
-        "of sampled Best-of-4. A policy that has only learned the reward's mistakes fails.",
-        short="a second judge agrees",
-    ),
-    Claim(
-        "ours-4",
-        "J-BOND's curve of reward against KL lies above that of cooling the reference.",
-        "ours; sampling at a lower temperature needs no training",
-        above(J_BOND, [COOLED]),
-        AREA,
-        short="J-BOND beats cooling the reference",
     ),
 )  # fmt: skip
 EXPERIMENT = Experiment(

@@ -23,6 +23,7 @@ from bondlab.study import (
     anchor_ablations,
     anchor_speeds,
     claims,
+    controls,
     divergences,
     evidence,
     iterative,
@@ -32,8 +33,8 @@ from bondlab.study import (
     xsum,
 )
 from bondlab.study.alignment import FIRST, SIZES
-from bondlab.study.anchor_ablations import FLOAT32
 from bondlab.study.claims import Claim
+from bondlab.study.controls import FLOAT32
 from bondlab.study.cooling import TEMPERATURES
 from bondlab.study.experiments import methods
 from bondlab.study.report import TOY
@@ -74,7 +75,8 @@ class Shown:
 
 def _alignment(profile: str) -> list[Spec]:
     def runs(scale: str) -> alignment.Runs:
-        return anchor_ablations.runs(scale) | anchor_speeds.runs(scale) | _methods(scale)
+        found = anchor_ablations.runs(scale) | controls.runs(scale)
+        return found | anchor_speeds.runs(scale) | _methods(scale)
 
     found = alignment.specs(runs, "", profile, tuned=False)
     return [s for s in found if not s.labels["series"].endswith((FIRST, FLOAT32))]
@@ -94,7 +96,7 @@ FIGURES = {
         _alignment,
         [
             claim
-            for each in (anchor_ablations, anchor_speeds, j_bond, other_baselines)
+            for each in (anchor_ablations, controls, anchor_speeds, j_bond, other_baselines)
             for claim in each.EXPERIMENT.claims
             if not any(FLOAT32 in term.series for term in claim.terms)
         ],

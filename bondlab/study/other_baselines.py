@@ -7,8 +7,8 @@ from functools import partial
 from bondlab.algorithms import bonbon, j_bond, online_dpo, raft, reinforce, vbon, warp
 from bondlab.anchors import FROZEN
 from bondlab.study.alignment import AREA, ETA, J_BOND, RUNS, Runs, above, moving, rate, specs
-from bondlab.study.anchor_ablations import raw_moving
 from bondlab.study.claims import Claim
+from bondlab.study.controls import raw_moving
 from bondlab.study.experiment import Experiment
 from bondlab.study.j_bond import RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE, figure_7
 

@@ -23,7 +23,7 @@ from bondlab.lm.language_model import LanguageModel
 from bondlab.report.kept import Results
 from bondlab.report.notebook import ParameterError
 from bondlab.results import write_table
-from bondlab.study import alignment, anchor_ablations, tuning
+from bondlab.study import alignment, controls, tuning
 from bondlab.study.alignment import RUNS
 from bondlab.study.cooling import cooled
 from bondlab.study.judge import judge_of
@@ -68,7 +68,7 @@ REFERENCE, POLICY, COOLED = "reference", "policy", "cooled"
 TEMPERATURES = {REFERENCE: 1.0, POLICY: 0.95, COOLED: 0.7}
 PRECISION, SEED = "fp32", 0
 # The one that the study is about, and the one that leaves the language for the reward.
-WRITERS = (alignment.J_BOND, anchor_ablations.RAW_MOVING)
+WRITERS = (alignment.J_BOND, controls.RAW_MOVING)
 
 
 def shipped() -> pd.DataFrame:
@@ -94,7 +94,7 @@ def drawn(task: str) -> pd.DataFrame:
 
 def finished() -> list[Spec]:
     """The study's runs whose policies write beside the reference, as far as they are finished."""
-    found = alignment.specs(anchor_ablations.runs, "", "study", tuned=False)
+    found = alignment.specs(controls.runs, "", "study", tuned=False)
     own = [s for s in found if s.labels["series"] in WRITERS and s.labels["seed"] == SEED]
     done = []
     for spec in own:
