@@ -310,14 +310,15 @@ def test_encode_names_what_is_wrong(prompts, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
-    [("max_new_tokens", x) for x in (0, 8.0, "8", None)]
-    + [("max_prompt_tokens", x) for x in (0, 24.0)]
-    + [("temperature", x) for x in (0.0, float("nan"), float("inf"))],
+    ("name", "wrong", "least"),
+    [("max_new_tokens", x, "") for x in (8.0, "8", None)]
+    + [("max_prompt_tokens", 24.0, ""), ("temperature", float("inf"), "")]
+    + [(name, 0, " at least 1") for name in ("max_new_tokens", "max_prompt_tokens")]
+    + [("temperature", x, " above 0") for x in (0.0, float("nan"))],
 )
-def test_settings_are_checked(name, wrong):
+def test_settings_are_checked(name, wrong, least):
     """Limits are whole numbers of 1 or more, a temperature is above 0 and finite."""
-    with pytest.raises(ValueError, match=f"{name}.* must be"):
+    with pytest.raises(ValueError, match=f"{name}.* must be{least}"):
         make("t5", **{name: wrong})
 
 
