@@ -240,13 +240,15 @@ def prompts_at(places: range, total: int, seed: int) -> list[int]:
 
 
 def measured_spread(task: Task, precision: device.Precision) -> float:
-    """The unit of rewards for rules that do not go by ranks, such as REINFORCE.
+    """The unit of rewards for rules that do not go by ranks, such as REINFORCE."""
+    return spread(spread_bank(task, precision).filled(task).rewards)
 
-    `spread` of stored completions of the first training prompts, which runs of a task share.
-    """
+
+def spread_bank(task: Task, precision: device.Precision) -> BankFolder:
+    """The completions that it is measured on: of the first training prompts, for all runs of a
+    task."""
     prompts = task.train_prompts[:SPREAD_PROMPTS]
-    folder = BankFolder.of(task, prompts, SPREAD_SAMPLES, SPREAD_STREAM, precision)
-    return spread(folder.filled(task).rewards)
+    return BankFolder.of(task, prompts, SPREAD_SAMPLES, SPREAD_STREAM, precision)
 
 
 def spread(rewards: Tensor) -> float:

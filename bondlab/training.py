@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from bondlab import device, paths, processes
 from bondlab.algorithms import Algorithm
-from bondlab.bank import BankFolder, passing
+from bondlab.bank import BankFolder, passing, spread_bank
 from bondlab.config import Config
 from bondlab.evaluation import COLUMNS, means
 from bondlab.lm.language_model import LanguageModel
@@ -213,7 +213,10 @@ def _loop(trainer: Trainer, log: Log | None) -> None:
             saved = now
         bar.update()
     bar.close()
-    kinds = [kind for folder in trainer.folders for kind in folder.kinds]
+    drawn = [*trainer.folders]
+    if trainer.algorithm.scales_rewards:
+        drawn.append(spread_bank(trainer.task, config.precision))
+    kinds = [kind for folder in drawn for kind in folder.kinds]
     run.mark("finished", time.perf_counter() - saved, kinds)
 
 

@@ -34,7 +34,7 @@ from lab import (
 from bondlab import device, rules, training
 from bondlab.algorithms import Algorithm, bonbon, bond, j_bond, reinforce, warp
 from bondlab.anchors import MovingAverage, Periodic
-from bondlab.bank import SPREAD_STREAM, BankFolder
+from bondlab.bank import SPREAD_STREAM, BankFolder, spread_bank
 from bondlab.config import Config
 from bondlab.quantiles import Learned
 from bondlab.report.intervals import paired_difference
@@ -431,6 +431,15 @@ def test_another_kind_of_machine_is_told(folder, monkeypatch):
     monkeypatch.setattr(device, "kind", lambda: "another kind")
     with pytest.warns(match=f"{first.folder.path.name} was computed on .*, this is another kind"):
         train(task_of(), BOND, configured(steps=1), folder)
+
+
+@pytest.mark.parametrize(("algorithm", "depends"), [(reinforce(0.1), True), (BOND, False)])
+def test_the_machine_that_drew_the_unit_of_rewards_is_named(algorithm, depends, runs):
+    """In the manifest of a run that counts rewards in it."""
+    spread_bank(task_of(), "fp32").filled(task_of())
+    (spread_bank(task_of(), "fp32").path / "kinds.json").write_text('["a machine"]')
+    manifest = train(task_of(), algorithm, configured(steps=1)).folder.manifest
+    assert ("a machine" in manifest["bank_kinds"]) == depends
 
 
 def test_checkpoints_are_written_by_the_clock(folder, monkeypatch):

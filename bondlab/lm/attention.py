@@ -36,11 +36,6 @@ class Sharing:
         self.even = min(counts) == self.most
 
     @cached_property
-    def owner(self) -> Tensor:
-        """The prompt of each row [R]."""
-        return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
-
-    @cached_property
     def _filled(self) -> Tensor:
         """Whether a place [B, most] has a row."""
         return torch.arange(self.most) < torch.tensor(self.counts)[:, None]

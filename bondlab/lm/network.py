@@ -48,7 +48,9 @@ class Prefix:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows [R'] alone, in ascending order; the cache must be shared."""
-        counts = self.sharing.owner[rows].bincount(minlength=len(self.sharing.counts))
+        before = torch.tensor(self.sharing.counts)
+        owner = torch.arange(len(before)).repeat_interleave(before)  # the prompt of each row [R]
+        counts = owner[rows].bincount(minlength=len(before))
         prompts = counts.nonzero()[:, 0]
         self.sharing = Sharing(counts[prompts].tolist())
         for layer in (layer for cache in self.caches for layer in cache.layers):
