@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bondlab.assets.cache import AssetError, fetch, folder_of, state, unknown
+from bondlab.assets.cache import AssetError, fetch, file_digest, folder_of, state, unknown
 from bondlab.assets.catalogue import ARCHIVES, ASSETS
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset, DatasetDict
 
-__all__ = ["AssetError", "dataset", "fetch", "listing", "model_path", "state"]
+__all__ = ["AssetError", "dataset", "fetch", "file_digest", "listing", "model_path", "state"]
 
 _OTHER_FRAMEWORKS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "*.tflite"]
 
