@@ -203,8 +203,9 @@ def test_accuracy_interval_counts_copies_of_an_item_once():
 
 
 def test_intervals_become_rows_and_words():
-    row = intervals.Interval(0.123, 0.1, 0.15, 0.01, 5).row(n=4)
-    assert row == {"n": 4, "mean": 0.123, "low": 0.1, "high": 0.15, "count": 5}
+    found = 10 * np.array([0.123, 0.1, 0.15])
+    row = (intervals.Interval(0.123, 0.1, 0.15, 0.01, 5) * 10).row(n=4)
+    assert row == {"n": 4, "count": 5} | dict(zip(("mean", "low", "high"), found, strict=True))
     assert intervals.text(0.123, 0.1, 0.15) == "0.123 [0.100, 0.150]"
     assert intervals.text(0.027, 0.025, 0.03) == "0.027 [0.025, 0.030]"
     assert intervals.text(62.13, 59.5, 64.82) == "62.1 [59.5, 64.8]"

@@ -39,6 +39,11 @@ class Interval:
     def __str__(self) -> str:
         return text(self.mean, self.low, self.high)
 
+    def __mul__(self, factor: float) -> Interval:
+        """The interval of `factor` (above 0) times the quantity."""
+        ends = self.mean, self.low, self.high, self.standard_error
+        return Interval(*(factor * end for end in ends), self.count)
+
     def row(self, **labels: object) -> dict:
         """A row of a table that plots draw: the labels, mean, low, high and count."""
         return labels | {name: getattr(self, name) for name in ("mean", "low", "high", "count")}

@@ -184,7 +184,7 @@ def means(
     for (name, factor), (source, label) in product(factors.items(), sources.items()):
         own = of(found, source=source).query("sample == 0")[name].dropna().astype(float)
         if len(own):
-            rows.append(mean_interval(factor * own).row(measure=name, source=label))
+            rows.append((mean_interval(own) * factor).row(measure=name, source=label))
     return rows
 
 

@@ -87,11 +87,11 @@ def heights(
     """`area` of one curve above each of some others, a line each; the reward also in spreads."""
     reach, lines = table.groupby(["series", "step"])[KL].mean().groupby("series").max(), []
     for other in others:
-        found = area(table, base, other, column)
+        found = cell_interval(area(table, base, other, column))
         line = {f"{base} above": other, "up to KL": min(reach[base], reach[other])}
-        line["mean height"] = str(cell_interval(found))
+        line["mean height"] = str(found)
         if column == "reward":
-            line["in spreads"] = str(cell_interval(found / spread(table)))
+            line["in spreads"] = str(found * (1 / spread(table)))
         lines.append(line)
     return pd.DataFrame(lines)
 
