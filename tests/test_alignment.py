@@ -94,6 +94,15 @@ def test_runs_differ_in_their_algorithm_and_seed_alone(experiment, profile, task
     assert found[0].task.name == ("tiny_causal" if profile == "smoke" else task)
 
 
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "study"])
+def test_the_repetition_is_measured_where_j_bond_is(profile):
+    """After each of its steps that is evaluated J-BOND is evaluated too."""
+    found = {spec.labels["series"]: spec.config for spec in CONTROLS.specs(profile)}
+    whole, again = found[J_BOND], found[FLOAT32]
+    assert again.evaluate_every == whole.evaluate_every
+    assert 0 < again.steps <= whole.steps / 2 and again.steps % whole.evaluate_every == 0
+
+
 def test_first_steps_make_their_series_curve_finer():
     """They are the whole run's up to its first evaluation, which counts once; of the others and of
     the whole run nothing changes. The toy, which goes slowly, has none."""

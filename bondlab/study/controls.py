@@ -46,12 +46,14 @@ STRAIGHT = 0.5  # share of its mean by which a slope may change from one half to
 
 def runs(profile: str) -> Runs:
     """J-BOND, J-BOND on noise, and REINFORCE, its KL to the reference and to J-BOND's anchor, with
-    its first steps; but for profile paper half of J-BOND's steps again in float32."""
+    its first steps; but for profile paper half of J-BOND's steps, as far as its evaluations go,
+    again in float32."""
     own = moving(profile)
     raw = {RAW_MOVING: raw_moving(profile), RAW: figure_7(profile)[RAW]}
     found = {J_BOND: own, J_BOND_ON_NOISE: on_noise(own), **raw, **first_steps(profile, raw)}
     if profile != "paper":  # whose models would need twice the memory
-        half = SCALES[profile][0].steps // 2
+        whole = SCALES[profile][0]
+        half = whole.steps // 2 // whole.evaluate_every * whole.evaluate_every
         found[FLOAT32] = own[0], own[1] | {"precision": "fp32", "steps": half}
     return found
 
