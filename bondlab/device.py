@@ -106,7 +106,7 @@ def kind() -> str:
         return torch.cuda.get_device_name()
     cpu = processor()
     name = cpu["model name"]
-    if "vendor_id" in cpu:  # virtual machines give one processor several names
+    if "cpu family" in cpu:  # virtual machines give one processor several names
         name = f"{cpu['vendor_id']} family {cpu['cpu family']} model {cpu['model']}"
     where = "" if place().type == "cpu" else f"{place().type} of "
     # What torch computes with here, and which instructions round bfloat16 in their own way.

@@ -225,8 +225,9 @@ def test_the_kind_of_a_processor_is_one_line(monkeypatch):
     assert device.kind() == "GenuineIntel family 6 model 207: AVX512, amx_bf16"
     machine = device.describe()
     assert (machine["processor"], machine["kind"]) == ("Xeon", device.kind())
-    monkeypatch.setattr(device, "processor", lambda: {"model name": "arm"})
-    assert device.kind() == "arm: AVX512"
+    for other in ({}, {"vendor_id": "IBM/S390"}):  # which have no family
+        monkeypatch.setattr(device, "processor", lambda other=other: {"model name": "arm", **other})
+        assert device.kind() == "arm: AVX512"
     monkeypatch.undo()
     assert device.processor()["model name"] and device.kind() == device.describe()["kind"]
 

@@ -167,8 +167,8 @@ class LanguageModel(templates.Reader, Trainable, Network):
         generators: tuple[torch.Generator, torch.Generator],
         share: Share | None = None,
     ) -> list[Completions | None]:
-        """What `sample` draws from this model and from another, in one pass where that can be;
-        None of one from which no completion is wanted."""
+        """What `sample` draws from this model and from a copy of it that was trained otherwise, in
+        one pass where that can be; None of one from which no completion is wanted."""
         models = (self, other)
         here = all(ks) and self.shared and self.device.type == "cpu"
         if not (here and mixable(self.model, other.model)):
