@@ -67,9 +67,11 @@ def _run(options: argparse.Namespace) -> int | None:
         from bondlab.study.run import select
 
         for chosen in select(experiments.EXPERIMENTS, [options.experiment]).values():
-            found = [run.path for run in chosen.run(options.profile, options.workers)]
-            none = f"{chosen.notebook} has no runs of its own: execute the notebook"
-            print(*found or [none], sep="\n")
+            folders = chosen.run(options.profile, options.workers)
+            for folder in folders:
+                print(folder.path)
+            if not folders:
+                print(f"{chosen.notebook} has no runs of its own: execute the notebook")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ def test_the_reference_wins_half_of_its_own_comparisons():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 5, (3, 16), generator=generator).float()
     rewards = torch.rand(3, 16, generator=generator)
-    assert judge.best_of_n(scores, rewards, 1)["win_over_1"].tolist() == pytest.approx([0.5] * 3)
+    assert judge.best_of_n(scores, rewards, [1])["win_over_1"].tolist() == pytest.approx([0.5] * 3)
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1), (-1, 0)])
@@ -44,7 +43,7 @@ def test_a_judge_that_agrees_or_disagrees_with_the_reward(sign, expected):
     m, n = 16, 4
     rewards = torch.randperm(m, generator=torch.Generator().manual_seed(0))[None].double()
     rate = (n * (m + 1) / (n + 1) - 1) / (m - 1)
-    found = judge.best_of_n(sign * rewards, rewards, n)["win_over_1"].item()
+    found = judge.best_of_n(sign * rewards, rewards, [n])["win_over_1"].item()
     assert found == pytest.approx(rate if expected else 1 - rate)
 
 
@@ -56,7 +55,7 @@ def test_a_run_and_best_of_n_are_measured_by_prompt():
     own, rewards = torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[0.5] * 2, [6.5] * 2])
     table = judge.per_prompt(own, rewards, bank, ranks, [1, 4])
     assert table[["judge", "penalised", "win_over_4"]].values.tolist() == [[2, 0.5, 0], [6, 0, 1]]
-    best = pd.concat([judge.best_of_n(ranks, ranks, n) for n in (1, 4)])
+    best = judge.best_of_n(ranks, ranks, (1, 4))
     assert best["n"].tolist() == [1, 1, 4, 4] and best["judge"].tolist() == [1.5, 5.5, 3, 7]
     assert best["win_over_1"].tolist() == [0.5, 0.5, 1, 1]
 

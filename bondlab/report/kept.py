@@ -99,14 +99,14 @@ class Results:
                     "which computes it"
                 )
             found = {name: pd.read_parquet(path) for name, path in files.items()}
+            return replace(self, tables=self.tables | found)
+        found = compute()
+        if all(_covers(found[name], path) for name, path in files.items()):
+            for name, path in files.items():
+                write_table(path, found[name])
         else:
-            found = compute()
-            if all(_covers(found[name], path) for name, path in files.items()):
-                for name, path in files.items():
-                    write_table(path, found[name])
-            else:
-                told = f"{self.folder} keeps its tables: these lack some of their series"
-                warnings.warn(told, stacklevel=2)
+            told = f"{self.folder} keeps its tables: these lack some of their series"
+            warnings.warn(told, stacklevel=2)
         return replace(self, tables=self.tables | found)
 
     def where(self, **columns: Iterable[Any]) -> Results:

@@ -78,7 +78,7 @@ def table(parts: Sequence[Draws], columns: Mapping[str, Tensor]) -> pd.DataFrame
     })  # fmt: skip
     for name, values in columns.items():
         cells = values.double().flatten().numpy()
-        found[name] = pd.Series(cells, rows.index[-len(cells) :])  # NaN before these
+        found[name] = pd.Series(cells, rows.index[len(rows) - len(cells) :])  # NaN before these
     return found
 
 

@@ -39,6 +39,7 @@ from bondlab.training import train
 
 FORWARD, JEFFREYS, BACKWARD = OBJECTIVES.values()
 N, ROW = 8, "N = 8"  # Figure 2's
+OTHERS = tuple(n for n in SIZES if n != N)  # Figure 10's
 STORED, NEW = "training articles, stored samples", "training articles, new samples"
 HELD_OUT = "held-out articles"
 REACHED = 0.9  # of Best-of-N's gain: as good, but for a tenth
@@ -77,7 +78,7 @@ def specs(profile: str, tuned: bool = True) -> list[Spec]:
     made = partial(runs, profile, seeds=seeds(profile), tuned=tuned)
     if profile != "study":
         return made(SIZES)
-    return [*made([N]), *made([N], stored=True), *made([n for n in SIZES if n != N])]
+    return [*made([N]), *made([N], stored=True), *made(OTHERS)]
 
 
 def _fall(column: str) -> Term:

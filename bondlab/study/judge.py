@@ -19,7 +19,7 @@ from bondlab import device, measures, results
 from bondlab.bank import spread
 from bondlab.report.kept import Tables
 from bondlab.results import RunFolder
-from bondlab.study import rescored
+from bondlab.study import rescored, tables
 from bondlab.study.sweep import Spec, held_out_bank
 from bondlab.task import Reward
 from bondlab.tasks import TaskSettings, scorers
@@ -88,7 +88,7 @@ def judged(found: Tables, specs: Sequence[Spec], folders: Sequence[RunFolder]) -
     keys = ["series", "seed", "step", "prompt"]
     columns = pd.concat(parts).reset_index()
     evaluations = found["evaluations"].merge(columns, on=keys, validate="one_to_one")
-    best = pd.concat([best_of_n(others, ranks, n) for n in sizes])
+    best = best_of_n(others, ranks, sizes)
     return found | {
         "evaluations": evaluations.assign(spread=spread(ranks)),
         "baselines": base.merge(best, on=["n", "prompt"], validate="one_to_one"),
@@ -107,16 +107,12 @@ def per_prompt(
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
-def best_of_n(scores: Tensor, ranks: Tensor, n: int) -> pd.DataFrame:
-    """The judge of sampled Best-of-n, a row per prompt: n, prompt, judge, win_over_1.
+def best_of_n(scores: Tensor, ranks: Tensor, sizes: Sequence[int]) -> pd.DataFrame:
+    """`tables.best_of` of the judge: its score, and win_over_1.
 
     Each chosen completion meets the M - 1 others, so at n = 1 win_over_1 is 1/2.
     """
-    columns = {
-        name: measures.best_of_n_value(values, ranks, n).numpy()
-        for name, values in {"judge": scores, "win_over_1": beaten(scores)}.items()
-    }
-    return pd.DataFrame(columns).assign(n=n, prompt=range(len(scores)))
+    return tables.best_of({"judge": scores, "win_over_1": beaten(scores)}, ranks, sizes)
 
 
 def wins(scores: Tensor, others: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def table() -> pd.DataFrame:
 def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator[dict]:
     found, runs = claim.decide(part), claims.used(claim, part)["run"]
     when = claims.when_fixed(claim, part)
-    profile, command = part["profile"].dropna().iloc[0], "python -m bondlab"
+    profile = part["profile"].dropna().iloc[0]
     made = f"study --profile {profile} --only {place.notebook}" if place.notebook else "claims"
     shared = {
         "id": claim.id, "claim": claim.text, "short": claim.short,
@@ -115,7 +115,7 @@ def _lines(place: Place, claim: Claim, row: str, part: pd.DataFrame) -> Iterator
         "verdict": found.verdict, "rule fixed": when.strip("-"),
         "seeds": found.seeds, "seeds needed": claims.in_words(found), "intervals": found.looks,
         "runs": " ".join(sorted(set(" ".join(runs).split()))),
-        "command": f"{command} {made}",
+        "command": f"python -m bondlab {made}",
     }  # fmt: skip
     for what, interval in found.intervals.items():
         line = {**shared, "measured": what, "says": found.says[what]}

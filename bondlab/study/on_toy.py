@@ -88,7 +88,9 @@ def _methods(profile: str) -> alignment.Runs:
 
 FIGURES = {
     "figure_2": Shown(  # without the runs on stored samples, which the toy does not have
-        partial(divergences.runs, sizes=(8, 4, 16), seeds=(0,), tuned=False),
+        partial(
+            divergences.runs, sizes=(divergences.N, *divergences.OTHERS), seeds=(0,), tuned=False
+        ),
         divergences.EXPERIMENT.claims,
     ),
     "figure_4": Shown(partial(iterative.specs, tuned=False), iterative.EXPERIMENT.claims),
