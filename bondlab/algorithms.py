@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bondlab import rules
 from bondlab.anchors import FROZEN, Anchor, Frozen, MovingAverage
+from bondlab.config import Config
 from bondlab.naming.fingerprint import label
 from bondlab.quantiles import Learned
 from bondlab.rules import Scores, check
@@ -70,6 +71,10 @@ class Algorithm:
     def anchor_moves(self) -> bool:
         """Whether the anchor's samples change, so that they must be drawn anew at each step."""
         return not isinstance(self.anchor, Frozen)
+
+    def draws_anew(self, config: Config) -> bool:
+        """Whether each step draws the anchor's samples itself, from no bank."""
+        return self.anchor_moves or config.fresh is True
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -31,7 +31,9 @@ PROMPTS_A_PART = 8
 # The spread is measured on so many. Not stated in the paper. 31 x 8 = 248 degrees of freedom, if
 # every training prompt is as good as another, give the standard deviation to about 5 %.
 SPREAD_PROMPTS, SPREAD_SAMPLES = 32, 8
-SPREAD_STREAM = 2  # of random numbers: 0 and 1 are those of the training and the held-out bank
+# Streams of random numbers: 0 and 1 are those of the training and the held-out bank, 3 and further
+# those of the training banks that the runs of a seed share.
+SPREAD_STREAM, SHARED_STREAMS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -221,13 +223,19 @@ def seeded(seed: int, *purpose: object) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def passing(total: int, config: Config) -> list[int]:
-    """Numbers of the training prompts that a run reads: all of them, in order, if its passes do.
+def as_they_pass(total: int, config: Config) -> bool:
+    """Whether a bank's rows are a run's training prompts as they pass by, each time that they do.
 
-    Otherwise as they pass by, each once.
+    Otherwise they are all of them, in order.
     """
-    places = config.steps * config.prompts_per_step
-    return [*range(total)] if places >= total else prompts_at(range(places), total, config.seed)
+    return config.fresh == "shared" or config.steps * config.prompts_per_step < total
+
+
+def passing(total: int, config: Config) -> list[int]:
+    """Numbers of the training prompts behind the rows of a run's bank."""
+    places = range(config.steps * config.prompts_per_step)
+    whole = not as_they_pass(total, config)
+    return [*range(total)] if whole else prompts_at(places, total, config.seed)
 
 
 def prompts_at(places: range, total: int, seed: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +19,9 @@ class Config(BaseModel):
     cost, and at the end. `bank_samples`, `evaluation_samples` and `evaluation_bank` are
     completions per prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient
     norm (a run's record says which steps it bound). `fresh` draws the reference's samples anew at
-    each step, as the paper does, and not from a bank. `lora_rank` None trains every weight;
+    each step, as the paper does, and not from a bank; "shared", once for all runs of a seed whose
+    anchor stays: its bank has `bank_samples` for each time that a prompt passes by. `lora_rank`
+    None trains every weight;
     as many tokens as `micro_batch` of the longest prompts have pass through together, and banks and
     evaluations take so many prompts at once, which changes no result; without `forward_kl`
     evaluations do not score their bank. `seed` sets all draws; `precision` is "auto" (bf16 where
@@ -40,7 +42,7 @@ class Config(BaseModel):
     lora_rank: Count | None = 8  # not stated
     micro_batch: Count = 8
     bank_samples: Count = 32  # 16 for quantiles (section 4.2) beside Best-of-16
-    fresh: bool = False
+    fresh: bool | Literal["shared"] = False
     evaluate_every: Count = 500  # section 6
     evaluation_samples: Count = 4  # not stated
     evaluation_bank: Count = 32  # k of section 6

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from bondlab import anchors, device, processes
 from bondlab.algorithms import Algorithm
-from bondlab.bank import Bank, BankFolder, measured_spread, passing, prompts_at, seeded
+from bondlab.bank import Bank, BankFolder, as_they_pass, measured_spread, prompts_at, seeded
 from bondlab.config import Config
 from bondlab.evaluation import evaluate, step_measures
 from bondlab.lm.completions import Completions, Prompts, concatenate, micro_batches, trimmed
@@ -113,12 +113,6 @@ class Trainer:
         return self.folders[0].filled(self.task) if stored else None
 
     @cached_property
-    def _rows(self) -> dict[int, int]:
-        """Rows of the bank by the number of their training prompt."""
-        stored = passing(len(self.task.train_prompts), self.config)
-        return {number: row for row, number in enumerate(stored)}
-
-    @cached_property
     def reward_scale(self) -> float:
         """The unit of rewards that the rule is given; 1 where it goes by ranks."""
         if not self.algorithm.scales_rewards:
@@ -138,11 +132,15 @@ class Trainer:
         row = self._record(loss, norm, scores, batch.policy)
         return row | {"seconds": round(time.perf_counter() - started, 3)}
 
+    @property
+    def places(self) -> range:
+        """The step's, among all at which a prompt passes by in training."""
+        size = self.config.prompts_per_step
+        return range(self.step * size, (self.step + 1) * size)
+
     def next_prompts(self) -> list[int]:
         """Numbers of the step's prompts: shuffled passes over the training prompts, no break."""
-        size = self.config.prompts_per_step
-        places = range(self.step * size, (self.step + 1) * size)
-        return prompts_at(places, len(self.task.train_prompts), self.config.seed)
+        return prompts_at(self.places, len(self.task.train_prompts), self.config.seed)
 
     @torch.no_grad()
     def sample(self, index: Sequence[int]) -> Batch:
@@ -165,10 +163,9 @@ class Trainer:
             ks, generators = (plan.policy_draws, fresh), (generator("policy"), generator("anchor"))
             own, of_anchor = self.policy.sample_beside(self.anchor, prompts, ks, generators, share)
         if any(sizes):
-            if fresh:
-                source, rows = Bank(*scored(of_anchor)), range(len(texts))
-            else:
-                source, rows = self.bank, [self._rows[i] for i in index]
+            passing = as_they_pass(len(self.task.train_prompts), self.config)
+            stored = self.bank, self.places[share.rows] if passing else index
+            source, rows = (Bank(*scored(of_anchor)), range(len(texts))) if fresh else stored
             parts = source.subset(torch.tensor(rows), sizes, generator("subset"), share)
         own = scored(own) if plan.policy_draws else nothing
         (anchors, anchor_rewards), (_, others) = parts

@@ -1,7 +1,7 @@
 """The loop: sample, score, turn scores into weights, weighted maximum likelihood.
 
 It never knows which algorithm runs. What differs from the paper, or fills what it leaves open:
-1. The reference's samples come from a bank drawn once (`fresh=True` draws anew, as the paper does).
+1. The reference's samples come from a bank drawn once; `Config.fresh`, as the paper, draws anew.
 2. Policies are LoRA adapters over shared frozen weights, unless `lora_rank` is None.
 3. Prompts go by in shuffled passes; two policy samples per prompt (J-BOND: one); no weight decay.
 4. The log ratio compares the sampler's log-probabilities with a scoring pass of the anchor; the
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from bondlab import device, paths, processes
 from bondlab.algorithms import Algorithm
-from bondlab.bank import BankFolder, passing, spread_bank
+from bondlab.bank import SHARED_STREAMS, BankFolder, passing, spread_bank
 from bondlab.config import Config
 from bondlab.evaluation import COLUMNS, means
 from bondlab.lm.language_model import LanguageModel
@@ -95,12 +95,13 @@ def banks(task: Task, algorithm: Algorithm, config: Config) -> list[BankFolder]:
     given = config.precision, config.micro_batch
     held_out = BankFolder.of(task, task.eval_prompts, config.evaluation_bank, 1, *given)
     wanted, stored = algorithm.anchor_draws + algorithm.quantile_draws, config.bank_samples
-    if config.fresh or algorithm.anchor_moves or not wanted:
+    if algorithm.draws_anew(config) or not wanted:
         return [held_out]
     demand = f"the algorithm needs bank_samples of {wanted} or more, or fresh=True"
     check(demand, wanted <= stored, stored)
     read = [task.train_prompts[i] for i in passing(len(task.train_prompts), config)]
-    return [BankFolder.of(task, read, stored, 0, *given), held_out]
+    stream = SHARED_STREAMS + config.seed if config.fresh else 0
+    return [BankFolder.of(task, read, stored, stream, *given), held_out]
 
 
 def trainer(task: Task, algorithm: Algorithm, config: Config, parent: Path) -> Trainer:

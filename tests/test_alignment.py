@@ -211,7 +211,7 @@ def test_j_bond_is_taken_apart_one_part_at_a_time():
         imitates = algorithm.anchor_draws and algorithm.settings["beta"] < 1
         plans[name] = (algorithm.anchor_moves, algorithm.rule is rules.j_bond, bool(imitates))
         assert algorithm.anchor in (MovingAverage(0.02), Frozen())
-        assert config.fresh or algorithm.anchor_moves or not algorithm.anchor_draws
+        assert algorithm.draws_anew(config) or not algorithm.anchor_draws
     moving, frozen, rank_moving, rank, raw_moving, raw = plans.values()
     assert (moving, frozen) == ((True, True, True), (False, True, True))
     assert (rank_moving, rank) == ((True, True, False), (False, True, False))

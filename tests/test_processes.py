@@ -37,7 +37,7 @@ MOVING = j_bond(anchor=MovingAverage(0.3))
 LEARNED = bond(3, 0.5, quantile_model=Learned(learning_rate=2e-3))
 CASES = {
     "j_bond": ("gemma", MOVING, {}),
-    "learned": ("t5", LEARNED, {"steps": 2}),
+    "learned": ("t5", LEARNED, {"steps": 2, "fresh": "shared"}),
     "reinforce, all weights": ("t5", reinforce(0.1), {"steps": 2, "lora_rank": None}),
 }
 

@@ -198,7 +198,7 @@ def test_prompts_pass_by_in_shuffled_passes():
     assert orders[0] == orders[1] != orders[2]
 
 
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("fresh", [False, True, "shared"])
 def test_every_step_draws_anew(fresh):
     """The same prompts at steps 0 and 1, nothing learnt between: other completions of the policy,
     and other draws of the reference (another subset of the bank, or fresh ones)."""

@@ -6,6 +6,7 @@ float32 on the processor with one thread, where equal means equal to the last bi
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -94,6 +95,7 @@ LATE = [(*UPDATE, 3, False)]  # lines and an evaluation past the last checkpoint
 CASES = {name: (stops, "t5", BOND, {}) for name, stops in STOPS.items()} | {
     "rare checkpoints": (LATE, "t5", BOND, {"checkpoint_seconds": 1e9}),
     "fresh": (LATE, "t5", BOND, {"fresh": True}),
+    "shared": (LATE, "t5", BOND, {"fresh": "shared"}),
     "all weights": (LATE, "t5", BOND, ALL),
     "iterative": (LATE, "t5", bond(2, 0.5, quantile_draws=5, anchor=Periodic(2)), {}),
     "learned": (LATE, "t5", bond(3, 0.5, quantile_model=Learned(learning_rate=1e-2)), {}),
@@ -178,6 +180,7 @@ def test_settings_name_the_run():
         name(algorithm=bond(n=3, beta=0.25, quantile_draws=5)),
         name(algorithm=bond(n=4, beta=0.5, quantile_draws=4)),
         *(name(dataclasses.replace(BOND, anchor=a)) for a in (Periodic(2), MovingAverage(0.1))),
+        name(fresh="shared"),
         name(task=task_of(evaluate=3)),
         name(task=fewer),
         name(task=fewer, fresh=True),  # without a training bank, whose name would tell
@@ -465,3 +468,38 @@ def test_stored_samples_have_streams_of_their_own():
     """Training's, held-out prompts' and those of the reward's unit."""
     seeds = [folder.seed for folder in training.banks(task_of(), BOND, CONFIG)]
     assert [*seeds, SPREAD_STREAM] == [0, 1, 2]
+
+
+def test_runs_of_a_seed_share_what_is_drawn_anew():
+    """5 steps of 3 of 8 prompts: 15 rows, each read once, with draws of their own each time that a
+    prompt passes by. N, beta and rates of a seed share them; another seed and a bank that is read
+    again and again have others."""
+    config, task = configured(steps=5, fresh="shared"), task_of()
+    trainer, seen = trainer_of(task=task, config=config), []
+    kept, texts = trainer.bank.completions.tokens, trainer.folders[0].prompts
+    for trainer.step in range(5):
+        rows = range(3 * trainer.step, 3 * trainer.step + 3)
+        assert [texts[i] for i in rows] == [task.train_prompts[i] for i in trainer.next_prompts()]
+        batch = trainer.sample(trainer.next_prompts())
+        for row, drawn in zip(rows, batch.anchors.tokens, strict=True):
+            assert all((kept[row] == one).all(-1).any() for one in drawn)
+            seen.append((texts[row], kept[row]))
+    assert len(seen) == len(kept) == 15 and len({text for text, _ in seen}) == 8
+    for (one, first), (other, second) in itertools.combinations(seen, 2):
+        assert one != other or not torch.equal(first, second)
+
+    def bank(algorithm=BOND, **changed) -> Path:
+        return training.banks(task, algorithm, config.model_copy(update=changed))[0].path
+
+    same = [bank(bond(2, beta, quantile_draws=6)) for beta in (0.0, 0.5)]
+    assert {*same, bank(learning_rate=1.0)} == {bank()}
+    assert len({bank(), bank(seed=1), bank(fresh=False), bank(bank_samples=9)}) == 4
+
+
+def test_seeds_do_not_share_their_random_numbers():
+    """A single prompt passes by in one order: its draws differ from seed to seed all the same."""
+    rewards = []
+    for seed in (0, 1):
+        config = configured(steps=2, prompts_per_step=1, fresh="shared", seed=seed)
+        rewards.append(trainer_of(task=task_of(train=1), config=config).bank.rewards)
+    assert not torch.equal(*rewards)

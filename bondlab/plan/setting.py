@@ -99,7 +99,7 @@ class Setting:
     def draws(self) -> list[Draw]:
         """What a step samples. A processor draws two adapters of the same weights in one pass."""
         a = self.algorithm
-        fresh = (a.anchor_draws + a.quantile_draws) * (self.config.fresh or a.anchor_moves)
+        fresh = (a.anchor_draws + a.quantile_draws) * a.draws_anew(self.config)
         both = [Draw(self.anchor, fresh), Draw(self.policy, a.policy_draws)]
         if not self.machine.gpu and a.anchor_moves and not self.whole and all(d.k for d in both):
             return [Draw(self.policy, fresh + a.policy_draws, models=2)]
@@ -161,7 +161,7 @@ class Setting:
     @property
     def storing(self) -> dict[str, float]:
         """While a part of a bank is drawn, before any step."""
-        stored = not (self.config.fresh or self.algorithm.anchor_moves)
+        stored = not self.algorithm.draws_anew(self.config)
         k = max(self.config.evaluation_bank, self.config.bank_samples * stored)
         together = min(PROMPTS_A_PART, self.config.micro_batch)
         alive, logits = self._drawn(together, [Draw(self.anchor, k)])

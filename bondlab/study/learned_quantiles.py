@@ -118,7 +118,7 @@ def steps(spec: Spec, run: RunFolder) -> pd.DataFrame:
     """
     config, algorithm, documents = spec.config, spec.algorithm, spec.task.train
     prompts, draws = config.prompts_per_step, algorithm.anchor_draws + algorithm.quantile_draws
-    anew = config.fresh or algorithm.anchor_moves
+    anew = algorithm.draws_anew(config)
     return run.record()[["step", "seconds"]].assign(
         run=run.path.name,
         series=spec.labels["series"],
