@@ -118,6 +118,7 @@ def _add_plan(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--algorithm", nargs="+", default=["j_bond"], metavar=words, help=text)
     sub.add_argument("--prompts", type=_count, dest="prompts_per_step", help="of a step")
     sub.add_argument("--micro-batch", type=_count, help="prompts passed back together")
+    sub.add_argument("--sampling-batch", type=_count, help="prompts sampled for together; or all")
     sub.add_argument("--prompt-tokens", type=_count, default=256)
     sub.add_argument("--completion-tokens", type=_count, default=128)
     sub.add_argument("--lora", type=_count, default=8, metavar="RANK", help="of the adapters")

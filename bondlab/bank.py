@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from bondlab import device, paths, processes, results
 from bondlab.config import Config
-from bondlab.lm.completions import Completions, concatenate
+from bondlab.lm.completions import Completions, concatenate, slices
 from bondlab.lm.language_model import LanguageModel
 from bondlab.lm.sampler import forget
 from bondlab.naming import fingerprint
@@ -206,11 +206,6 @@ def draw(
     """
     drawn = model.sample(model.encode(prompts), k, generator, share)
     return drawn, score(reward, prompts, model.decode(drawn))
-
-
-def slices(total: int, size: int) -> list[slice]:
-    """Places of a batch, so many at a time."""
-    return [slice(i, min(i + size, total)) for i in range(0, total, size)]
 
 
 def seeded(seed: int, *purpose: object) -> torch.Generator:

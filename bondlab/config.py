@@ -21,11 +21,11 @@ class Config(BaseModel):
     norm (a run's record says which steps it bound). `fresh` draws the reference's samples anew at
     each step, as the paper does, and not from a bank; "shared", once for all runs of a seed whose
     anchor stays: its bank has `bank_samples` for each time that a prompt passes by. `lora_rank`
-    None trains every weight;
-    as many tokens as `micro_batch` of the longest prompts have pass through together, and banks and
-    evaluations take so many prompts at once, which changes no result; without `forward_kl`
-    evaluations do not score their bank. `seed` sets all draws; `precision` is "auto" (bf16 where
-    the hardware multiplies it), "bf16" or "fp32".
+    None trains every weight; as many tokens as `micro_batch` of the longest prompts have pass
+    through together, and banks and evaluations take so many prompts at once; a step samples for
+    `sampling_batch` of its prompts at once, None for all of them: neither changes a result, but for
+    its rounding. Without `forward_kl` evaluations do not score their bank. `seed` sets all draws;
+    `precision` is "auto" (bf16 where the hardware multiplies it), "bf16" or "fp32".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -41,6 +41,7 @@ class Config(BaseModel):
     clip: Annotated[float, Field(gt=0)] = 1000.0
     lora_rank: Count | None = 8  # not stated
     micro_batch: Count = 8
+    sampling_batch: Count | None = None
     bank_samples: Count = 32  # 16 for quantiles (section 4.2) beside Best-of-16
     fresh: bool | Literal["shared"] = False
     evaluate_every: Count = 500  # section 6

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bondlab import processes, quantiles
-from bondlab.bank import PROMPTS_A_PART, Bank, slices
-from bondlab.lm.completions import Completions, Prompts, trimmed
+from bondlab.bank import PROMPTS_A_PART, Bank
+from bondlab.lm.completions import Completions, Prompts, slices, trimmed
 from bondlab.lm.language_model import LanguageModel
 from bondlab.processes import Share
 from bondlab.rules import Scores

@@ -161,7 +161,8 @@ class Trainer:
         fresh = sum(sizes) if self.bank is None else 0
         with device.autocast(self.config.precision):
             ks, generators = (plan.policy_draws, fresh), (generator("policy"), generator("anchor"))
-            own, of_anchor = self.policy.sample_beside(self.anchor, prompts, ks, generators, share)
+            given = self.anchor, prompts, ks, generators, share, self.config.sampling_batch
+            own, of_anchor = self.policy.sample_beside(*given)
         if any(sizes):
             passing = as_they_pass(len(self.task.train_prompts), self.config)
             stored = self.bank, self.places[share.rows] if passing else index

@@ -72,7 +72,8 @@ class Run:
 
 def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
     """Everything that determines a run's numbers, as its folder is named by it."""
-    settings = config.model_dump(exclude={"checkpoint_seconds", "micro_batch"})
+    changes_nothing = {"checkpoint_seconds", "micro_batch", "sampling_batch"}
+    settings = config.model_dump(exclude=changes_nothing)
     settings["precision"] = device.resolve(config.precision)
     return {
         "task": task.identity,

@@ -28,6 +28,7 @@ from bondlab.lm.language_model import LanguageModel
 from bondlab.paths import repository_root
 from bondlab.plan import plan
 from bondlab.plan.command import algorithm
+from bondlab.plan.costs import costs
 from bondlab.plan.machines import here
 from bondlab.plan.shape import shape
 from bondlab.plan.tables import FILLED, Plan
@@ -129,6 +130,21 @@ def test_caches_are_as_large_as_planned(family, chosen):
     three = algorithms.reinforce(0.1, policy_draws=k)
     planned = on_processor(plan(model.model.config, three, config, length, read, "h100"))
     assert found == planned.memory["key-value caches"]
+
+
+@FAMILIES
+def test_sampling_for_fewer_at_once_takes_less_memory_and_more_passes(runs, family, chosen):
+    """One of four prompts: a quarter of the caches, the same operations, weights read four times
+    in what samples and as often as before in what trains."""
+    _, planned = trainer_and_plan(family, chosen, {})
+    fewer = planned.on(planned.machine, sampling_batch=1)
+    for name, taken in planned.sampling.items():
+        assert fewer.sampling[name] == taken / 4 > 0
+    assert fewer.operations == planned.operations
+    for (name, cost), more in zip(costs(planned).items(), costs(fewer).values(), strict=True):
+        times = 4 if "decoding" in name else 1
+        for part in ("weights", "kernels", "replayed"):
+            assert getattr(more, part) == times * getattr(cost, part)
 
 
 def test_a_window_bounds_a_cache():
@@ -268,6 +284,11 @@ def test_the_readme_shows_what_the_command_prints(capsys):
     command, shown = re.search(r"python -m bondlab (plan .*)\n\n((?:\|.*\n)+)", text).groups()
     assert cli.main(command.split()) == 0
     assert capsys.readouterr().out == shown
+    (option,) = re.findall(r"`(--sampling-batch \d+)`", text)
+    for given, fits in ("", False), (option, True):
+        assert cli.main(f"{command} {given}".split()) == 0
+        (line,) = re.findall(r"\| gemma-7b \| LoRA.*", capsys.readouterr().out)
+        assert all((gpu in line) == fits for gpu in ("A100 80 GB", "H100 SXM"))
 
 
 def test_a_plan_prints_its_parts(capsys):

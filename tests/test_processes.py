@@ -32,7 +32,9 @@ from bondlab.training import train
 
 # 5 prompts a step are shares of 2 and 3, or of 1, 1, 1 and 2. 20 prompts make 3 parts of a bank and
 # 3 batches of an evaluation, of which the first of four processes has none.
-CONFIG = configured(prompts_per_step=5, learning_rate=2e-3, evaluate_every=4, micro_batch=2)
+CONFIG = configured(
+    prompts_per_step=5, learning_rate=2e-3, evaluate_every=4, micro_batch=2, sampling_batch=2
+)
 MOVING = j_bond(anchor=MovingAverage(0.3))
 LEARNED = bond(3, 0.5, quantile_model=Learned(learning_rate=2e-3))
 CASES = {

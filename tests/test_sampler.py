@@ -144,9 +144,11 @@ def test_two_models_draw_in_one_pass_what_each_draws_alone(kind, monkeypatch):
     prompts = model.encode(tiny.documents(4, seed=5))
     alone = [m.sample(prompts, k, seeded(k, "row")) for m, k in zip(models, ks, strict=True)]
     monkeypatch.setattr(sampler, "sample", None)
-    both = models[0].sample_beside(models[1], prompts, ks, (seeded(1, "row"), seeded(2, "row")))
-    for one, other in zip(both, alone, strict=True):
-        assert_equal(one, other)
+    for at_once in (None, 3):
+        seeds = seeded(1, "row"), seeded(2, "row")
+        both = models[0].sample_beside(models[1], prompts, ks, seeds, at_once=at_once)
+        for one, other in zip(both, alone, strict=True):
+            assert_equal(one, other)
 
 
 def test_models_that_share_no_weights_draw_one_after_the_other():

@@ -16,6 +16,7 @@ from lab import BOND, BOTH, configured, log_probs, spied, task_of, taste, traine
 from bondlab import evaluation, measures, quantiles, rules
 from bondlab.algorithms import Algorithm, bonbon, bond, j_bond, online_dpo, raft, reinforce, warp
 from bondlab.anchors import MovingAverage, Periodic
+from bondlab.lm import sampler
 from bondlab.lm.completions import Completions
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.intervals import mean_interval
@@ -182,6 +183,25 @@ def test_micro_batches_add_up_to_the_gradient():
     for actual in gradients[1:]:
         torch.testing.assert_close(actual, gradients[0], atol=1e-5 * largest, rtol=0)
     assert largest > 0.1
+
+
+@pytest.mark.parametrize("algorithm", [BOND, j_bond(), reinforce(0.1)])
+def test_a_step_samples_for_as_many_prompts_at_once_as_it_may(algorithm, monkeypatch):
+    """And draws what it draws for all at once: each prompt has the random numbers that it had."""
+    whole, count = trainer_of(algorithm, configured(fresh=True)).sample([0, 1, 2]), []
+    trainer = trainer_of(algorithm, configured(fresh=True, sampling_batch=2))
+    for name in ("sample", "sample_beside"):
+        made = getattr(sampler, name)
+        asked = lambda model, prompts, *rest, made=made: (  # noqa: E731
+            count.append(len(prompts.ids)) or made(model, prompts, *rest)
+        )
+        monkeypatch.setattr(sampler, name, asked)
+    found = trainer.sample([0, 1, 2])
+    assert {*count} == {2, 1}
+    for one, other in ((found.anchors, whole.anchors), (found.policy, whole.policy)):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one.tokens, other.tokens)
+    assert torch.equal(found.quantile_rewards, whole.quantile_rewards)
 
 
 def test_prompts_pass_by_in_shuffled_passes():

@@ -170,7 +170,8 @@ def test_settings_name_the_run():
     def name(algorithm=BOND, task=task, **changed) -> str:
         return repr(training.identity(task, algorithm, configured(**changed)))
 
-    assert name() == name(micro_batch=1) == name(checkpoint_seconds=7)
+    same = name(micro_batch=1), name(sampling_batch=1), name(checkpoint_seconds=7)
+    assert {*same} == {name()}
     changes = dict(steps=5, seed=1, learning_rate=2e-2, lora_rank=4, bank_samples=9, fresh=True)
     changes |= dict(evaluation_bank=5, evaluate_every=3, clip=2.0, warmup=3)
     fewer = dataclasses.replace(task, train_prompts=task.train_prompts[:-1])

@@ -88,6 +88,11 @@ def micro_batches(
     return made
 
 
+def slices(total: int, size: int) -> list[slice]:
+    """Places of a batch, so many at a time."""
+    return [slice(i, min(i + size, total)) for i in range(0, total, size)]
+
+
 def concatenate(parts: Sequence[Completions], dim: int) -> Completions:
     """Join completions along prompts (dim 0) or along completions (dim 1)."""
     return Completions(*(torch.cat(same, dim) for same in zip(*parts, strict=True)))

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bondlab.lm import agreement, model_settings, sampler, templates
 from bondlab.lm.adapters import ADAPTER, Trainable, mixable, refuse_adapters
-from bondlab.lm.completions import Completions, Prompts
+from bondlab.lm.completions import Completions, Prompts, concatenate, slices
 from bondlab.lm.network import Network, in_half
 
 if TYPE_CHECKING:
@@ -166,17 +166,29 @@ class LanguageModel(templates.Reader, Trainable, Network):
         ks: tuple[int, int],
         generators: tuple[torch.Generator, torch.Generator],
         share: Share | None = None,
+        at_once: int | None = None,
     ) -> list[Completions | None]:
         """What `sample` draws from this model and from a copy of it that was trained otherwise, in
-        one pass where that can be; None of one from which no completion is wanted."""
-        models = (self, other)
+        one pass where that can be; None of one from which no completion is wanted.
+
+        `at_once`: so many prompts are drawn for together, None for all. Their caches are what
+        sampling takes of a device's memory.
+        """
+        models, parts, count = (self, other), [], len(prompts.ids)
         here = all(ks) and self.shared and self.device.type == "cpu"
-        if not (here and mixable(self.model, other.model)):
-            pairs = zip(models, ks, generators, strict=True)
-            return [m.sample(prompts, k, g, share) if k else None for m, k, g in pairs]
+        together = here and mixable(self.model, other.model)
         pairs = zip(ks, generators, strict=True)
         uniforms = [self._uniforms(prompts, k, generator, share) for k, generator in pairs]
-        return sampler.sample_beside(models, prompts, ks, uniforms)
+        for rows in slices(count, at_once or count):
+            some = prompts.rows(rows)
+            own = [x[:, rows.start * k : rows.stop * k] for x, k in zip(uniforms, ks, strict=True)]
+            if together:
+                parts.append(sampler.sample_beside(models, some, ks, own))
+            else:
+                each = zip(models, ks, own, strict=True)
+                parts.append([sampler.sample(m, some, k, x) if k else None for m, k, x in each])
+        found = zip(ks, zip(*parts, strict=True), strict=True)
+        return [concatenate(each, dim=0) if k else None for k, each in found]
 
     def _uniforms(
         self, prompts: Prompts, k: int, generator: torch.Generator, share: Share | None
@@ -185,7 +197,7 @@ class LanguageModel(templates.Reader, Trainable, Network):
         total, rows = (share.total, share.rows) if share else (len(prompts.ids), slice(None))
         shape = self.max_new_tokens, total, k
         uniforms = torch.rand(shape, generator=generator, device=generator.device)[:, rows]
-        return uniforms.reshape(len(uniforms), -1, 1).to(self.device, non_blocking=True)
+        return uniforms.flatten(1)[..., None].to(self.device, non_blocking=True)
 
     def forward(self, prompts: Prompts, completions: Completions) -> Tensor:
         """Token log-probabilities [B, K, T] of given completions, nats, 0 where masked."""

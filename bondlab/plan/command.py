@@ -42,7 +42,7 @@ def command(options: argparse.Namespace) -> str:
         ValueError: no such model, device, algorithm or setting.
     """
     chosen = algorithm(options.algorithm)
-    names = "prompts_per_step", "micro_batch", "fresh", "precision"
+    names = "prompts_per_step", "micro_batch", "sampling_batch", "fresh", "precision"
     given = {name: getattr(options, name) for name in names if getattr(options, name)}
     rank = None if options.all_weights else options.lora
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from bondlab.lm.language_model import LOGITS_AT_ONCE
 from bondlab.plan.machines import Machine
@@ -46,6 +46,11 @@ class Cost:
     def __mul__(self, times: float) -> Cost:
         return Cost(*(times * value for value in astuple(self)))
 
+    def passes(self, count: int) -> Cost:
+        """The same work in so many passes: each reads the weights and starts the kernels."""
+        kernels, replayed = self.kernels * count, self.replayed * count
+        return replace(self, weights=self.weights * count, kernels=kernels, replayed=replayed)
+
     def seconds(self, on: Machine, size: int) -> float:
         """In products, which wait for operations or for weights; in all else; in small kernels.
 
@@ -62,11 +67,13 @@ def costs(s: Setting) -> dict[str, Cost]:
     a, b, t = s.algorithm, s.prompts, s.completion_tokens
     scored = [(s.anchor, a.policy_draws), (s.policy, a.anchor_draws * a.scores_anchor_draws)]
     scored = [(model, k) for model, k in scored if k]
-    learned = a.quantile_model is not None
-    return {
+    learned, passes = a.quantile_model is not None, -(-b // s.together)
+    drawn = {
         "prompts before decoding": _sum(_read(s, d.model, b * d.models, 0, 0) for d in s.draws),
         "decoding": _sum(_decoded(s, d) for d in s.draws),
         "head of decoding": _sum(_head(s, b * d.k) * t for d in s.draws),
+    }
+    return {name: cost.passes(passes) for name, cost in drawn.items()} | {
         "scoring": _sum(_read(s, model, b, b * k, t - 1) for model, k in scored),
         "head of scoring": _sum(_head(s, b * k * t) for _, k in scored),
         "training": _trained(s, s.weighed, t - 1),

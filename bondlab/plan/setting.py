@@ -91,6 +91,11 @@ class Setting:
         return min(self.config.micro_batch, self.prompts)
 
     @property
+    def together(self) -> int:
+        """Prompts that are sampled for together."""
+        return min(self.config.sampling_batch or self.prompts, self.prompts)
+
+    @property
     def batches(self) -> int:
         """Micro-batches of a step."""
         return -(-self.prompts // self.micro_batch)
@@ -155,7 +160,7 @@ class Setting:
     @property
     def sampling(self) -> dict[str, float]:
         """While a step's completions are drawn."""
-        alive, logits = self._drawn(self.prompts, self.draws)
+        alive, logits = self._drawn(self.together, self.draws)
         return {"key-value caches": alive, "logits of a draw": logits}
 
     @property

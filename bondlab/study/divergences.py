@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 
 from bondlab import best_of_n, device, measures
 from bondlab.algorithms import bond
-from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder, slices
+from bondlab.bank import PROMPTS_A_PART, Bank, BankFolder
+from bondlab.lm.completions import slices
 from bondlab.lm.language_model import LanguageModel
 from bondlab.report.intervals import Interval, cell_interval, grouped, mean_interval
 from bondlab.report.kept import Results, once
