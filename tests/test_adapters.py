@@ -264,3 +264,19 @@ def test_lean_layers_compute_what_pefts_own_do(rows):
         lean, theirs = layer(x), lora.Linear.forward(layer, x)
     assert type(layer) is not lora.Linear
     torch.testing.assert_close(lean, theirs)
+
+
+@pytest.mark.parametrize("name", ["Phimoe", "Llama4Text"])
+def test_a_router_that_is_a_linear_layer_gets_no_adapter(name):
+    """It gives choices, to which nothing can be added: the policy starts as the model, and all
+    that it trains is asked."""
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
+    settings = LLAMA | experts | {"intermediate_size_mlp": 64}
+    model = LanguageModel(made(name, settings), tiny.tokenizer(), **LIMITS)
+    policy, prompts = model.trainable_copy(2), model.encode(tiny.documents(2))
+    drawn = policy.sample(prompts, 2, seeded(0, "routed"))
+    log_probs = policy(prompts, drawn)
+    torch.testing.assert_close(log_probs.detach(), model(prompts, drawn), atol=1e-5, rtol=0)
+    log_probs.sum().backward()
+    assert not any("router" in path for path, _ in adapted(policy.model))
+    assert all(parameter.grad is not None for parameter in policy.trainable())

@@ -48,12 +48,17 @@ class Trainable(nn.Module):
         """Freeze the weights and add a trainable LoRA adapter to every linear layer but the head.
 
         The adapter starts as the identity: the distribution is unchanged until it is trained.
+        Linear layers that are routers, of Llama 4 or PhiMoE, give choices, to which none is added.
         """
         from peft import LoraConfig
 
-        transposed = any(isinstance(layer, Conv1D) for layer in self.model.modules())
+        layers = [*self.model.named_modules()]
         config = LoraConfig(
-            r=rank, lora_alpha=rank, target_modules="all-linear", fan_in_fan_out=transposed
+            r=rank,
+            lora_alpha=rank,
+            target_modules="all-linear",
+            exclude_modules=[p for p, x in layers if type(x).__name__.endswith("Router")] or None,
+            fan_in_fan_out=any(isinstance(x, Conv1D) for _, x in layers),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
