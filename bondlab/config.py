@@ -14,18 +14,20 @@ Count = Annotated[int, Field(ge=1)]
 class Config(BaseModel):
     """Settings of a run; what the paper does not state says why it was chosen.
 
-    `steps` optimiser steps of `prompts_per_step` prompts; warm-up and the intervals of evaluations
-    count steps. A checkpoint is written after so many seconds of training, which is what a kill can
-    cost, and at the end. `bank_samples`, `evaluation_samples` and `evaluation_bank` are
-    completions per prompt. `learning_rate` is Adam's after warm-up, `clip` the largest gradient
-    norm (a run's record says which steps it bound). `fresh` draws the reference's samples anew at
-    each step, as the paper does, and not from a bank; "shared", once for all runs of a seed whose
-    anchor stays: its bank has `bank_samples` for each time that a prompt passes by. `lora_rank`
-    None trains every weight; as many tokens as `micro_batch` of the longest prompts have pass
-    through together, and banks and evaluations take so many prompts at once; a step samples for
-    `sampling_batch` of its prompts at once, None for all of them: neither changes a result, but for
-    its rounding. Without `forward_kl` evaluations do not score their bank. `seed` sets all draws;
-    `precision` is "auto" (bf16 where the hardware multiplies it), "bf16" or "fp32".
+    `steps` optimiser steps of `prompts_per_step` prompts, fewer where an evaluation finds the
+    policy further than `kl_limit` nats from the reference, with which training then ends; warm-up
+    and the intervals of evaluations count steps. A checkpoint is written after so many seconds of
+    training, which is what a kill can cost, and at the end. `bank_samples`, `evaluation_samples`
+    and `evaluation_bank` are completions per prompt. `learning_rate` is Adam's after warm-up,
+    `clip` the largest gradient norm (a run's record says which steps it bound). `fresh` draws the
+    reference's samples anew at each step, as the paper does, and not from a bank; "shared", once
+    for all runs of a seed whose anchor stays: its bank has `bank_samples` for each time that a
+    prompt passes by. `lora_rank` None trains every weight; as many tokens as `micro_batch` of the
+    longest prompts have pass through together, and banks and evaluations take so many prompts at
+    once; a step samples for `sampling_batch` of its prompts at once, None for all of them: neither
+    changes a result, but for its rounding. Without `forward_kl` evaluations do not score their
+    bank. `seed` sets all draws; `precision` is "auto" (bf16 where the hardware multiplies it),
+    "bf16" or "fp32".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -45,6 +47,7 @@ class Config(BaseModel):
     bank_samples: Count = 32  # 16 for quantiles (section 4.2) beside Best-of-16
     fresh: bool | Literal["shared"] = False
     evaluate_every: Count = 500  # section 6
+    kl_limit: Annotated[float, Field(gt=0)] | None = None
     evaluation_samples: Count = 4  # not stated
     evaluation_bank: Count = 32  # k of section 6
     forward_kl: bool = True

@@ -72,8 +72,9 @@ class Run:
 
 def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
     """Everything that determines a run's numbers, as its folder is named by it."""
-    changes_nothing = {"checkpoint_seconds", "micro_batch", "sampling_batch"}
-    settings = config.model_dump(exclude=changes_nothing)
+    left_out = {"checkpoint_seconds", "micro_batch", "sampling_batch"}
+    left_out |= {"kl_limit"} if config.kl_limit is None else set()
+    settings = config.model_dump(exclude=left_out)
     settings["precision"] = device.resolve(config.precision)
     return {
         "task": task.identity,
@@ -168,7 +169,7 @@ def train(
         seen = {"files": run.path.exists(), "checkpoint": found.step}
         processes.alike(seen, f"{run.path} must be one folder, which all processes read")
         # Its last checkpoint may be gone.
-        if processes.told(lambda: not run.finished or found.step < config.steps):
+        if processes.told(lambda: not run.finished or found.step < run.steps):
             _loop(found, log if processes.is_main() else None)
         processes.gathered(None)  # once all is written
     return Run(run, found.policy)
@@ -186,40 +187,52 @@ def _agree(name: Mapping[str, Any], config: Config) -> None:
 
 
 def _loop(trainer: Trainer, log: Log | None) -> None:
-    saved = time.perf_counter()
+    saved, kept = time.perf_counter(), trainer.step
     config, run = trainer.config, trainer.run
     run.mark("running", 0.0)
     run.rewind(trainer.step)
     shown = {"desc": "steps", "unit": "step", "leave": False, "disable": not processes.is_main()}
     bar = tqdm(total=config.steps, initial=trainer.step, **shown)
-    while True:
+    last = False
+    while not last:
         last = trainer.step == config.steps
-        due = last or trainer.step % config.evaluate_every == 0
-        if due and not processes.told(lambda: run.evaluated(trainer.step)):
-            found = trainer.evaluate() if trainer.step else _start(trainer)
-            run.add_evaluation(found)
+        if last or trainer.step % config.evaluate_every == 0:
+            last |= _evaluate(trainer, log)
+        if not last:
+            row = trainer.update()
+            run.append(row)
             if log:
-                told = {f"{EVALUATION}{name}": value for name, value in means(found).items()}
-                log(told, trainer.step)
-        if last:
-            break
-        row = trainer.update()
-        run.append(row)
-        if log:
-            log({name: value for name, value in row.items() if name != "step"}, trainer.step)
+                log({name: value for name, value in row.items() if name != "step"}, trainer.step)
+            bar.update()
         now = time.perf_counter()
-        wanted = trainer.step == config.steps or now - saved >= config.checkpoint_seconds
-        if wanted and processes.is_main():  # by its own clock
+        wanted = last or trainer.step == config.steps or now - saved >= config.checkpoint_seconds
+        if wanted and kept < trainer.step and processes.is_main():  # by its own clock
             run.spent(now - saved)  # before what it may be killed after
             trainer.save()
-            saved = now
-        bar.update()
+            saved, kept = now, trainer.step
     bar.close()
     drawn = [*trainer.folders]
     if trainer.algorithm.scales_rewards:
         drawn.append(spread_bank(trainer.task, config.precision))
     kinds = [kind for folder in drawn for kind in folder.kinds]
     run.mark("finished", time.perf_counter() - saved, kinds)
+
+
+def _evaluate(trainer: Trainer, log: Log | None) -> bool:
+    """Measure the policy, unless that was done; whether it is past `Config.kl_limit`."""
+    run, step, limit = trainer.run, trainer.step, trainer.config.kl_limit
+    if not processes.told(lambda: run.evaluated(step)):
+        found = trainer.evaluate() if step else _start(trainer)
+        run.add_evaluation(found)
+        if log:
+            told = {f"{EVALUATION}{name}": value for name, value in means(found).items()}
+            log(told, step)
+
+    def past() -> bool:
+        table = run.evaluation()
+        return means(table[table["step"] == step])["kl_to_reference"] > limit
+
+    return limit is not None and processes.told(past)
 
 
 def _start(trainer: Trainer) -> pd.DataFrame:

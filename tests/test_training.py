@@ -91,11 +91,13 @@ STOPS = {
     "between evaluation and next update": [(*UPDATE, 3, True)],
     "while the banks are filled": [(BankFolder, "fill", 1, False)],
 }
+NEAR = {"kl_limit": 1e-4, "checkpoint_seconds": 1e9}  # whose only checkpoint is that of the end
 LATE = [(*UPDATE, 3, False)]  # lines and an evaluation past the last checkpoint must be forgotten
 CASES = {name: (stops, "t5", BOND, {}) for name, stops in STOPS.items()} | {
     "rare checkpoints": (LATE, "t5", BOND, {"checkpoint_seconds": 1e9}),
     "fresh": (LATE, "t5", BOND, {"fresh": True}),
     "shared": (LATE, "t5", BOND, {"fresh": "shared"}),
+    "as far as it may": ([(*SAVE, 1, True)], "t5", BOND, NEAR),
     "all weights": (LATE, "t5", BOND, ALL),
     "iterative": (LATE, "t5", bond(2, 0.5, quantile_draws=5, anchor=Periodic(2)), {}),
     "learned": (LATE, "t5", bond(3, 0.5, quantile_model=Learned(learning_rate=1e-2)), {}),
@@ -160,6 +162,24 @@ def test_runs_of_one_seed_share_the_evaluation_before_the_first_step(monkeypatch
         assert calls == [0, 2]
 
 
+def test_training_ends_as_far_from_the_reference_as_it_may(folder, whole, monkeypatch):
+    """At the first evaluation beyond the limit: its steps and evaluations are those of a whole run,
+    its policy is kept, and the same call again computes nothing. One never as far is whole."""
+    own = whole.evaluation.query("source == 'policy'").groupby("step")["kl"].mean()
+    assert own[0] < NEAR["kl_limit"] < own[2] < own[4]
+    run = train(task_of(), BOND, configured(**NEAR), folder)
+    assert run.folder.finished and run.table["step"].tolist() == [1, 2]
+    expected = whole.evaluation[whole.evaluation["step"] <= 2]
+    pd.testing.assert_frame_equal(run.evaluation, expected, check_exact=True)
+    assert run.folder.load()[0] == 2
+    updates = spied(monkeypatch, Trainer, "update", lambda *_: None)
+    again = train(task_of(), BOND, configured(**NEAR), folder)
+    assert not updates
+    for one, other in zip(again.policy.trainable(), run.policy.trainable(), strict=True):
+        assert torch.equal(one, other)
+    assert_same_results(train(task_of(), BOND, configured(kl_limit=own[4] + 1), folder), whole)
+
+
 # -- names ----------------------------------------------------------------------------------------
 
 
@@ -173,7 +193,7 @@ def test_settings_name_the_run():
     same = name(micro_batch=1), name(sampling_batch=1), name(checkpoint_seconds=7)
     assert {*same} == {name()}
     changes = dict(steps=5, seed=1, learning_rate=2e-2, lora_rank=4, bank_samples=9, fresh=True)
-    changes |= dict(evaluation_bank=5, evaluate_every=3, clip=2.0, warmup=3)
+    changes |= dict(evaluation_bank=5, evaluate_every=3, clip=2.0, warmup=3, kl_limit=0.5)
     fewer = dataclasses.replace(task, train_prompts=task.train_prompts[:-1])
     assert fewer.identity == task.identity
     others = [

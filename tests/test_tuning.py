@@ -31,6 +31,18 @@ def test_the_height_of_a_run(kl, reward, expected):
     assert tuning.height(np.array(kl), np.array(reward)) == pytest.approx(expected)
 
 
+def test_a_run_ends_where_nothing_later_counts():
+    """Some of the committed runs went on: without the rest they have the same heights and choice."""
+    whole = pd.read_parquet(paths.committed_folder(tuning.NAME) / "results_tuning.parquet")
+    parts = []
+    for _, run in whole.groupby(["series", "rate"], sort=False):
+        beyond = run.loc[run["kl_to_reference"] > tuning.REACH, "step"].min()
+        parts.append(run if np.isnan(beyond) else run[run["step"] <= beyond])
+    cut = pd.concat(parts)
+    assert len(cut) < len(whole)
+    pd.testing.assert_frame_equal(tuning.choice(cut), tuning.choice(whole), check_exact=True)
+
+
 def table(heights: dict[float, float], series: str = "one", spread: float = 2.0) -> pd.DataFrame:
     """Runs that are at half a nat with these rewards, in spreads."""
     return pd.DataFrame([
@@ -76,6 +88,7 @@ def test_every_method_has_the_same_candidates_on_training_prompts():
         assert spec.task == found[0].task and spec.task.rehearsal
     config = found[0].config
     assert (config.steps, config.prompts_per_step, config.seed) == (100, 16, 11)
+    assert config.kl_limit == tuning.REACH
     assert config.evaluate_every == 10 and found[0].task.evaluate == 64
     with pytest.raises(ParameterError, match=f"not tuned: nothing; there are {J_BOND}"):
         tuning.candidates(specs, ["nothing"])

@@ -3,9 +3,10 @@
 A method is trained with each of `RATES`, `STEPS` steps of the study's batch (or as many as its runs
 have, if fewer) with a seed that no other run has, on the first three quarters of the training
 prompts, and measured on prompts of the last (`TaskSettings.rehearsal`). Chosen is the rate with the
-highest reward at a KL of `REACH` nats to the reference, for that is what methods are compared by; a
-run that gets nowhere near counts with the reward that it ends with. All have the same budget, and
-what every rate gave is kept.
+highest reward at a KL of `REACH` nats to the reference, for that is what methods are compared by. A
+run ends with the first evaluation that is further, as nothing later would count; one that gets
+nowhere near counts with the reward that it ends with. All have the same budget, and what every rate
+gave is kept.
 
 Some runs take the rate of a sibling (their label `tuned`). Anchors and gamma are settings of one
 method: all of J-BOND takes that of J-BOND with eta 0.02, and so do its halves without imitation.
@@ -58,6 +59,7 @@ def _with_rate(spec: Spec, rate: float) -> Spec:
     config, few = spec.config, min(PROMPTS, spec.task.train // 4)
     often, steps = min(EVERY, config.evaluate_every), min(STEPS, config.steps)
     changed = {"steps": steps, "evaluate_every": often, "learning_rate": rate, "seed": SEED}
+    changed["kl_limit"] = REACH
     task = spec.task.model_copy(update={"rehearsal": True, "evaluate": few})
     labels = {"series": spec.labels["series"], "rate": rate, "seed": SEED}
     return Spec(task, spec.algorithm, config.model_copy(update=changed), labels)
