@@ -32,7 +32,7 @@ def test_the_height_of_a_run(kl, reward, expected):
 
 
 def test_a_run_ends_where_nothing_later_counts():
-    """Some of the committed runs went on: without the rest they have the same heights and choice."""
+    """Some of the committed runs went on: without the rest heights and choice are the same."""
     whole = pd.read_parquet(paths.committed_folder(tuning.NAME) / "results_tuning.parquet")
     parts = []
     for _, run in whole.groupby(["series", "rate"], sort=False):
