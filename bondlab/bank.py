@@ -1,8 +1,9 @@
 """The bank: samples of the reference with their rewards, drawn once and used by every run.
 
 The reference does not move, so its completions of a prompt serve every N, beta and seed: Best-of-N
-draws and quantile draws are random subsets of the bank. Stored in parts of a few prompts each, so
-an interrupted bank goes on where it stopped, and several processes may fill one.
+draws and quantile draws are random subsets of the bank. Where each time that a prompt passes by has
+its own (`Config.fresh`), the bank is one seed's. Stored in parts of a few prompts each, so an
+interrupted bank goes on where it stopped, and several processes may fill one.
 """
 
 from __future__ import annotations
@@ -143,14 +144,14 @@ class BankFolder:
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
         results.save_tensors(self._files()[part], tensors)
 
-    def load(self) -> Bank:
-        """The whole bank, verified.
+    def load(self, parts: range | None = None) -> Bank:
+        """The whole bank, or some of its parts, verified.
 
         Raises:
             ValueError: a part is missing or damaged (and removed, to be drawn again).
         """
-        found = []
-        for file in self._files():
+        found, files = [], self._files()
+        for file in files if parts is None else [files[part] for part in parts]:
             if (tensors := results.load_tensors(file)) is None:
                 file.unlink(missing_ok=True)
                 raise ValueError(f"{file} is missing or damaged; start again to draw it anew")
@@ -160,17 +161,27 @@ class BankFolder:
         )
         return Bank(completions, torch.cat([p["rewards"] for p in found]))
 
-    def filled(self, task: Task) -> Bank:
-        """The bank, with what is missing of it drawn, by all processes together.
+    def around(self, rows: Sequence[int]) -> tuple[Bank, list[int]]:
+        """The parts that hold neighbouring rows, and where these are there. Raises as `load`."""
+        first = rows[0] // PROMPTS_A_PART
+        parts = range(first, rows[-1] // PROMPTS_A_PART + 1)
+        return self.load(parts), [row - first * PROMPTS_A_PART for row in rows]
 
-        Warns where all completions of each prompt have one reward.
-        """
+    def complete(self, task: Task) -> BankFolder:
+        """This folder, with what is missing of it drawn, by all processes together."""
         parts, hidden = processes.mine(processes.told(self.missing)), not processes.is_main()
         for part in tqdm(parts, desc="reference samples", leave=False, disable=hidden):
             self.fill(task, part)
         forget(task.model)
         processes.gathered(None)  # once all parts are there
-        bank = self.load()
+        return self
+
+    def filled(self, task: Task) -> Bank:
+        """The bank, once it is `complete`.
+
+        Warns where all completions of each prompt have one reward.
+        """
+        bank = self.complete(task).load()
         if self.samples > 1 and (bank.rewards == bank.rewards[:, :1]).all():
             warnings.warn(
                 "the reward gives all completions of a prompt the same value: there is nothing to "

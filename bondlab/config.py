@@ -52,5 +52,5 @@ class Config(BaseModel):
     evaluation_bank: Count = 32  # k of section 6
     forward_kl: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # 0: after each step
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     precision: device.Precision = "auto"

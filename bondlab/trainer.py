@@ -107,24 +107,25 @@ class Trainer:
         return self.folders[-1].filled(self.task)
 
     @cached_property
-    def bank(self) -> Bank | None:
-        """Those of the training prompts; None where they are drawn anew or not wanted."""
-        stored = len(self.folders) > 1
-        return self.folders[0].filled(self.task) if stored else None
+    def bank(self) -> Bank | BankFolder | None:
+        """Those of the training prompts, if stored; on the disk where each row is read once."""
+        if len(self.folders) == 1:
+            return None
+        passing = as_they_pass(len(self.task.train_prompts), self.config)
+        return (BankFolder.complete if passing else BankFolder.filled)(self.folders[0], self.task)
 
     @cached_property
     def reward_scale(self) -> float:
         """The unit of rewards that the rule is given; 1 where it goes by ranks."""
-        if not self.algorithm.scales_rewards:
-            return 1.0
-        return measured_spread(self.task, self.config.precision)
+        scales = self.algorithm.scales_rewards
+        return measured_spread(self.task, self.config.precision) if scales else 1.0
 
     # -- one step ----------------------------------------------------------------------------------
 
     def update(self) -> dict[str, float]:
         """One optimiser step; returns its record."""
         started = time.perf_counter()
-        batch = self.sample(self.next_prompts())
+        batch = self.sample(self.places)
         scores = self.score(batch)
         loss = self.backward(batch, self.algorithm.weights(scores)[batch.share.rows])
         processes.add_gradients(self.parameters, loss)
@@ -134,19 +135,17 @@ class Trainer:
 
     @property
     def places(self) -> range:
-        """The step's, among all at which a prompt passes by in training."""
+        """The step's, among all at which training prompts pass by."""
         size = self.config.prompts_per_step
         return range(self.step * size, (self.step + 1) * size)
 
-    def next_prompts(self) -> list[int]:
-        """Numbers of the step's prompts: shuffled passes over the training prompts, no break."""
-        return prompts_at(self.places, len(self.task.train_prompts), self.config.seed)
-
     @torch.no_grad()
-    def sample(self, index: Sequence[int]) -> Batch:
-        """Completions of this process's share of the training prompts with these numbers."""
-        share = processes.share(len(index))
-        index = index[share.rows]
+    def sample(self, places: range) -> Batch:
+        """Completions of this process's share of the prompts that pass by at some places: shuffled
+        passes over the training prompts, no break."""
+        share = processes.share(len(places))
+        places = places[share.rows]
+        index = prompts_at(places, len(self.task.train_prompts), self.config.seed)
         texts = [self.task.train_prompts[i] for i in index]
         prompts = self.policy.encode(texts)
 
@@ -164,9 +163,12 @@ class Trainer:
             given = self.anchor, prompts, ks, generators, share, self.config.sampling_batch
             own, of_anchor = self.policy.sample_beside(*given)
         if any(sizes):
-            passing = as_they_pass(len(self.task.train_prompts), self.config)
-            stored = self.bank, self.places[share.rows] if passing else index
-            source, rows = (Bank(*scored(of_anchor)), range(len(texts))) if fresh else stored
+            if fresh:
+                source, rows = Bank(*scored(of_anchor)), range(len(texts))
+            elif isinstance(self.bank, BankFolder):
+                source, rows = self.bank.around(places)
+            else:
+                source, rows = self.bank, index
             parts = source.subset(torch.tensor(rows), sizes, generator("subset"), share)
         own = scored(own) if plan.policy_draws else nothing
         (anchors, anchor_rewards), (_, others) = parts

@@ -74,11 +74,13 @@ def identity(task: Task, algorithm: Algorithm, config: Config) -> dict:
     """Everything that determines a run's numbers, as its folder is named by it."""
     left_out = {"checkpoint_seconds", "micro_batch", "sampling_batch"}
     left_out |= {"kl_limit"} if config.kl_limit is None else set()
-    settings = config.model_dump(exclude=left_out)
+    settings, folders = config.model_dump(exclude=left_out), banks(task, algorithm, config)
     settings["precision"] = device.resolve(config.precision)
+    if len(folders) == 1:  # there is nothing to share
+        settings["fresh"] = bool(config.fresh)
     return {
         "task": task.identity,
-        "banks": [folder.path.name for folder in banks(task, algorithm, config)],
+        "banks": [folder.path.name for folder in folders],
         "train_prompts": digest(list(task.train_prompts)),
         "algorithm": algorithm.identity,
         "config": settings,
@@ -169,7 +171,7 @@ def train(
         seen = {"files": run.path.exists(), "checkpoint": found.step}
         processes.alike(seen, f"{run.path} must be one folder, which all processes read")
         # Its last checkpoint may be gone.
-        if processes.told(lambda: not run.finished or found.step < run.steps):
+        if processes.told(lambda: not run.finished or found.step < _end(run, config)):
             _loop(found, log if processes.is_main() else None)
         processes.gathered(None)  # once all is written
     return Run(run, found.policy)
@@ -191,6 +193,8 @@ def _loop(trainer: Trainer, log: Log | None) -> None:
     config, run = trainer.config, trainer.run
     run.mark("running", 0.0)
     run.rewind(trainer.step)
+    for folder in trainer.folders:  # before any step is timed
+        folder.complete(trainer.task)
     shown = {"desc": "steps", "unit": "step", "leave": False, "disable": not processes.is_main()}
     bar = tqdm(total=config.steps, initial=trainer.step, **shown)
     last = False
@@ -216,6 +220,11 @@ def _loop(trainer: Trainer, log: Log | None) -> None:
         drawn.append(spread_bank(trainer.task, config.precision))
     kinds = [kind for folder in drawn for kind in folder.kinds]
     run.mark("finished", time.perf_counter() - saved, kinds)
+
+
+def _end(run: RunFolder, config: Config) -> int:
+    """The last step of a finished run, which was evaluated."""
+    return max(run.evaluation().get("step", ()), default=config.steps)
 
 
 def _evaluate(trainer: Trainer, log: Log | None) -> bool:

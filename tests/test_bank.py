@@ -95,6 +95,18 @@ def test_fewer_prompts_at_once_are_the_same_draws(task, folder, tmp_path, monkey
     pd.testing.assert_frame_equal(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_some_rows_are_read_with_no_more_than_their_parts(task, folder):
+    """Rows 6 to 9 lie in the first two parts; the third need not be whole."""
+    whole = folder.filled(task)
+    folder._files()[2].write_bytes(b"")
+    found, rows = folder.around(range(6, 10))
+    assert len(found.rewards) == 2 * PROMPTS_A_PART and rows == [6, 7, 8, 9]
+    found, rows = folder.around(range(9, 11))
+    assert len(found.rewards) == PROMPTS_A_PART and rows == [1, 2]
+    assert torch.equal(found.rewards[rows], whole.rewards[9:11])
+    assert torch.equal(found.completions.tokens[rows], whole.completions.tokens[9:11])
+
+
 def test_graphs_are_freed_once_their_shapes_are_over(task, folder):
     """Those of a bank's parts, and of evaluations, are larger than training's."""
     sampler._CAPTURED[task.model] = {}

@@ -46,8 +46,7 @@ def trainer_and_plan(family: str, chosen, weights: dict, **changed) -> tuple[Tra
     changed = {"fresh": True, "micro_batch": 2, "prompts_per_step": 4} | weights | changed
     task, config = task_of(family), configured(**changed)
     trainer = trainer_of(chosen, config, task)
-    texts = [task.train_prompts[i] for i in trainer.next_prompts()]
-    length = trainer.policy.encode(texts).ids.shape[1]
+    length = trainer.sample(trainer.places).prompts.ids.shape[1]
     lengths = length, task.model.max_new_tokens
     return trainer, on_processor(plan(task.model.model.config, chosen, config, *lengths, "h100"))
 
@@ -106,7 +105,7 @@ def test_operations_are_those_of_the_passes(runs, family, chosen, weights):
         return found
 
     drawn = "prompts before decoding", "decoding", "head of decoding"
-    batch = counted(lambda: trainer.sample(trainer.next_prompts()), *drawn)
+    batch = counted(lambda: trainer.sample(trainer.places), *drawn)
     scored = "scoring", "head of scoring", "quantile model"
     scores = counted(lambda: trainer.score(batch), *scored)
     weighed = chosen.weights(scores)
@@ -130,6 +129,29 @@ def test_caches_are_as_large_as_planned(family, chosen):
     three = algorithms.reinforce(0.1, policy_draws=k)
     planned = on_processor(plan(model.model.config, three, config, length, read, "h100"))
     assert found == planned.memory["key-value caches"]
+
+
+def test_every_size_of_a_step_keeps_its_graphs():
+    """10 prompts, 4 at a time, are 4, 4 and 2: a GPU keeps caches of 4 and of 2, a processor of 4.
+    Six at a time are five and five."""
+    config = configured(prompts_per_step=10, precision="bf16")
+    whole = plan("gemma-2b", algorithms.j_bond(), config, 64, 32, "h100")
+    for most, sizes, kept in ((None, [10], 10), (4, [4, 4, 2], 6), (6, [5, 5], 5)):
+        part = whole.on(whole.machine, sampling_batch=most)
+        assert part.together == sizes
+        caches = [p.sampling["key-value caches"] for p in (part, whole)]
+        assert caches[0] == pytest.approx(caches[1] * kept / 10)
+    four = whole.on(whole.machine, sampling_batch=4)
+    assert on_processor(four).sampling["key-value caches"] * 2.5 == pytest.approx(
+        on_processor(whole).sampling["key-value caches"]
+    )
+
+
+def test_who_samples_for_some_at_a_time_may_have_any_number_of_prompts(capsys):
+    line = "plan gemma-2b --prompts 64 --device h100 --sampling-batch 8"
+    assert cli.main(line.split()) == 0
+    (row,) = re.findall(r"\| H100 SXM +\| LoRA.*", capsys.readouterr().out)
+    assert row.split("|")[4].strip() == "any"
 
 
 @FAMILIES

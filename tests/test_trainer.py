@@ -132,7 +132,7 @@ def test_a_step_is_its_rule_on_its_draws(name):
     trainer = trainer_of(algorithm, configured(learning_rate=2e-3), task_of("gemma"))
     for _ in range(3):
         trainer.update()
-    batch = trainer.sample(trainer.next_prompts())
+    batch = trainer.sample(trainer.places)
     log_pi, ratio = [torch.zeros(3, 0)] * 2, [torch.zeros(3, 0)] * 2
     for i, drawn in enumerate((batch.anchors, batch.policy)):
         if drawn is not None:
@@ -188,7 +188,7 @@ def test_micro_batches_add_up_to_the_gradient():
 @pytest.mark.parametrize("algorithm", [BOND, j_bond(), reinforce(0.1)])
 def test_a_step_samples_for_as_many_prompts_at_once_as_it_may(algorithm, monkeypatch):
     """And draws what it draws for all at once: each prompt has the random numbers that it had."""
-    whole, count = trainer_of(algorithm, configured(fresh=True)).sample([0, 1, 2]), []
+    whole, count = trainer_of(algorithm, configured(fresh=True)).sample(range(3)), []
     trainer = trainer_of(algorithm, configured(fresh=True, sampling_batch=2))
     for name in ("sample", "sample_beside"):
         made = getattr(sampler, name)
@@ -196,7 +196,7 @@ def test_a_step_samples_for_as_many_prompts_at_once_as_it_may(algorithm, monkeyp
             count.append(len(prompts.ids)) or made(model, prompts, *rest)
         )
         monkeypatch.setattr(sampler, name, asked)
-    found = trainer.sample([0, 1, 2])
+    found = trainer.sample(range(3))
     assert {*count} == {2, 1}
     for one, other in ((found.anchors, whole.anchors), (found.policy, whole.policy)):
         assert (one is None) == (other is None)
@@ -205,13 +205,18 @@ def test_a_step_samples_for_as_many_prompts_at_once_as_it_may(algorithm, monkeyp
 
 
 def test_prompts_pass_by_in_shuffled_passes():
-    """24 places of 3 a step are three passes over 8 prompts: each prompt once a pass, and the
-    passes in different orders that depend on the seed."""
+    """8 steps of 3 are three passes over 8 prompts: each prompt once a pass, and the passes in
+    different orders that depend on the seed."""
     orders = []
     for seed in (0, 0, 1):
-        trainer, seen = trainer_of(config=configured(seed=seed)), []
+        trainer, seen = trainer_of(reinforce(0.1), configured(seed=seed)), []
+        numbers = {text: i for i, text in enumerate(trainer.task.train_prompts)}
+        encode = trainer.policy.encode
+        trainer.policy.encode = lambda texts, n=numbers, e=encode, s=seen: (
+            s.extend(n[text] for text in texts) or e(texts)
+        )
         for trainer.step in range(8):
-            seen += trainer.next_prompts()
+            trainer.sample(trainer.places)
         orders.append(seen)
         assert all(sorted(seen[i : i + 8]) == list(range(8)) for i in (0, 8, 16))
         assert seen[:8] != seen[8:16]
@@ -224,7 +229,7 @@ def test_every_step_draws_anew(fresh):
     and other draws of the reference (another subset of the bank, or fresh ones)."""
     trainer, seen = trainer_of(config=configured(fresh=fresh)), []
     for trainer.step in (0, 1, 0):
-        batch = trainer.sample([0, 1, 2])
+        batch = trainer.sample(range(3))
         seen.append([batch.anchors.tokens, batch.quantile_rewards, batch.policy.tokens])
     assert not any(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
@@ -375,7 +380,7 @@ def test_policy_and_anchor_draw_with_numbers_of_their_own(algorithm, monkeypatch
 
     trainer = trainer_of(algorithm, configured(fresh=True))
     seen = spied(monkeypatch, LanguageModel, "sample_beside", seeds)
-    trainer.sample([0, 1, 2])
+    trainer.sample(range(3))
     assert len({*seen[0]}) == 2
 
 
@@ -386,6 +391,6 @@ def test_another_seed_and_another_step_draw_other_texts():
         trainer = trainer_of(config=configured(seed=seed))
         trainer.step = step
         texts = trainer.evaluate()["text"].dropna().tolist()
-        drawn.append((texts, trainer.sample([0, 1, 2]).policy.tokens.tolist()))
+        drawn.append((texts, trainer.sample(range(3)).policy.tokens.tolist()))
     for texts, tokens in drawn[1:]:
         assert texts != drawn[0][0] and tokens != drawn[0][1]

@@ -35,7 +35,7 @@ from lab import (
 from bondlab import device, rules, training
 from bondlab.algorithms import Algorithm, bonbon, bond, j_bond, reinforce, warp
 from bondlab.anchors import MovingAverage, Periodic
-from bondlab.bank import SPREAD_STREAM, BankFolder, spread_bank
+from bondlab.bank import SPREAD_STREAM, BankFolder, prompts_at, spread_bank
 from bondlab.config import Config
 from bondlab.quantiles import Learned
 from bondlab.report.intervals import paired_difference
@@ -160,6 +160,13 @@ def test_runs_of_one_seed_share_the_evaluation_before_the_first_step(monkeypatch
         calls.clear()
         uninterrupted(config=configured(steps=2, **changed))
         assert calls == [0, 2]
+
+
+def test_a_finished_run_without_its_files_is_not_passed_off_as_trained(copied, whole):
+    """Record and checkpoints are gone, evaluations there: it is trained again, to the same."""
+    shutil.rmtree(copied / "checkpoints")
+    (copied / "record.jsonl").unlink()
+    assert_same_results(uninterrupted(), whole)
 
 
 def test_training_ends_as_far_from_the_reference_as_it_may(folder, whole, monkeypatch):
@@ -314,14 +321,13 @@ def test_only_prompts_that_will_pass_by_are_scored():
     many = {"train_prompts": tiny.documents(400, seed=9), "identity": {"name": "many"}}
     many = dataclasses.replace(task_of(reward=reward), **many)
     trainer = trainer_of(task=many, config=configured(steps=2))
-    assert len(trainer.bank.rewards) == 6
-    stored, read = dict(asked), []
-    for trainer.step in (1, 0):
-        read += trainer.next_prompts()
+    assert len(trainer.bank.load().rewards) == 6
+    stored, read = dict(asked), prompts_at(range(6), 400, trainer.config.seed)
     assert set(stored) == {many.train_prompts[i] for i in read} and len(stored) == 6
-    anchors = many.model.decode(trainer.sample(read[3:]).anchors)
-    for index, found in zip(read[3:], anchors, strict=True):
-        assert set(found) <= set(stored[many.train_prompts[index]])
+    for trainer.step in (1, 0):
+        anchors = many.model.decode(trainer.sample(trainer.places).anchors)
+        for row, found in zip(trainer.places, anchors, strict=True):
+            assert set(found) <= set(stored[many.train_prompts[read[row]]])
 
 
 def test_a_run_s_folder_may_begin_at_home(tmp_path, monkeypatch):
@@ -497,12 +503,13 @@ def test_runs_of_a_seed_share_what_is_drawn_anew():
     again and again have others."""
     config, task = configured(steps=5, fresh="shared"), task_of()
     trainer, seen = trainer_of(task=task, config=config), []
-    kept, texts = trainer.bank.completions.tokens, trainer.folders[0].prompts
+    kept, texts = trainer.bank.load().completions.tokens, trainer.folders[0].prompts
+    assert texts == [task.train_prompts[i] for i in prompts_at(range(15), 8, config.seed)]
     for trainer.step in range(5):
-        rows = range(3 * trainer.step, 3 * trainer.step + 3)
-        assert [texts[i] for i in rows] == [task.train_prompts[i] for i in trainer.next_prompts()]
-        batch = trainer.sample(trainer.next_prompts())
-        for row, drawn in zip(rows, batch.anchors.tokens, strict=True):
+        batch = trainer.sample(trainer.places)
+        given = [texts[row] for row in trainer.places]
+        assert torch.equal(batch.prompts.ids, trainer.policy.encode(given).ids)
+        for row, drawn in zip(trainer.places, batch.anchors.tokens, strict=True):
             assert all((kept[row] == one).all(-1).any() for one in drawn)
             seen.append((texts[row], kept[row]))
     assert len(seen) == len(kept) == 15 and len({text for text, _ in seen}) == 8
@@ -514,6 +521,8 @@ def test_runs_of_a_seed_share_what_is_drawn_anew():
 
     same = [bank(bond(2, beta, quantile_draws=6)) for beta in (0.0, 0.5)]
     assert {*same, bank(learning_rate=1.0)} == {bank()}
+    moving = [training.identity(task, j_bond(), configured(fresh=x)) for x in ("shared", True)]
+    assert moving[0] == moving[1]  # which has nothing to share
     assert len({bank(), bank(seed=1), bank(fresh=False), bank(bank_samples=9)}) == 4
 
 
@@ -522,5 +531,5 @@ def test_seeds_do_not_share_their_random_numbers():
     rewards = []
     for seed in (0, 1):
         config = configured(steps=2, prompts_per_step=1, fresh="shared", seed=seed)
-        rewards.append(trainer_of(task=task_of(train=1), config=config).bank.rewards)
+        rewards.append(trainer_of(task=task_of(train=1), config=config).bank.load().rewards)
     assert not torch.equal(*rewards)

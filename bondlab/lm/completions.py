@@ -93,6 +93,13 @@ def slices(total: int, size: int) -> list[slice]:
     return [slice(i, min(i + size, total)) for i in range(0, total, size)]
 
 
+def evenly(total: int, most: int | None) -> list[slice]:
+    """Places of a batch, at most so many at a time (None: all), in as few pieces as can be and of
+    like size: a GPU keeps the caches of every size."""
+    pieces = -(-total // (most or total))
+    return slices(total, -(-total // pieces))
+
+
 def concatenate(parts: Sequence[Completions], dim: int) -> Completions:
     """Join completions along prompts (dim 0) or along completions (dim 1)."""
     return Completions(*(torch.cat(same, dim) for same in zip(*parts, strict=True)))

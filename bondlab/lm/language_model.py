@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bondlab.lm import agreement, model_settings, sampler, templates
 from bondlab.lm.adapters import ADAPTER, Trainable, mixable, refuse_adapters
-from bondlab.lm.completions import Completions, Prompts, concatenate, slices
+from bondlab.lm.completions import Completions, Prompts, concatenate, evenly
 from bondlab.lm.network import Network, in_half
 
 if TYPE_CHECKING:
@@ -174,12 +174,12 @@ class LanguageModel(templates.Reader, Trainable, Network):
         `at_once`: so many prompts are drawn for together, None for all. Their caches are what
         sampling takes of a device's memory.
         """
-        models, parts, count = (self, other), [], len(prompts.ids)
+        models, parts = (self, other), []
         here = all(ks) and self.shared and self.device.type == "cpu"
         together = here and mixable(self.model, other.model)
         pairs = zip(ks, generators, strict=True)
         uniforms = [self._uniforms(prompts, k, generator, share) for k, generator in pairs]
-        for rows in slices(count, at_once or count):
+        for rows in evenly(len(prompts.ids), at_once):
             some = prompts.rows(rows)
             own = [x[:, rows.start * k : rows.stop * k] for x, k in zip(uniforms, ks, strict=True)]
             if together:

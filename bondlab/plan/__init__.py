@@ -2,7 +2,8 @@
 
 From a model's configuration, an algorithm's draws and a run's settings alone. All completions count
 with their longest length. The reward's own memory and time are not in it, nor is the time of
-evaluations and of the bank, which is drawn once in parts of a few prompts.
+evaluations and of the bank, which is drawn once in parts of a few prompts (with fresh="shared" once
+a seed, and it is most of what a first run takes).
 
     shape     a model as its costs see it, from torch's meta device
     machines  data sheets of GPUs, and this machine, measured

@@ -67,13 +67,12 @@ def costs(s: Setting) -> dict[str, Cost]:
     a, b, t = s.algorithm, s.prompts, s.completion_tokens
     scored = [(s.anchor, a.policy_draws), (s.policy, a.anchor_draws * a.scores_anchor_draws)]
     scored = [(model, k) for model, k in scored if k]
-    learned, passes = a.quantile_model is not None, -(-b // s.together)
-    drawn = {
-        "prompts before decoding": _sum(_read(s, d.model, b * d.models, 0, 0) for d in s.draws),
-        "decoding": _sum(_decoded(s, d) for d in s.draws),
-        "head of decoding": _sum(_head(s, b * d.k) * t for d in s.draws),
-    }
-    return {name: cost.passes(passes) for name, cost in drawn.items()} | {
+    learned, passes = a.quantile_model is not None, len(s.together)
+    before = _sum(_read(s, d.model, b * d.models, 0, 0) for d in s.draws)
+    return {
+        "prompts before decoding": before.passes(passes),
+        "decoding": _sum(_decoded(s, d) for d in s.draws).passes(passes),
+        "head of decoding": _sum(_head(s, b * d.k, passes) * t for d in s.draws),
         "scoring": _sum(_read(s, model, b, b * k, t - 1) for model, k in scored),
         "head of scoring": _sum(_head(s, b * k * t) for _, k in scored),
         "training": _trained(s, s.weighed, t - 1),

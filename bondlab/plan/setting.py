@@ -13,6 +13,7 @@ from bondlab.algorithms import Algorithm
 from bondlab.bank import PROMPTS_A_PART
 from bondlab.config import Config
 from bondlab.lm.attention import KEPT_WEIGHTS
+from bondlab.lm.completions import evenly
 from bondlab.lm.language_model import LOGITS_AT_ONCE
 from bondlab.plan.machines import Machine
 from bondlab.plan.shape import Shape, Stack
@@ -91,9 +92,10 @@ class Setting:
         return min(self.config.micro_batch, self.prompts)
 
     @property
-    def together(self) -> int:
-        """Prompts that are sampled for together."""
-        return min(self.config.sampling_batch or self.prompts, self.prompts)
+    def together(self) -> list[int]:
+        """Of a step's passes of sampling: prompts in each."""
+        places = evenly(self.prompts, self.config.sampling_batch)
+        return [rows.stop - rows.start for rows in places]
 
     @property
     def batches(self) -> int:
@@ -160,7 +162,8 @@ class Setting:
     @property
     def sampling(self) -> dict[str, float]:
         """While a step's completions are drawn."""
-        alive, logits = self._drawn(self.together, self.draws)
+        kept = {*self.together} if self.replays else {self.together[0]}  # graphs, one a size
+        alive, logits = self._drawn(sum(kept), self.draws)
         return {"key-value caches": alive, "logits of a draw": logits}
 
     @property

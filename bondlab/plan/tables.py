@@ -10,6 +10,7 @@ from bondlab.plan.costs import costs
 from bondlab.plan.machines import GIGA, MACHINES, TERA, Machine
 from bondlab.plan.setting import Setting
 
+MANY = 2**14  # prompts; who samples for some at a time never fills the memory
 FILLED = 0.95  # of a GPU's memory; the driver and pieces too small to be used have the rest
 
 
@@ -30,8 +31,9 @@ class Plan(Setting):
         """The same on another machine, or with other settings of its `Config`."""
         return replace(self, machine=machine, config=self.config.model_copy(update=changed))
 
-    def most(self, name: str, limit: int = 2**14) -> int:
-        """The largest `prompts_per_step` or `micro_batch` that the machine holds; 0: none."""
+    def most(self, name: str, limit: int = MANY) -> int:
+        """The largest `prompts_per_step` or `micro_batch` up to a limit that the machine holds; 0:
+        none."""
         room = FILLED * self.machine.memory
 
         def too_large(size: int) -> bool:
@@ -70,9 +72,10 @@ def fitting(plan: Plan) -> str:
     for rank in (plan.config.lora_rank or 8, None):
         for machine in MACHINES.values():
             one = plan.on(machine, lora_rank=rank)
-            sizes = one.most("micro_batch", one.prompts), one.most("prompts_per_step")
-            seconds = _number(sum(one.seconds.values())) if sizes[0] else "does not fit"
-            rows.append((machine.name, _trained(one), *map(str, sizes), seconds))
+            size, most = one.most("micro_batch", one.prompts), one.most("prompts_per_step")
+            seconds = _number(sum(one.seconds.values())) if size else "does not fit"
+            told = "any" if most == MANY else str(most)
+            rows.append((machine.name, _trained(one), str(size), told, seconds))
     columns = "GPU", "trained", "largest micro-batch", "most prompts per step", "seconds per step"
     return table(columns, rows)
 

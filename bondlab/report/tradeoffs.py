@@ -55,7 +55,7 @@ def draw(
     if lacking := [panel.name for panel in panels if panel.name not in set(table["panel"])]:
         raise ValueError(f"The panels {lacking} have no rows in the table.")
     found, ends = looks(table["series"]), _ends(table, base)
-    note += " Grey: the range near the reference." * (len(ends) > 1)
+    note += " Shaded area: the range near the reference." * (len(ends) > 1)
     with mpl.rc_context(STYLE):
         places = [(p, end) for p in panels for end in ends if end < ends[-1] or p.name not in whole]
         shape = (2, 2) if len(places) == 4 else (1, len(places))

@@ -125,7 +125,7 @@ def steps(spec: Spec, run: RunFolder) -> pd.DataFrame:
         seed=spec.labels["seed"],
         policy=prompts * algorithm.policy_draws,
         reference=prompts * draws if anew else 0,
-        bank=0 if anew else documents * config.bank_samples,
+        bank=0 if anew else len(spec.banks()[0].prompts) * config.bank_samples,
         steps=config.steps,
         prompts=prompts,
         draws=draws,

@@ -245,23 +245,26 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def drawn_anew(config: Mapping[str, Any]) -> bool:
-    """Whether the reference or anchor drew new samples at every step of a run with this config."""
+    """Whether a run with this config saw new samples of the reference or anchor at every step."""
     fresh = config["config"].get("fresh", False)
-    return fresh or not config["algorithm"]["anchor"].startswith("Frozen")
+    return bool(fresh) or not config["algorithm"]["anchor"].startswith("Frozen")
 
 
 def budget(found: Results, prompt: str, labels: Sequence[str] = ()) -> pd.DataFrame:
     """What each series' runs were given, a line each, with some of their labels.
 
     Completions are those that one prompt costs in one step: Best-of-N draws, the policy's own
-    samples and quantile draws. The anchor's are drawn anew at every step, or stored.
+    samples and quantile draws. The anchor's are drawn anew at every step, stored, or new at every
+    step but drawn before, for all runs of a seed, which their minutes do not count.
     """
     lines = []
     for _, _, part in by_series(found["runs"]):
         manifests = [json.loads(text) for text in part["manifest"]]
         config = manifests[0]["config"]
         draws = config["algorithm"]["draws"]  # of the anchor, the policy, for quantiles
-        source = "-" if sum(draws) == draws[1] else "drawn anew" if drawn_anew(config) else "stored"
+        source = "drawn anew" if drawn_anew(config) else "stored"
+        source = "new, shared by a seed" if config["config"].get("fresh") == "shared" else source
+        source = "-" if sum(draws) == draws[1] else source
         lines.append({
             **part[["row", "series", *labels]].iloc[0], "seeds": part["seed"].nunique(),
             "steps": config["config"]["steps"],

@@ -29,10 +29,12 @@ from bondlab import device, processes, tasks
 from bondlab.algorithms import Algorithm
 from bondlab.bank import Bank, BankFolder
 from bondlab.config import Config
+from bondlab.lm.completions import slices
 from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
 from bondlab.training import banks, identity, train
 
+JOBS = 8  # a worker, of drawing a bank
 MOST_WORKERS = 4  # each holds about 1.5 GB; more are there for the asking
 
 
@@ -89,18 +91,22 @@ def sweep(specs: Sequence[Spec], parent: Path, workers: int | None = None) -> li
             _train(spec, parent)
         return folders
     workers = min(workers or default_workers(len(left)), len(left))
-    missing = {  # each part once, with one of the runs that need it
-        (folder.path, part): (spec, which, part)
+    missing = {  # the parts of each bank, with one of the runs that need it
+        folder.path: (spec, which, folder.missing())
         for spec, _ in left
         for which, folder in enumerate(spec.banks())
-        for part in folder.missing()
     }
+    jobs = [
+        (spec, which, parts[some])
+        for spec, which, parts in missing.values()
+        for some in slices(len(parts), max(1, len(parts) // (JOBS * workers)))
+    ]
     with _pool(workers):
         filled = Parallel(return_as="generator_unordered", batch_size=1)(
-            delayed(_fill)(*each) for each in missing.values()
+            delayed(_fill)(*each) for each in jobs
         )
         # A job in this process draws bars of its own, which tell more than these.
-        list(tqdm(filled, "reference samples", len(missing), leave=False, disable=workers == 1))
+        list(tqdm(filled, "reference samples", len(jobs), leave=False, disable=workers == 1))
         with _bar_over_steps([run for _, run in left], sum(spec.config.steps for spec, _ in left)):
             Parallel(batch_size=1)(delayed(_train)(spec, parent) for spec, _ in left)
     return folders
@@ -134,8 +140,10 @@ def held_out_bank(spec: Spec) -> Bank:
     return spec.banks()[-1].filled(spec.build())
 
 
-def _fill(spec: Spec, which: int, part: int) -> None:
-    spec.banks()[which].fill(spec.build(), part)
+def _fill(spec: Spec, which: int, parts: Sequence[int]) -> None:
+    folder = spec.banks()[which]  # which is named by all of its prompts: asked for once a job
+    for part in parts:
+        folder.fill(spec.build(), part)
 
 
 def _train(spec: Spec, parent: Path) -> None:
