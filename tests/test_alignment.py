@@ -34,7 +34,17 @@ from bondlab.study.alignment import ETAS, FIRST, J_BOND, SCALES, STRIDES, Alignm
 from bondlab.study.anchor_ablations import COPY
 from bondlab.study.anchor_speeds import GAMMAS
 from bondlab.study.controls import FLOAT32
-from bondlab.study.j_bond import NOISE, RANK, RANK_MOVING, RAW, RAW_MOVING, REINFORCE, SEEN, seen
+from bondlab.study.j_bond import (
+    NOISE,
+    RANK,
+    RANK_MOVING,
+    RAW,
+    RAW_MOVING,
+    REINFORCE,
+    SEEN,
+    STRONG,
+    seen,
+)
 from bondlab.study.judge import per_prompt, tiny_judge
 from bondlab.study.other_baselines import FACTORS, OTHERS, RLOO
 from bondlab.study.sweep import held_out_bank
@@ -219,6 +229,7 @@ def test_j_bond_is_taken_apart_one_part_at_a_time():
     seven = {s.labels["series"]: s for s in BASELINE.specs("study") if not s.labels["seed"]}
     own = {s.labels["series"]: s for s in CONTROLS.specs("study") if not s.labels["seed"]}
     assert (found[RAW], found[RAW_MOVING]) == (seven[RAW], own[RAW_MOVING])  # computed once
+    assert own[STRONG] == seven[STRONG]
     assert own[NOISE[0]] == seven[NOISE[0]]
 
 

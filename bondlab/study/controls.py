@@ -34,7 +34,7 @@ from bondlab.study.cells import at
 from bondlab.study.claims import Claim, Term
 from bondlab.study.experiment import Experiment
 from bondlab.study.frontier import KL
-from bondlab.study.j_bond import BEST, RAW, RAW_MOVING, REINFORCE, SEEN, figure_7, seen
+from bondlab.study.j_bond import BEST, RAW, RAW_MOVING, REINFORCE, SEEN, STRONG, figure_7, seen
 from bondlab.study.report import COOLED
 
 # The first half of J-BOND's steps, in float32 on any machine; the others take bfloat16 where the
@@ -45,12 +45,13 @@ STRAIGHT = 0.5  # share of its mean by which a slope may change from one half to
 
 
 def runs(profile: str) -> Runs:
-    """J-BOND, J-BOND on noise, and REINFORCE, its KL to the reference and to J-BOND's anchor, with
-    its first steps; but for profile paper half of J-BOND's steps, as far as its evaluations go,
-    again in float32."""
-    own = moving(profile)
-    raw = {RAW_MOVING: raw_moving(profile), RAW: figure_7(profile)[RAW]}
-    found = {J_BOND: own, J_BOND_ON_NOISE: on_noise(own), **raw, **first_steps(profile, raw)}
+    """J-BOND, J-BOND on noise, and REINFORCE, its KL to J-BOND's anchor and to the reference, there
+    weak and strong, with first steps of those that go far; but for profile paper half of J-BOND's
+    steps, as far as its evaluations go, again in float32."""
+    own, seven = moving(profile), figure_7(profile)
+    far = {RAW_MOVING: raw_moving(profile), RAW: seven[RAW]}  # which leave J-BOND's KL behind
+    raw = {**far, STRONG: seven[STRONG], **first_steps(profile, far)}
+    found = {J_BOND: own, J_BOND_ON_NOISE: on_noise(own), **raw}
     if profile != "paper":  # whose models would need twice the memory
         whole = SCALES[profile][0]
         half = whole.steps // 2 // whole.evaluate_every * whole.evaluate_every

@@ -33,6 +33,7 @@ from bondlab.study.report import best_name
 REINFORCE = {f"REINFORCE, beta_RL = {b:g}": b for b in (0.001, 0.01, 0.1, 1.0)}  # section 6, Fig. 7
 # REINFORCE on the reward itself or on r_J, to the reference or to a moving average.
 RAW, RAW_MOVING = "REINFORCE, beta_RL = 0.1", "REINFORCE, moving anchor"
+STRONG = "REINFORCE, beta_RL = 1"  # held to the reference as strongly as any
 RANK, RANK_MOVING = "rank REINFORCE", "rank REINFORCE, moving anchor"
 BETAS, RATES = ({k: np.log10(v) for k, v in each.items()} for each in (REINFORCE, ETAS))  # tenfold
 SEEN = 0.75  # of the reward's gain that the judge is to see, both in gains of Best-of-4
