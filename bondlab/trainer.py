@@ -111,8 +111,8 @@ class Trainer:
         """Those of the training prompts, if stored; on the disk where each row is read once."""
         if len(self.folders) == 1:
             return None
-        passing = as_they_pass(len(self.task.train_prompts), self.config)
-        return (BankFolder.complete if passing else BankFolder.filled)(self.folders[0], self.task)
+        folder, passing = self.folders[0], as_they_pass(len(self.task.train_prompts), self.config)
+        return folder.complete(self.task) if passing else folder.filled(self.task)
 
     @cached_property
     def reward_scale(self) -> float:

@@ -34,7 +34,7 @@ from bondlab.results import RunFolder
 from bondlab.tasks import TaskSettings
 from bondlab.training import banks, identity, train
 
-JOBS = 8  # a worker, of drawing a bank
+JOBS = 8  # of drawing a bank, about so many for each worker
 MOST_WORKERS = 4  # each holds about 1.5 GB; more are there for the asking
 
 
